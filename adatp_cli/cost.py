@@ -1,0 +1,329 @@
+"""What a run costs: the paper's count and the machine's, from shapes and token counts alone.
+
+Two conventions, never mixed:
+
+- **paper**: multiply-accumulates (MAC) of the visual tokens in the decoder layers, the count that
+  the FastV/FastVID family of papers reports.
+- **end to end**: floating-point operations (FLOP = 2 x MAC) of every matrix product and convolution
+  that answering one question runs, from pixels to the last answer token. Element-wise work (norms,
+  softmax, activations, rotary embeddings, pooling) is left out, as `torch.utils.flop_counter`
+  leaves it out. Attention is counted in full, without the saving that a causal kernel may make on
+  half of it.
+
+Every function is integer arithmetic on plain numbers; nothing here imports a tensor library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+COLOUR_CHANNELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageShape:
+    """Dimensions of a Qwen2-style decoder (grouped-query attention, gated MLP).
+
+    Parameters
+    ----------
+    layers, hidden, heads, kv_heads, head_dim, intermediate
+        N, D, query heads, key/value heads, width of a head, D'.
+    vocab
+        Rows of the language-model head.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+
+
+@dataclass(frozen=True, slots=True)
+class VisionShape:
+    """Dimensions of a SigLIP tower without a pooling head, and of its square input in pixels."""
+
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    image_size: int
+    patch_size: int
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches in one frame."""
+        return self.side * self.side
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A whole LLaVA-OneVision model: decoder and tower; projector and pooling follow from both."""
+
+    language: LanguageShape
+    vision: VisionShape
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of visual tokens per frame after the 2x pooling, which rounds up."""
+        pooled = (self.vision.side + 1) // 2
+        return pooled, pooled
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Visual tokens per frame, P; the newline token that ends a video is not among them."""
+        rows, cols = self.grid
+        return rows * cols
+
+
+@dataclass(frozen=True, slots=True)
+class RelevanceShape:
+    """Dimensions of what the relevance encoder runs: a SigLIP pooling head and a SigLIP text tower.
+
+    Parameters
+    ----------
+    head_hidden, head_intermediate
+        Width and MLP width of the attention-pooling head.
+    text_layers, text_hidden, text_intermediate
+        The text tower.
+    text_tokens
+        Length that every question is padded to.
+    projection
+        Width of the shared embedding space.
+    """
+
+    head_hidden: int
+    head_intermediate: int
+    text_layers: int
+    text_hidden: int
+    text_intermediate: int
+    text_tokens: int
+    projection: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """FLOP per part of one answered question, and their sum.
+
+    Parameters
+    ----------
+    vision
+        Tower and projector, on all patches of all frames.
+    relevance
+        Pooling head on every frame and text tower on the question; 0 without an encoder.
+    prefill
+        All prompt tokens through all layers, and the head on the position that yields the first
+        token.
+    scoring
+        The score rows that pruning recomputes; 0 without pruning.
+    generate
+        Every further answer token, through the layers' caches and the head.
+    """
+
+    vision: int
+    relevance: int
+    prefill: int
+    scoring: int
+    generate: int
+
+    @property
+    def total(self) -> int:
+        return self.vision + self.relevance + self.prefill + self.scoring + self.generate
+
+
+def paper_cost(visual_per_layer: Sequence[int], shape: LanguageShape) -> int:
+    """Cost of the visual tokens in the decoder, in the convention of the FastV/FastVID papers.
+
+    Per layer with n visual tokens: ``2 n D (h_kv d) + 2 n D^2 + 2 n^2 D + 3 n D D'``.
+
+    Parameters
+    ----------
+    visual_per_layer
+        Visual tokens that enter each layer, one number per layer.
+    shape
+        The decoder.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
+    _check_layers(visual_per_layer, shape)
+    return sum(paper_layer_cost(count, shape) for count in visual_per_layer)
+
+
+def paper_layer_cost(visual: int, shape: LanguageShape) -> int:
+    """One layer's term of `paper_cost`, for `visual` tokens, in multiply-accumulates."""
+    width = shape.hidden
+    projections = 2 * visual * width * shape.kv_heads * shape.head_dim + 2 * visual * width**2
+    attention = 2 * visual**2 * width
+    return projections + attention + 3 * visual * width * shape.intermediate
+
+
+def vision_cost(frames: int, shape: ModelShape) -> int:
+    """FLOP of the vision tower and the projector on `frames` frames.
+
+    Attention inside a frame is full by nature. The projector runs before the pooling, so it sees
+    every patch and not just the tokens that the language model gets.
+    """
+    tower, patches = shape.vision, shape.vision.patches
+    embedding = patches * COLOUR_CHANNELS * tower.patch_size**2 * tower.hidden
+    layers = tower.layers * _encoder_layer(patches, tower.hidden, tower.intermediate)
+    projector = patches * shape.language.hidden * (tower.hidden + shape.language.hidden)
+    return 2 * frames * (embedding + layers + projector)
+
+
+def relevance_cost(frames: int, patches: int, shape: RelevanceShape) -> int:
+    """FLOP of scoring `frames` frames of `patches` patches against one question.
+
+    The pooling head projects keys and values of every patch and one query; the text tower runs on
+    its padded length. The cosines themselves (frames x width) are left out.
+    """
+    width = shape.head_hidden
+    head = (
+        2 * width**2  # query and output projection of the one probe
+        + 2 * patches * width**2  # keys and values
+        + 2 * patches * width  # scores and their weighted sum
+        + 2 * width * shape.head_intermediate
+    )
+    text = shape.text_layers * _encoder_layer(
+        shape.text_tokens, shape.text_hidden, shape.text_intermediate
+    )
+    return 2 * (frames * head + text + shape.text_hidden * shape.projection)
+
+
+def prefill_cost(tokens_per_layer: Sequence[int], shape: LanguageShape) -> int:
+    """FLOP of the prompt's pass through the decoder, and of the head on its last position.
+
+    Parameters
+    ----------
+    tokens_per_layer
+        All tokens, text and visual, that enter each layer.
+    """
+    _check_layers(tokens_per_layer, shape)
+    attention_width = shape.heads * shape.head_dim
+    macs = shape.hidden * shape.vocab
+    for tokens in tokens_per_layer:
+        macs += tokens * _decoder_token(shape) + 2 * tokens**2 * attention_width
+    return 2 * macs
+
+
+def scoring_cost(
+    tokens_per_layer: Sequence[int], rows_per_layer: Mapping[int, int], shape: LanguageShape
+) -> int:
+    """FLOP of the score rows that pruning recomputes.
+
+    Parameters
+    ----------
+    tokens_per_layer
+        All tokens that enter each layer.
+    rows_per_layer
+        Pruning layer l -> how many query rows were recomputed for it, each against all keys that
+        layer l-1 holds: one query projection and one row of products per row.
+    """
+    _check_layers(tokens_per_layer, shape)
+    attention_width = shape.heads * shape.head_dim
+    macs = sum(
+        rows * attention_width * (shape.hidden + tokens_per_layer[layer - 1])
+        for layer, rows in rows_per_layer.items()
+    )
+    return 2 * macs
+
+
+def generate_cost(tokens_per_layer: Sequence[int], generated: int, shape: LanguageShape) -> int:
+    """FLOP of the answer tokens after the first, each one position through the layers' caches.
+
+    Parameters
+    ----------
+    tokens_per_layer
+        All prompt tokens that each layer's cache holds; pruning makes these differ from layer to
+        layer.
+    generated
+        Answer tokens sampled, the end-of-sequence token among them. The first one comes from the
+        prefill; the last one is never fed back.
+    """
+    _check_layers(tokens_per_layer, shape)
+    steps = max(generated - 1, 0)
+    attention_width = shape.heads * shape.head_dim
+    # Step j (from 1) attends to the prompt and to j tokens, its own among them.
+    keys = steps * sum(tokens_per_layer) + shape.layers * steps * (steps + 1) // 2
+    per_step = shape.layers * _decoder_token(shape) + shape.hidden * shape.vocab
+    return 2 * (steps * per_step + 2 * keys * attention_width)
+
+
+def end_to_end_cost(
+    shape: ModelShape,
+    *,
+    frames: int,
+    text_tokens: int,
+    visual_per_layer: Sequence[int],
+    generated: int,
+    score_rows: Mapping[int, int] | None = None,
+    relevance: RelevanceShape | None = None,
+) -> EndToEnd:
+    """FLOP of one answered question, asked on its own: clip encoding included, video decoding not.
+
+    Parameters
+    ----------
+    shape
+        The model.
+    frames
+        Frames that the vision tower encoded.
+    text_tokens
+        Prompt tokens that are never pruned, the newline token among them.
+    visual_per_layer
+        Visual tokens that enter each decoder layer.
+    generated
+        Answer tokens sampled, the end-of-sequence token among them.
+    score_rows
+        As `rows_per_layer` of `scoring_cost`; nothing for a run without pruning.
+    relevance
+        The relevance encoder, if one ran.
+    """
+    tokens = [text_tokens + visual for visual in visual_per_layer]
+    patches = shape.vision.patches
+    return EndToEnd(
+        vision=vision_cost(frames, shape),
+        relevance=relevance_cost(frames, patches, relevance) if relevance else 0,
+        prefill=prefill_cost(tokens, shape.language),
+        scoring=scoring_cost(tokens, score_rows or {}, shape.language),
+        generate=generate_cost(tokens, generated, shape.language),
+    )
+
+
+def _encoder_layer(tokens: int, hidden: int, intermediate: int) -> int:
+    """MAC of one bidirectional transformer layer: four projections, attention, two-matrix MLP."""
+    return 4 * tokens * hidden**2 + 2 * tokens**2 * hidden + 2 * tokens * hidden * intermediate
+
+
+def _decoder_token(shape: LanguageShape) -> int:
+    """MAC of one token in one decoder layer: q, k, v, o, gate, up, down, without attention."""
+    queries = 2 * shape.hidden * shape.heads * shape.head_dim
+    keys_values = 2 * shape.hidden * shape.kv_heads * shape.head_dim
+    return queries + keys_values + 3 * shape.hidden * shape.intermediate
+
+
+def _check_layers(counts: Sequence[int], shape: LanguageShape) -> None:
+    if len(counts) != shape.layers:
+        raise ValueError(f"{len(counts)} token counts for a model of {shape.layers} layers")
+
+
+_SO400M = VisionShape(
+    layers=26, hidden=1152, heads=16, intermediate=4304, image_size=384, patch_size=14
+)
+
+# The published LLaVA-OneVision checkpoints by alias, so that a profile's cost can be told before
+# anything is downloaded.
+KNOWN_SHAPES: Mapping[str, ModelShape] = {
+    "0.5b": ModelShape(LanguageShape(24, 896, 14, 2, 64, 4864, 152_000), _SO400M),
+    "7b": ModelShape(LanguageShape(28, 3584, 28, 4, 128, 18944, 152_000), _SO400M),
+    "72b": ModelShape(LanguageShape(80, 8192, 64, 8, 128, 29568, 152_000), _SO400M),
+}
