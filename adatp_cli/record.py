@@ -1,0 +1,200 @@
+"""What a run leaves behind: the answer record, as typed data and as one line of JSON.
+
+The dataclasses mirror `answer_record.schema.json`, which ships with the package and is what
+programs may rely on; a change to either is a change of the public interface.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+_SCHEMA_FILE = "answer_record.schema.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Which weights answered, and where; `layers` counts the language model's."""
+
+    name: str
+    revision: str | None
+    quantization: str
+    dtype: str
+    device: str
+    layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """The clip as it was decoded: sizes in pixels after rotation, times in seconds."""
+
+    decoder: str
+    codec: str
+    width: int
+    height: int
+    fps: float
+    duration_s: float
+    frames_total: int
+    frames_used: int
+    timestamps_s: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFacts:
+    """A run of alike frames (both ends included) and the visual tokens kept of it to the last
+    layer.
+
+    `relevance` is the mean similarity to the question, None where it was not measured; `salient`
+    says whether the segment got the larger weight.
+    """
+
+    first_frame: int
+    last_frame: int
+    start_s: float
+    end_s: float
+    relevance: float | None
+    salient: bool
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Prompt and answer in tokens.
+
+    `text` counts everything in the prompt that is never pruned, the newline token among it;
+    `kept_per_layer` is measured: the visual tokens that entered each layer.
+    """
+
+    text: int
+    visual: int
+    kept_per_layer: list[int]
+    kept_final: int
+    kept_mean_ratio: float
+    generated: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaperFlops:
+    """Visual tokens in the language model, multiply-accumulates (see `adatp_cli.cost`)."""
+
+    vanilla: int
+    pruned: int
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEndFlops:
+    """The whole way from pixels to the answer, FLOP; the parts are those of the pruned run."""
+
+    vanilla: int
+    pruned: int
+    ratio: float
+    vision: int
+    relevance: int
+    prefill: int
+    scoring: int
+    generate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    paper: PaperFlops
+    end_to_end: EndToEndFlops
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Wall-clock time per stage.
+
+    `first_token` runs from the question to the first token; `total` covers this question, with the
+    shared loading, decoding and encoding.
+    """
+
+    load: float
+    decode: float
+    vision: float
+    relevance: float
+    prefill: float
+    first_token: float
+    generate: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    adatp: str
+    torch: str
+    transformers: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """One question about one video, answered. `profile` is `Profile.to_dict()`, resolved."""
+
+    video: str
+    question: str
+    answer: str
+    finish_reason: Literal["eos", "length"]
+    model: ModelInfo
+    profile: dict[str, Any]
+    video_info: VideoFacts
+    segments: list[SegmentFacts]
+    tokens: TokenCounts
+    flops: Flops
+    seconds: Seconds
+    peak_memory_bytes: int | None
+    versions: Versions
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain nested data, in the contract's order."""
+        return {"schema_version": SCHEMA_VERSION, "ok": True, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return _one_line(self.to_dict())
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """`kind` is for programs, `message` and `hint` are one line each for people."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """One question about one video that got no answer, with what was known when it failed."""
+
+    video: str
+    question: str
+    error: ErrorInfo
+    model: ModelInfo | None = None
+    profile: dict[str, Any] | None = None
+    video_info: VideoFacts | None = None
+    versions: Versions | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain nested data; what is not known is left out."""
+        known = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        return {"schema_version": SCHEMA_VERSION, "ok": False, **known}
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return _one_line(self.to_dict())
+
+
+def schema_text() -> str:
+    """The JSON Schema (draft 2020-12) that every record fits."""
+    return resources.files("adatp_cli").joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
+
+
+def _one_line(data: dict[str, Any]) -> str:
+    # ASCII alone: a file name that is no valid Unicode, or a line separator inside an answer, can
+    # then neither break the line nor the output's encoding. NaN is not JSON and raises.
+    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
