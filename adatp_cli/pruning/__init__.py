@@ -1,0 +1,1 @@
+"""Which visual tokens go on to the next layer, and why."""

@@ -1,0 +1,88 @@
+"""Rows of attention, computed for a few queries alone and always in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding in the half-split layout of Qwen2.
+
+    Parameters
+    ----------
+    vectors
+        (heads, rows, head_dim).
+    cos, sin
+        (rows, head_dim).
+    """
+    half = vectors.shape[-1] // 2
+    turned = torch.cat((-vectors[..., half:], vectors[..., :half]), dim=-1)
+    return vectors * cos + turned * sin
+
+
+def attention_rows(query: Tensor, keys: Tensor, seen: Tensor, scaling: float) -> Tensor:
+    """Attention probabilities of a few queries, mean over heads.
+
+    Query heads that share a key head are folded into rows, so that keys are never repeated in
+    memory.
+
+    Parameters
+    ----------
+    query
+        (heads, rows, head_dim), rotary embedding applied.
+    keys
+        (kv_heads, n, head_dim), as the cache holds them.
+    seen
+        (rows,) int64 on the CPU: how many keys, from the first on, each query may see.
+    scaling
+        What products are multiplied with before the softmax.
+
+    Returns
+    -------
+    Tensor
+        (rows, n) float32; every row sums to 1, and is 0 where the query must not look.
+    """
+    heads, rows, width = query.shape
+    kv_heads, count, _ = keys.shape
+    folded = query.float().reshape(kv_heads, (heads // kv_heads) * rows, width)
+    products = torch.matmul(folded, keys.float().transpose(1, 2)) * scaling
+    products = products.view(heads, rows, count)
+    if int(seen.min()) < count:
+        hidden = torch.arange(count) >= seen[:, None]
+        products = products.masked_fill(hidden.to(products.device), float("-inf"))
+    return products.softmax(dim=-1).mean(dim=0)
+
+
+def debiased_frame_relevance(
+    question: Tensor, baseline: Tensor, frame: Tensor, frames: int
+) -> Tensor:
+    """Relevance of each frame from the model's own attention, without its position bias.
+
+    The log of the attention that the question's tokens pay to a frame, less the log of what the
+    newline token pays to it. The newline closes the video and has not seen the question, so it
+    carries the pull towards the ends of the video but not the question's interest. Our choice; it
+    needs no encoder.
+
+    Parameters
+    ----------
+    question, baseline
+        (n,) float32 attention to each visual token: mean over the question's rows, and the
+        newline's row.
+    frame
+        (n,) int64: the frame of each token.
+    frames
+        T.
+
+    Returns
+    -------
+    Tensor
+        (T,) float64.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+
+    def mass(row: Tensor) -> Tensor:
+        total = torch.zeros(frames, dtype=torch.float64)
+        return total.index_add_(0, frame, row.double()).clamp_min(tiny)
+
+    return mass(question).log() - mass(baseline).log()

@@ -1,0 +1,192 @@
+"""Cutting a clip into segments and sharing a token budget among them, as pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTable:
+    """The segments of one clip under one question.
+
+    Parameters
+    ----------
+    bounds
+        S + 1 rising frame numbers from 0 to T; segment k holds frames bounds[k] .. bounds[k+1] - 1.
+    weights
+        S numbers: 1 + lambda for a salient segment, else 1.
+    similarity
+        (T-1,) float64: cosine of each frame to the next; what the cuts follow from.
+    relevance
+        (T,) float64: match of each frame to the question; None where nothing measured it.
+    segment_relevance
+        S means of `relevance`; None likewise.
+    """
+
+    bounds: tuple[int, ...]
+    weights: tuple[float, ...]
+    similarity: Tensor
+    relevance: Tensor | None
+    segment_relevance: tuple[float, ...] | None
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Frames per segment."""
+        return tuple(b - a for a, b in pairwise(self.bounds))
+
+    @property
+    def salient(self) -> tuple[bool, ...]:
+        """Which segments match the question at least as well as the clip does on average."""
+        relevance = self.segment_relevance
+        if relevance is None or self.relevance is None:
+            return (False,) * len(self.weights)
+        return _salient(relevance, self.relevance)
+
+    def of_frames(self) -> Tensor:
+        """(T,) int64: the segment that each frame belongs to."""
+        return torch.repeat_interleave(
+            torch.arange(len(self.lengths)), torch.tensor(self.lengths, dtype=torch.int64)
+        )
+
+
+def neighbour_similarity(vectors: Tensor) -> Tensor:
+    """Cosine of each frame's vector to the next frame's.
+
+    Parameters
+    ----------
+    vectors
+        (T, D), any float type, any length of vector.
+
+    Returns
+    -------
+    Tensor
+        (T-1,) float64 on the CPU; empty for a single frame.
+    """
+    unit = torch.nn.functional.normalize(vectors.detach().double().cpu(), dim=-1)
+    return (unit[:-1] * unit[1:]).sum(-1)
+
+
+def segment_bounds(similarity: Tensor, threshold: float) -> tuple[int, ...]:
+    """Frame numbers at which segments begin, and T at the end.
+
+    A new segment starts at frame t + 1 where ``similarity[t] < threshold`` (AdaTP, arXiv
+    2505.20100, with threshold 0.95 on SigLIP's pooled frame vectors).
+    """
+    cuts = torch.nonzero(similarity < threshold).flatten() + 1
+    return (0, *(int(cut) for cut in cuts), similarity.shape[0] + 1)
+
+
+def frame_relevance(frame_vectors: Tensor, question_vector: Tensor) -> Tensor:
+    """(T,) float64: cosine of each frame's vector (T, D) to the question's (D,)."""
+    frames = torch.nn.functional.normalize(frame_vectors.detach().double().cpu(), dim=-1)
+    question = torch.nn.functional.normalize(question_vector.detach().double().cpu(), dim=-1)
+    return frames @ question
+
+
+def weigh_segments(
+    bounds: tuple[int, ...], similarity: Tensor, relevance: Tensor | None, weight: float
+) -> SegmentTable:
+    """Segments with their weights: global debiasing.
+
+    Parameters
+    ----------
+    bounds, similarity
+        From `segment_bounds` and `neighbour_similarity`.
+    relevance
+        (T,) match of each frame to the question, or None for equal weights.
+    weight
+        lambda. A segment whose mean relevance reaches the mean over all frames weighs 1 + lambda,
+        the others 1. Rule and value are our choice: the paper says only that matching segments get
+        more.
+    """
+    if relevance is None:
+        return SegmentTable(bounds, (1.0,) * (len(bounds) - 1), similarity, None, None)
+    values = relevance.detach().double().cpu()
+    means = tuple(float(values[a:b].mean()) for a, b in pairwise(bounds))
+    weights = tuple(1.0 + weight if salient else 1.0 for salient in _salient(means, values))
+    return SegmentTable(bounds, weights, similarity, values, means)
+
+
+def segment_budgets(
+    total: int, weights: Sequence[float], lengths: Sequence[int], capacity: Sequence[int]
+) -> tuple[int, ...]:
+    """Share `total` tokens among segments: integers that sum to it, as far as there are tokens.
+
+    Segment k gets ``total * w[k] len[k] / sum(w len)``, at least 1 and at most what is alive in it;
+    what a full segment cannot take is split again among the others in the same proportion.
+    Fractions go to the largest remainders, ties to the earlier segment. With fewer tokens than
+    segments the best weighted segments (by ``w len``) get one each. Minimum, cap and rounding are
+    our choice.
+
+    Parameters
+    ----------
+    total
+        Tokens to keep; more than are alive means all of them.
+    weights, lengths
+        One per segment, positive.
+    capacity
+        Alive tokens per segment, 0 allowed.
+
+    Returns
+    -------
+    tuple of int
+        One per segment, ``sum == min(total, sum(capacity))``, each at most its capacity.
+    """
+    total = min(total, sum(capacity))
+    open_segments = [k for k, alive in enumerate(capacity) if alive > 0]
+    budgets = [0] * len(capacity)
+    # Exact arithmetic: a share that float rounding moves by one ulp could move a token.
+    share = {k: Fraction(weights[k]) * lengths[k] for k in open_segments}
+    if total <= len(open_segments):
+        for k in sorted(open_segments, key=lambda k: (-share[k], k))[:total]:
+            budgets[k] = 1
+        return tuple(budgets)
+    exact = _waterfill(total, share, {k: capacity[k] for k in open_segments})
+    for k, value in exact.items():
+        budgets[k] = int(value)
+    left = total - sum(budgets)
+    by_remainder = sorted(open_segments, key=lambda k: (int(exact[k]) - exact[k], k))
+    for k in by_remainder[:left]:
+        budgets[k] += 1
+    return tuple(budgets)
+
+
+def _waterfill(
+    total: int, share: dict[int, Fraction], capacity: dict[int, int]
+) -> dict[int, Fraction]:
+    """The x with ``x[k] = clip(level * share[k], 1, capacity[k])`` that sums to `total`.
+
+    The sum rises with the level and bends only where a segment leaves its minimum or meets its cap,
+    so the level lies on the straight piece between two such bends.
+    """
+    rising = {k: 1 / part for k, part in share.items()}  # level at which k leaves its minimum
+    bends = sorted({*rising.values(), *(capacity[k] * level for k, level in rising.items())})
+
+    def filled(level: Fraction) -> dict[int, Fraction]:
+        return {k: min(max(level * share[k], Fraction(1)), Fraction(capacity[k])) for k in share}
+
+    low, high = 0, len(bends) - 1
+    while low < high:  # the first bend at which the sum reaches the total
+        middle = (low + high) // 2
+        if sum(filled(bends[middle]).values()) >= total:
+            high = middle
+        else:
+            low = middle + 1
+    above = filled(bends[low])
+    if low == 0 or sum(above.values()) == total:
+        return above
+    below = filled(bends[low - 1])
+    reached = sum(below.values(), Fraction(0))
+    part = (total - reached) / (sum(above.values(), Fraction(0)) - reached)
+    return {k: below[k] + part * (above[k] - below[k]) for k in share}
+
+
+def _salient(means: Sequence[float], relevance: Tensor) -> tuple[bool, ...]:
+    overall = float(relevance.mean())
+    return tuple(mean >= overall for mean in means)
