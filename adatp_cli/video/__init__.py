@@ -1,0 +1,1 @@
+"""From a video file to frames with timestamps, whatever the file does."""

@@ -1,0 +1,125 @@
+"""Frames through decord: fast, but unmaintained and silent about its mistakes.
+
+decord seeks inexactly in many files and then returns neighbours of the frames asked for, and it
+repeats a frame where the next one does not decode. So it gets only those files whose packets show
+that seeking is safe, and what it returns is checked.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adatp_cli.video.container import MAX_THREADS, ClipIndex
+from adatp_cli.video.pyav_decoder import FirstFrame
+from adatp_cli.video.source import Source
+
+Pixels = npt.NDArray[np.uint8]
+
+# Frames decoded and copied at a time: decord holds each batch twice.
+_BATCH = 8
+# Smaller than one frame of any clip: one recovered (repeated) frame is already an error.
+_NO_FAULTS = 1e-9
+
+
+class DecordUnfitError(Exception):
+    """decord is not to be used on this file; the text says why, in words for a note."""
+
+
+def installed() -> bool:
+    """Whether decord is there and loads. It has wheels for few platforms."""
+    try:
+        import decord  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def decode(
+    source: Source, index: ClipIndex, first: FirstFrame, wanted: npt.NDArray[np.int64]
+) -> Pixels:
+    """The frames at positions `wanted` of the index: (T, H, W, 3) uint8, upright.
+
+    Raises
+    ------
+    DecordUnfitError
+        decord cannot open the file, sees other frames than the index holds, or had to make frames
+        up.
+    """
+    reason = unfit(source, index, first)
+    if reason is not None:
+        raise DecordUnfitError(reason)
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    # decord's errors carry C++ stacks and the file's own bytes: none of their text goes on.
+    try:
+        reader = _open(decord, source)
+        times = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
+    except Exception:
+        raise DecordUnfitError("decord cannot open it") from None
+    if not _same_frames(times, index):
+        raise DecordUnfitError("decord sees other frames than the file holds")
+    pixels = np.empty((len(wanted), first.height, first.width, 3), dtype=np.uint8)
+    try:
+        for begin in range(0, len(wanted), _BATCH):
+            batch = reader.get_batch([int(i) for i in wanted[begin : begin + _BATCH]])
+            pixels[begin : begin + _BATCH] = _as_array(batch, pixels.shape[1:])
+    except DecordUnfitError:
+        raise
+    except Exception:
+        raise DecordUnfitError("decord cannot decode all of the frames needed") from None
+    return pixels
+
+
+def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
+    """Why decord must not be trusted with this file; None where it may be."""
+    mov = index.format.startswith("mov")
+    if not mov and not index.format.startswith("matroska"):
+        return "decord does not seek exactly in this container"
+    if not index.exact:
+        return "the frames have no timestamps that decord could be checked by"
+    if not index.closed:
+        return "decord does not seek exactly where frames refer across key frames"
+    if index.video_streams > 1:
+        return "there are several video streams"
+    turned = first.orientation
+    if not turned.plain or turned.odd or (turned.clockwise and not mov):
+        return "decord does not honour this orientation"
+    if source.path is not None and source.utf8_path is None:
+        return "decord cannot take this file name"
+    return None
+
+
+def repeated(pixels: Pixels) -> npt.NDArray[np.int64]:
+    """Places of frames that are identical to the one before: in a still clip, or by a fault."""
+    same = [i for i in range(1, len(pixels)) if np.array_equal(pixels[i - 1], pixels[i])]
+    return np.array(same, dtype=np.int64)
+
+
+def _open(decord: Any, source: Source) -> Any:
+    threads = max(1, min(MAX_THREADS, os.cpu_count() or 1))
+    place = source.utf8_path or source.open()
+    return decord.VideoReader(place, ctx=decord.cpu(0), num_threads=threads, fault_tol=_NO_FAULTS)
+
+
+def _same_frames(times: npt.NDArray[np.float64], index: ClipIndex) -> bool:
+    """Whether decord's list of frames is the index's, up to a shift of the clock."""
+    if len(times) != len(index):
+        return False
+    starts = times[:, 0] - times[0, 0]
+    expected = (index.pts - index.pts[0]) * index.time_base_s
+    gaps = np.diff(expected)
+    # decord keeps seconds as float32: off by up to a millisecond after some hours.
+    tolerance = 1e-3 if len(gaps) == 0 else max(1e-3, 0.4 * float(gaps.min()))
+    return bool(np.abs(starts - expected).max() < tolerance)
+
+
+def _as_array(batch: Any, shape: tuple[int, ...]) -> Pixels:
+    array = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+    if array.shape[1:] != shape:
+        raise DecordUnfitError("decord returns frames of another size")
+    return np.asarray(array, dtype=np.uint8)

@@ -1,0 +1,221 @@
+"""Where a clip's bytes are, checked before any decoder sees them.
+
+Also: why a source that no demuxer could open is no video, in the user's words.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from adatp_cli.errors import VideoError
+
+STDIN_NAME = "standard input"
+_WHOLE_FILE_HINT = "get or record the whole file again"
+_OTHER_FILE_HINT = "give a video file, such as .mp4, .mkv, .webm, .mov or .avi"
+
+# Only enough to name what somebody gave by mistake. A prefix decides nothing but the wording.
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"BM", "a BMP picture"),
+    (b"II*\x00", "a TIFF picture"),
+    (b"MM\x00*", "a TIFF picture"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x7fELF", "a program"),
+    (b"#EXTM3U", "a playlist"),
+    (b"ffconcat", "a playlist"),
+)
+_CONTAINERS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x1aE\xdf\xa3", "Matroska or WebM"),
+    (8, b"AVI ", "AVI"),
+    (0, b"FLV", "FLV"),
+    (0, b"GIF8", "GIF"),
+    (0, b"OggS", "Ogg"),
+)
+_MP4_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A clip that exists and holds bytes: a regular file, or bytes in memory.
+
+    Parameters
+    ----------
+    name
+        For messages: one line, printable.
+    path
+        Absolute path, or None for bytes in memory.
+    data
+        The bytes, or None for a file.
+    size
+        In bytes, above 0.
+    """
+
+    name: str
+    path: str | None
+    data: bytes | None
+    size: int
+
+    def open(self) -> BinaryIO:
+        """The bytes from the start; the caller closes."""
+        if self.data is not None:
+            return io.BytesIO(self.data)
+        return open(self.path or "", "rb")
+
+    @property
+    def utf8_path(self) -> str | None:
+        """The path where C libraries can take it as text; None for bytes and broken names."""
+        if self.path is None:
+            return None
+        try:
+            self.path.encode("utf-8")
+        except UnicodeEncodeError:
+            return None
+        return self.path
+
+    def location(self) -> str | BinaryIO:
+        """What FFmpeg opens: a ``file:`` address, or a readable object.
+
+        The prefix keeps a file called ``pipe:0`` or ``http:x`` a file.
+        """
+        path = self.utf8_path
+        return self.open() if path is None else "file:" + path
+
+
+def check_source(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Source:
+    """The source of a clip, or the reason why it cannot be one.
+
+    Parameters
+    ----------
+    source
+        A path, or the bytes of a clip.
+    name
+        What messages call it. Default: the path as given, or "standard input" for bytes.
+
+    Raises
+    ------
+    VideoError
+        ``missing``, ``empty``, ``not_a_video`` (a folder, a pipe, a device) or ``unreadable``.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        shown = printable(name or STDIN_NAME)
+        if not source:
+            raise VideoError(f"{shown}: no bytes came", "pipe a video file into it", kind="empty")
+        return Source(shown, None, bytes(source), len(source))
+    path = os.fspath(source)
+    shown = printable(name or path)
+    mode, size = _stat(path, shown)
+    if stat.S_ISDIR(mode):
+        raise VideoError(
+            f"{shown}: is a folder, not a video file",
+            "give a file, or use `adatp batch` for a folder",
+            kind="not_a_video",
+        )
+    if not stat.S_ISREG(mode):
+        what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise VideoError(
+            f"{shown}: is {what}, not a video file",
+            "pass the bytes on standard input instead: `adatp ask - ...`",
+            kind="not_a_video",
+        )
+    if size == 0:
+        raise VideoError(f"{shown}: the file is empty (0 bytes)", _WHOLE_FILE_HINT, kind="empty")
+    if not os.access(path, os.R_OK):
+        raise VideoError(f"{shown}: no permission to read it", "check the file's rights")
+    return Source(shown, os.path.abspath(path), None, size)
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with control characters and broken encodings written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _stat(path: str, shown: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        dangling = os.path.islink(path)
+        what = "is a link to a file that does not exist" if dangling else "no such file"
+        raise VideoError(f"{shown}: {what}", "check the path", kind="missing") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no valid path"
+        raise VideoError(f"{shown}: cannot be opened: {reason}", "check the path") from None
+    return found.st_mode, found.st_size
+
+
+def explain_unopened(source: Source) -> VideoError:
+    """Why no demuxer took the source: a file of another kind, or a video that is cut or damaged."""
+    try:
+        with source.open() as stream:
+            head = stream.read(512)
+            boxes = _top_level_boxes(stream, source.size)
+    except OSError as error:
+        return VideoError(
+            f"{source.name}: cannot be read: {error.strerror}", "check the disk and the file"
+        )
+    picture = _still_picture(head)
+    if picture is not None:
+        return VideoError(
+            f"{source.name}: is {picture}, not a video", _OTHER_FILE_HINT, kind="not_a_video"
+        )
+    if boxes is not None:
+        if b"moov" not in boxes:
+            return VideoError(
+                f"{source.name}: the MP4 file ends before its index (moov): it is cut short",
+                "finish the download or the recording, or repair the file",
+                kind="truncated",
+            )
+        return VideoError(f"{source.name}: the MP4 file's index is damaged", _WHOLE_FILE_HINT)
+    for offset, magic, container in _CONTAINERS:
+        if head[offset : offset + len(magic)] == magic:
+            return VideoError(
+                f"{source.name}: the {container} file is cut short or damaged at its start",
+                _WHOLE_FILE_HINT,
+                kind="truncated",
+            )
+    return VideoError(
+        f"{source.name}: {_what_else(head)}, not a video", _OTHER_FILE_HINT, kind="not_a_video"
+    )
+
+
+def _still_picture(head: bytes) -> str | None:
+    """The name of a still picture or a known document, None for anything else."""
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"heic", b"heix", b"mif1"):
+        return "an AVIF or HEIC picture"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "a WebP picture"
+    return next((what for magic, what in _SIGNATURES if head.startswith(magic)), None)
+
+
+def _what_else(head: bytes) -> str:
+    text = sum(32 <= byte < 127 or byte in (9, 10, 13) for byte in head)
+    return "holds text" if text > 0.95 * len(head) else "its content is of no known kind"
+
+
+def _top_level_boxes(stream: BinaryIO, size: int) -> frozenset[bytes] | None:
+    """The types of an MP4 or QuickTime file's outermost boxes; None where it is no such file."""
+    found: set[bytes] = set()
+    offset = 0
+    # A fragmented recording has many; a hostile file of 8-byte boxes must not cost a long walk.
+    for _ in range(10_000):
+        if offset + 8 > size:
+            break
+        stream.seek(offset)
+        header = stream.read(16)
+        kind = header[4:8]
+        if offset == 0 and kind not in _MP4_FIRST_BOXES:
+            return None
+        found.add(kind)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:
+            break
+        offset += length
+    return frozenset(found) if found else None
