@@ -1,0 +1,213 @@
+"""What a checkpoint's folder must hold, checked before anything heavy is imported or loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adatp_cli.errors import ModelError
+from adatp_cli.model.tensors import Header, check_file
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_EXPECTED = "llava_onevision"
+_HINT = "name a LLaVA-OneVision checkpoint in Hugging Face layout, such as 0.5b or 7b"
+DESCRIPTION = "adatp.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a checkpoint says about itself in its `adatp.json`; all of it is optional.
+
+    Parameters
+    ----------
+    default_frames
+        Frames to sample where neither an option nor the profile says otherwise.
+    relevance_encoder
+        The relevance encoder made for its vision tower: a folder's path, or a hub id.
+    """
+
+    default_frames: int | None = None
+    relevance_encoder: str | None = None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(
+            f"{path} is not valid JSON: {error}", "download or copy it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a JSON object", "download or copy it again")
+    return content
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder has a configuration, all its weight files and a tokenizer."""
+    try:
+        present = (folder / "config.json").is_file() and _has_tokenizer(folder)
+        return present and all((folder / name).is_file() for name in weight_files(folder))
+    except ModelError:
+        return False
+
+
+def check_layout(folder: Path) -> Path:
+    """Check that the folder is a LLaVA-OneVision checkpoint that can be loaded, and return it.
+
+    Raises
+    ------
+    ModelError
+        One line about the first thing that is wrong: no or another configuration, code of its own,
+        weights that are missing, cut off or not in safetensors, no tokenizer, no preprocessor.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} is no model: it has no config.json", _HINT)
+    _check_config(folder, read_json(folder / "config.json"))
+    if not _has_tokenizer(folder):
+        raise ModelError(
+            f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt)",
+            "download or copy the whole checkpoint",
+        )
+    weight_headers(folder)
+    return folder
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the weight files that the folder must have.
+
+    Raises
+    ------
+    ModelError
+        It has no safetensors weights, or an index that cannot be read.
+    """
+    if (folder / _INDEX).is_file():
+        mapping = read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(mapping, dict) or not mapping:
+            raise ModelError(f"{folder / _INDEX} lists no weights", "download or copy it again")
+        names = sorted({str(name) for name in mapping.values()})
+        if any(Path(name).name != name for name in names):
+            raise ModelError(
+                f"{folder / _INDEX} points outside its folder", "do not use this model"
+            )
+        return names
+    if (folder / _SINGLE).is_file():
+        return [_SINGLE]
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        raise ModelError(
+            f"{folder} has weights only in a format that can run code when it is read (*.bin)",
+            "take a checkpoint with safetensors weights, or convert this one to safetensors",
+        )
+    raise ModelError(
+        f"{folder} has no weights ({_SINGLE})", "download or copy the whole checkpoint"
+    )
+
+
+def weight_headers(folder: Path) -> list[Header]:
+    """Headers of all weight files, each checked to be whole.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, damaged or cut off, or lacks a tensor that the index promises.
+    """
+    headers = []
+    for name in weight_files(folder):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} lacks the weight file {name}", "download or copy the whole checkpoint"
+            )
+        headers.append(check_file(folder / name))
+    if (folder / _INDEX).is_file():
+        promised = set(read_json(folder / _INDEX)["weight_map"])
+        lacking = promised - {name for header in headers for name in header.tensors}
+        if lacking:
+            raise ModelError(
+                f"{folder}'s weight files lack {len(lacking)} tensors of the index, "
+                f"{min(lacking)} among them",
+                "download or copy the whole checkpoint",
+            )
+    return headers
+
+
+def read_description(folder: Path) -> Description:
+    """Read the folder's `adatp.json`, if it has one.
+
+    Raises
+    ------
+    ModelError
+        The file is there and is wrong.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        return Description()
+    content = read_json(path)
+    unknown = sorted(set(content) - {"default_frames", "relevance_encoder"})
+    if unknown:
+        raise ModelError(f"{path} has an unknown key {unknown[0]!r}", "correct or remove the file")
+    frames, encoder = content.get("default_frames"), content.get("relevance_encoder")
+    if frames is not None and (
+        not isinstance(frames, int) or isinstance(frames, bool) or frames < 1
+    ):
+        raise ModelError(f"{path}: default_frames must be a positive whole number", "correct it")
+    if encoder is not None and not isinstance(encoder, str):
+        raise ModelError(f"{path}: relevance_encoder must be a folder or a hub id", "correct it")
+    if encoder is not None and (folder / encoder).is_dir():
+        encoder = str(folder / encoder)
+    return Description(frames, encoder)
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """The checkpoint's template for prompts with a video; None where only the tokenizer has one.
+
+    A processor's template stands beside the tokenizer's own, which for the published checkpoints is
+    the text-only one of the language model they were made from; the processor's comes first.
+    """
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        try:
+            return jinja.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{jinja} cannot be read: {error}", "copy it again") from error
+    for name in ("chat_template.json", "processor_config.json"):
+        if (folder / name).is_file():
+            template = read_json(folder / name).get("chat_template")
+            if isinstance(template, str):
+                return template
+    return None
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() or (
+        (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    )
+
+
+def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
+    found = config.get("model_type")
+    if "auto_map" in config:
+        raise ModelError(f"{folder} brings code of its own (auto_map), which is never run", _HINT)
+    if found != _EXPECTED:
+        raise ModelError(f"{folder} is a {found!r} model, not {_EXPECTED!r}", _HINT)
+    if "quantization_config" in config:
+        raise ModelError(
+            f"{folder} is already quantized",
+            "take the unquantized checkpoint and quantize on load (--quantize nf4)",
+        )
+    for part, expected in (("text_config", "qwen2"), ("vision_config", "siglip_vision_model")):
+        section = config.get(part)
+        kind = section.get("model_type") if isinstance(section, dict) else None
+        if kind != expected:
+            raise ModelError(f"{folder}'s {part} is {kind!r}, not {expected!r}", _HINT)

@@ -1,0 +1,333 @@
+"""From a name to a loaded, quantized and verified model with everything that belongs to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adatp_cli.cost import ModelShape
+from adatp_cli.errors import ModelError
+from adatp_cli.model import checkpoints
+from adatp_cli.model.checkpoints import Checkpoint
+from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.hub import Hub, HuggingFaceHub
+from adatp_cli.model.layout import (
+    Description,
+    read_chat_template,
+    read_description,
+    weight_headers,
+)
+from adatp_cli.model.memory import DTYPE_BYTES, available_memory, check_weights
+from adatp_cli.model.preprocess import Preprocessor
+from adatp_cli.model.quantize import (
+    BYTES_PER_WEIGHT,
+    choose_quantization,
+    quantization_config,
+    verify_quantization,
+)
+from adatp_cli.model.quiet import readable_failures, weights_progress
+from adatp_cli.model.relevance import DEFAULT_ENCODER, RelevanceEncoder, load_relevance
+from adatp_cli.model.shapes import model_shape
+
+if TYPE_CHECKING:
+    from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
+
+Progress = Callable[[str], None]
+
+# What LLaVA-OneVision's own evaluations sample, for checkpoints that do not say.
+DEFAULT_FRAMES = 32
+# The decoder's matrices, in the tensor names of both the published files and of the classes.
+_QUANTIZED = re.compile(r"language_model\.(model\.)?layers\.\d+\..*\.weight$")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What to load, as the options say it.
+
+    Parameters
+    ----------
+    model
+        `auto`, `tiny`, `0.5b`, `7b`, `72b`, a hub id, or a folder.
+    quantization
+        `auto`, `none`, `int8`, `nf4` or `fp4`.
+    device
+        `auto`, `cpu`, `cuda` or `cuda:N`.
+    dtype
+        `auto`, `bfloat16`, `float16` or `float32`.
+    offline
+        Look in the cache alone.
+    relevance
+        `auto`, what the checkpoint names, else SigLIP so400m; `none` or `attention`, no encoder; a
+        hub id; a folder.
+    """
+
+    model: str = "auto"
+    quantization: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    offline: bool = False
+    relevance: str = "auto"
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model that is ready to answer.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode, without gradients.
+    tokenizer
+        Carries the checkpoint's chat template for prompts with a video.
+    preprocess
+        Frames to pixel values.
+    shape
+        Dimensions.
+    name, revision, folder
+        `tiny`, hub id or path; the hub's commit or None; where the files stand.
+    quantization, dtype, device
+        What was loaded, never `auto`.
+    relevance
+        The encoder, None where none was asked for.
+    default_frames
+        Frames to sample where nothing else says how many.
+    video_token_id
+        Placeholder of a visual token.
+    context_length
+        Most positions that the language model was trained for.
+    """
+
+    model: LlavaOnevisionForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    preprocess: Preprocessor
+    shape: ModelShape
+    name: str
+    revision: str | None
+    folder: Path
+    quantization: str
+    dtype: str
+    device: str
+    relevance: RelevanceEncoder | None
+    default_frames: int
+    video_token_id: int
+    context_length: int
+
+
+def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = None) -> LoadedModel:
+    """Locate, check, load and verify a model.
+
+    Parameters
+    ----------
+    request
+        What to load.
+    progress
+        Called with one line per step.
+    hub
+        The way to cache and hub; huggingface_hub's when omitted.
+
+    Raises
+    ------
+    UsageError
+        An option has no such value.
+    ModelError
+        The model is not to be had, is of another kind, or did not load as it should.
+    MemoryLimitError
+        Its weights do not fit.
+    """
+    hub = hub or HuggingFaceHub()
+    device = choose_device(request.device)
+    dtype = choose_dtype(request.dtype, device)
+    name = request.model
+    if name == checkpoints.AUTO:
+        name = checkpoints.choose_auto(cuda=is_cuda(device))
+        progress(f"model auto: {name}, as the device is {device}")
+    checkpoint = checkpoints.locate(name, offline=request.offline, progress=progress, hub=hub)
+    description = read_description(checkpoint.folder)
+    quantization = _choose_fitting(request, checkpoint, device, dtype, progress)
+    progress(f"loading {checkpoint.name} ({dtype}, {quantization} quantization) on {device}")
+    model = _load_weights(checkpoint, quantization, dtype, device, progress)
+    config: Any = model.config
+    shape = model_shape(config)
+    preprocess = _preprocessor(checkpoint.folder, shape)
+    tokenizer = _tokenizer(checkpoint.folder, model)
+    relevance = _relevance(request, description, device, dtype, shape, progress, hub)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        preprocess=preprocess,
+        shape=shape,
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        folder=checkpoint.folder,
+        quantization=quantization,
+        dtype=dtype,
+        device=device,
+        relevance=relevance,
+        default_frames=description.default_frames or DEFAULT_FRAMES,
+        video_token_id=config.video_token_id,
+        context_length=config.text_config.max_position_embeddings,
+    )
+
+
+def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
+    """Bytes of a checkpoint's weights once loaded, for each kind of quantization."""
+    decoder = other = 0
+    for header in weight_headers(folder):
+        for entry in header.tensors.values():
+            if len(entry.shape) == 2 and _QUANTIZED.search(entry.name):
+                decoder += entry.elements
+            else:
+                other += entry.elements
+    rest = other * DTYPE_BYTES[dtype]
+    sizes = {kind: rest + int(decoder * width) for kind, width in BYTES_PER_WEIGHT.items()}
+    return {"none": rest + decoder * DTYPE_BYTES[dtype], **sizes}
+
+
+def _choose_fitting(
+    request: LoadRequest, checkpoint: Checkpoint, device: str, dtype: str, progress: Progress
+) -> str:
+    """Resolve the quantization, and refuse weights that cannot fit."""
+    sizes = weight_bytes(checkpoint.folder, dtype)
+    available = available_memory(device)
+    quantization = choose_quantization(
+        request.quantization, cuda=is_cuda(device), weights=sizes["none"], free=available
+    )
+    if request.quantization == "auto" and quantization != "none":
+        progress(f"quantization auto: {quantization}, as the whole weights leave too little room")
+    check_weights(
+        sizes[quantization],
+        available=available,
+        device=device,
+        quantization=quantization,
+        model=checkpoint.name,
+        quantized=sizes["nf4"],
+    )
+    return quantization
+
+
+def _load_weights(
+    checkpoint: Checkpoint, quantization: str, dtype: str, device: str, progress: Progress
+) -> LlavaOnevisionForConditionalGeneration:
+    import transformers
+
+    loader: Any = transformers.LlavaOnevisionForConditionalGeneration
+    torch_dtype: torch.dtype = getattr(torch, dtype)
+    with readable_failures(checkpoint.name), weights_progress(checkpoint.name, progress):
+        settings = quantization_config(quantization, torch_dtype)
+        model, info = loader.from_pretrained(
+            checkpoint.folder,
+            dtype=torch_dtype,
+            device_map={"": device},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **({"quantization_config": settings} if settings is not None else {}),
+        )
+    _check_loading(checkpoint, info)
+    verify_quantization(model, quantization)
+    _keep_only_token_ids(model)
+    result: LlavaOnevisionForConditionalGeneration = model.eval().requires_grad_(False)
+    return result
+
+
+def _check_loading(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    """An absent weight would be random, one that is left over was meant for another model."""
+    for key, what in (
+        ("missing_keys", "lacks"),
+        ("mismatched_keys", "has the wrong size of"),
+        ("unexpected_keys", "has no place for"),
+    ):
+        names = sorted(str(name) for name in info.get(key) or ())
+        if names:
+            raise ModelError(
+                f"{checkpoint.name} {what} {len(names)} weights, {names[0]} among them",
+                "use a LLaVA-OneVision checkpoint whose config.json belongs to its weights",
+            )
+
+
+def _keep_only_token_ids(model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Drop a checkpoint's sampling preferences: decoding is greedy unless the user asks."""
+    import transformers
+
+    settings: Any = transformers.GenerationConfig
+    given: Any = model.generation_config
+    model.generation_config = settings(
+        bos_token_id=given.bos_token_id,
+        eos_token_id=given.eos_token_id,
+        pad_token_id=given.pad_token_id,
+    )
+
+
+def _tokenizer(
+    folder: Path, model: LlavaOnevisionForConditionalGeneration
+) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    with readable_failures(f"{folder}'s tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    template = read_chat_template(folder)
+    if template is not None:
+        tokenizer.chat_template = template
+    hint = "download or copy the whole checkpoint"
+    if not tokenizer.chat_template:
+        raise ModelError(f"{folder} has no chat template", hint)
+    if model.config.video_token_id not in tokenizer.added_tokens_decoder:
+        raise ModelError(
+            f"{folder}'s tokenizer has no token for videos (id {model.config.video_token_id})", hint
+        )
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
+
+
+def _preprocessor(folder: Path, shape: ModelShape) -> Preprocessor:
+    preprocess = Preprocessor.from_folder(folder)
+    if preprocess.size != shape.vision.image_size:
+        raise ModelError(
+            f"{folder}'s preprocessor makes frames of {preprocess.size} pixels, and its vision "
+            f"tower takes {shape.vision.image_size}",
+            "use a checkpoint whose files belong together",
+        )
+    return preprocess
+
+
+def _relevance(
+    request: LoadRequest,
+    description: Description,
+    device: str,
+    dtype: str,
+    shape: ModelShape,
+    progress: Progress,
+    hub: Hub,
+) -> RelevanceEncoder | None:
+    if request.relevance in ("none", "attention"):
+        return None
+    name = request.relevance
+    if name == "auto":
+        name = description.relevance_encoder or DEFAULT_ENCODER
+    with readable_failures(f"the relevance encoder {name}"):
+        encoder = load_relevance(
+            name,
+            device=device,
+            dtype=getattr(torch, dtype),
+            offline=request.offline,
+            progress=progress,
+            hub=hub,
+        )
+    if encoder.shape.head_hidden != shape.vision.hidden:
+        raise ModelError(
+            f"the relevance encoder {name} reads features of width {encoder.shape.head_hidden}, "
+            f"and this model's are {shape.vision.hidden} wide",
+            "name the encoder that belongs to the model's vision tower, or none",
+        )
+    return encoder

@@ -1,0 +1,166 @@
+"""Frames to pixel values, with the checkpoint's own preprocessor values and torch alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatp_cli.errors import ModelError
+from adatp_cli.model.layout import read_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Pillow's numbers for resampling filters, which preprocessor files use.
+_FILTERS = {2: "bilinear", 3: "bicubic"}
+# The library's defaults for what a file leaves out (its LLaVA-OneVision video processor's values).
+_DEFAULT_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_DEFAULT_STD = (0.26862954, 0.26130258, 0.27577711)
+_DEFAULT_SIZE = 384
+# Source pixels that are held as float32 at a time: three channels of this many make about 100 MB.
+_PIXELS_AT_ONCE = 8_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessor:
+    """Resize, rescale, normalise: what the checkpoint's video processor does to a frame.
+
+    A frame is resized to a square whatever its shape, without padding or cropping, by an
+    antialiased filter; the result is rounded to whole grey levels, as it was in training.
+
+    Parameters
+    ----------
+    size
+        Side of the square in pixels.
+    resample
+        `bicubic` or `bilinear`.
+    rescale_factor
+        What levels 0..255 are multiplied by.
+    mean, std
+        Per colour channel, after rescaling.
+    """
+
+    size: int
+    resample: str
+    rescale_factor: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Preprocessor:
+        """Read the checkpoint's preprocessor file.
+
+        Precedence as in transformers: `processor_config.json` where it holds a video processor,
+        then `video_preprocessor_config.json`, then `preprocessor_config.json`.
+
+        Raises
+        ------
+        ModelError
+            No file, or one that asks for something else than resize, rescale and normalise.
+        """
+        path, values = _find(folder)
+        for step in ("do_center_crop", "do_sample_frames"):
+            if values.get(step):
+                raise ModelError(f"{path}: {step} is not supported", "use another checkpoint")
+        if values.get("do_resize") is False:
+            raise ModelError(f"{path}: do_resize must not be off", "use another checkpoint")
+        try:
+            return cls(
+                size=_side(values.get("size", _DEFAULT_SIZE)),
+                resample=_FILTERS[int(values.get("resample", 3))],
+                rescale_factor=(
+                    float(values.get("rescale_factor", 1 / 255))
+                    if values.get("do_rescale", True)
+                    else 1.0
+                ),
+                mean=_triple(values, "image_mean", _DEFAULT_MEAN, off=0.0),
+                std=_triple(values, "image_std", _DEFAULT_STD, off=1.0),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{path}: unsupported preprocessor values ({error})", "use another checkpoint"
+            ) from error
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Turn frames into the vision tower's input.
+
+        Parameters
+        ----------
+        pixels
+            uint8, (frames, height, width, 3), RGB.
+
+        Returns
+        -------
+        Tensor
+            float32, (frames, 3, size, size).
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise ValueError(
+                f"frames must be uint8 (T, H, W, 3), not {pixels.dtype} {pixels.shape}"
+            )
+        frames, height, width, _ = pixels.shape
+        result = torch.empty(frames, 3, self.size, self.size)
+        at_once = max(1, _PIXELS_AT_ONCE // (height * width))
+        for first in range(0, frames, at_once):
+            # A copy, as torch does not take read-only or negatively strided arrays.
+            chunk = torch.from_numpy(pixels[first : first + at_once].copy())
+            result[first : first + at_once] = self._resize(chunk.permute(0, 3, 1, 2))
+        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.std).view(1, 3, 1, 1)
+        return result.mul_(self.rescale_factor).sub_(mean).div_(std)
+
+    def _resize(self, chunk: Tensor) -> Tensor:
+        """uint8 (n, 3, H, W) to whole levels in float32 (n, 3, size, size)."""
+        levels = chunk.float()
+        if chunk.shape[-2:] == (self.size, self.size):
+            return levels
+        resized = F.interpolate(
+            levels, (self.size, self.size), mode=self.resample, align_corners=False, antialias=True
+        )
+        return resized.round_().clamp_(0, 255)
+
+
+def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
+    nested = folder / "processor_config.json"
+    if nested.is_file():
+        values = read_json(nested).get("video_processor")
+        if isinstance(values, dict):
+            return nested, values
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            return folder / name, read_json(folder / name)
+    raise ModelError(
+        f"{folder} has no preprocessor_config.json", "download or copy the whole checkpoint"
+    )
+
+
+def _side(size: Any) -> int:
+    """The square's side from any of the forms that preprocessor files use."""
+    if isinstance(size, dict):
+        if "shortest_edge" in size:
+            size = size["shortest_edge"]
+        elif size["height"] != size["width"]:
+            raise ValueError(f"size {size['height']}x{size['width']} is not square")
+        else:
+            size = size["height"]
+    side = int(size)
+    if not 1 <= side <= 4096:
+        raise ValueError(f"size {side}")
+    return side
+
+
+def _triple(
+    values: dict[str, Any], key: str, default: tuple[float, float, float], *, off: float
+) -> tuple[float, float, float]:
+    if values.get("do_normalize") is False:
+        return off, off, off
+    red, green, blue = (float(value) for value in values.get(key, default))
+    if key == "image_std" and 0.0 in (red, green, blue):
+        raise ValueError("image_std holds a zero")
+    return red, green, blue

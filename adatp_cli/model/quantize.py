@@ -1,0 +1,125 @@
+"""Quantization with bitsandbytes: what is quantized, when `auto` does it, and proof that it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from adatp_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import BitsAndBytesConfig
+
+QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
+
+# Full paths: transformers matches these against whole module names, and a bare `vision_tower` would
+# leave the tower quantized without a word.
+VISION_TOWER = "model.vision_tower"
+PROJECTOR = "model.multi_modal_projector"
+LM_HEAD = "lm_head"
+LAYERS = "model.language_model.layers"
+KEPT_WHOLE = (VISION_TOWER, PROJECTOR, LM_HEAD)
+
+# Bytes per quantized weight, block scales included: nf4/fp4 hold one float32 scale per 64 weights.
+BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 4 / 64, "fp4": 0.5 + 4 / 64}
+
+# Share of the free memory that `auto` lets unquantized weights take, so that a run fits beside them
+# (our choice).
+_SHARE_FOR_WEIGHTS = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedCount:
+    """Linear layers of one part of the model, and how many of them are quantized."""
+
+    linear: int
+    quantized: int
+
+
+def choose_quantization(requested: str, *, cuda: bool, weights: int, free: int | None) -> str:
+    """Resolve `auto`: nf4 on CUDA where 16-bit weights do not leave room for a run, else none.
+
+    On the CPU quantized layers are slower than whole ones, so `auto` never chooses them there.
+
+    Parameters
+    ----------
+    requested
+        `auto` or one of `QUANTIZATIONS`.
+    cuda
+        Whether the model goes to a CUDA device.
+    weights, free
+        Bytes of the unquantized weights and of free memory there; None when unknown.
+    """
+    if requested != "auto":
+        return requested
+    if not cuda or free is None or weights <= _SHARE_FOR_WEIGHTS * free:
+        return "none"
+    return "nf4"
+
+
+def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """The library's settings for one of `QUANTIZATIONS`; None for `none`."""
+    if quantization == "none":
+        return None
+    import transformers
+
+    settings: Any = transformers.BitsAndBytesConfig  # its constructor is not annotated
+    if quantization == "int8":
+        return cast(
+            "BitsAndBytesConfig",
+            settings(load_in_8bit=True, llm_int8_skip_modules=list(KEPT_WHOLE)),
+        )
+    return cast(
+        "BitsAndBytesConfig",
+        settings(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=list(KEPT_WHOLE),
+        ),
+    )
+
+
+def count_quantized(model: nn.Module) -> dict[str, QuantizedCount]:
+    """Count linear layers per part: vision tower, projector, LM head, decoder layers."""
+    from torch import nn
+
+    linears = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    ]
+    return {
+        part: _count(
+            module for name, module in linears if name == part or name.startswith(part + ".")
+        )
+        for part in (*KEPT_WHOLE, LAYERS)
+    }
+
+
+def verify_quantization(model: nn.Module, quantization: str) -> None:
+    """Check that every linear layer of the decoder is quantized and none of the rest is.
+
+    Raises
+    ------
+    ModelError
+        It is not so: the library did something else than it was asked to.
+    """
+    for part, count in count_quantized(model).items():
+        expected = count.linear if part == LAYERS and quantization != "none" else 0
+        if count.linear == 0 or count.quantized != expected:
+            raise ModelError(
+                f"{quantization} quantization went wrong: {count.quantized} of {count.linear} "
+                f"linear layers of {part} are quantized, not {expected}",
+                "load with --quantize none",
+            )
+
+
+def _count(modules: Iterable[nn.Module]) -> QuantizedCount:
+    # Quantized layers of bitsandbytes are subclasses of nn.Linear; anything but the class itself is
+    # counted, so that an unknown kind is not taken for a whole layer.
+    from torch import nn
+
+    found = list(modules)
+    return QuantizedCount(len(found), sum(type(module) is not nn.Linear for module in found))

@@ -1,0 +1,389 @@
+"""The relevance encoder: SigLIP's text tower and pooling head, on the frames' existing features.
+
+LLaVA-OneVision's vision tower is SigLIP's without the pooling head. The pretrained head, put back
+on the tower's output, gives one vector per frame in the space of the paired text tower, so frames
+can be compared with the question at the price of the head and of one short text pass (our choice;
+the paper says only that a text encoder scores the segments). The published checkpoints keep 26 of
+SigLIP's 27 layers and were trained further, so their frames reach the head a layer early.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adatp_cli.cost import RelevanceShape
+from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.model.checkpoints import is_hub_id, readable_bytes
+from adatp_cli.model.hub import Hub, HubNotFoundError, HubUnreachableError, HuggingFaceHub
+from adatp_cli.model.layout import read_json, weight_files
+from adatp_cli.model.quiet import weights_progress
+from adatp_cli.model.shapes import relevance_shape
+from adatp_cli.model.tensors import check_file, copy_tensors, read_header
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import SiglipConfig, SiglipTextModel
+
+Progress = Callable[[str], None]
+
+DEFAULT_ENCODER = "google/siglip-so400m-patch14-384"
+NO_ENCODER_HINT = (
+    "-p adatp-light needs no encoder (relevance.encoder: none in a profile of your own)"
+)
+
+_TEXT, _HEAD, _NORM = "text_model.", "vision_model.head.", "vision_model.post_layernorm."
+_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_WEIGHTS = "model.safetensors"
+_PART = "text-tower-and-head.safetensors"
+_FRAMES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RelevanceFiles:
+    """Where an encoder's files are: the folder of configuration and tokenizer, and the weights."""
+
+    folder: Path
+    weights: tuple[Path, ...]
+
+
+class QuestionTokenizer:
+    """SigLIP's text input: canonical text, an end token, padding to the length it was trained at.
+
+    Parameters
+    ----------
+    tokenizer
+        The vocabulary.
+    eos, pad
+        Ids of the end and the padding token.
+    length
+        Tokens that the tower is trained on.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, eos: int, pad: int, length: int) -> None:
+        self._tokenizer, self._eos, self._pad, self.length = tokenizer, eos, pad, length
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, length: int) -> QuestionTokenizer:
+        """Read `tokenizer.json` and, for the names of the end and padding tokens, its settings."""
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(
+                f"{folder} has no tokenizer.json", "download or copy the whole relevance encoder"
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust side raises no narrower class
+            raise ModelError(f"{path} cannot be read: {error}", "copy it again") from error
+        settings = folder / "tokenizer_config.json"
+        names = read_json(settings) if settings.is_file() else {}
+        eos = _token_id(tokenizer, names.get("eos_token", "</s>"), path)
+        pad = _token_id(tokenizer, names.get("pad_token", "</s>"), path)
+        return cls(tokenizer, eos=eos, pad=pad, length=length)
+
+    def __call__(self, question: str, text_tokens: int | None = None) -> Tensor:
+        """Encode a question to int64 ids, (1, length); what is longer than `text_tokens` is cut."""
+        limit = self.length if text_tokens is None else text_tokens
+        if not 1 <= limit <= self.length:
+            raise UsageError(
+                f"relevance.text_tokens must be between 1 and {self.length}, not {limit}",
+                "correct the profile",
+            )
+        encoded = self._tokenizer.encode(canonical(question), add_special_tokens=False)
+        ids = [*encoded.ids[: limit - 1], self._eos]
+        return torch.tensor([ids + [self._pad] * (self.length - len(ids))])
+
+
+class RelevanceEncoder:
+    """Frames and questions as vectors of one space.
+
+    Parameters
+    ----------
+    text_tower
+        SigLIP's, with its projection.
+    norm, head
+        The vision side's last layer norm and pooling head, float32.
+    tokenizer
+        For the questions.
+    shape
+        Dimensions, for the cost.
+    name
+        Hub id or folder.
+    """
+
+    def __init__(
+        self,
+        text_tower: SiglipTextModel,
+        norm: nn.LayerNorm,
+        head: nn.Module,
+        tokenizer: QuestionTokenizer,
+        shape: RelevanceShape,
+        name: str,
+    ) -> None:
+        self.text_tower, self.norm, self.head = text_tower, norm, head
+        self.tokenizer, self.shape, self.name = tokenizer, shape, name
+
+    @torch.inference_mode()
+    def frame_vectors(self, hidden: Tensor) -> Tensor:
+        """Pool each frame's tower output.
+
+        The head runs in float32 whatever the model's type: segments are cut where a cosine of
+        nearly one drops a little.
+
+        Parameters
+        ----------
+        hidden
+            (T, patches, Dv): the tower's last hidden state before any post-layernorm, which is what
+            `get_video_features` projects.
+
+        Returns
+        -------
+        Tensor
+            float32, (T, De), of unit length.
+        """
+        device = self.norm.weight.device
+        pooled = [
+            self.head(self.norm(chunk.to(device, torch.float32)))
+            for chunk in torch.split(hidden, _FRAMES_AT_ONCE)
+        ]
+        return F.normalize(torch.cat(pooled), dim=-1)
+
+    @torch.inference_mode()
+    def text_vector(self, question: str, text_tokens: int | None = None) -> Tensor:
+        """Embed a question: float32, (De,), of unit length.
+
+        Parameters
+        ----------
+        question
+            What the user asks.
+        text_tokens
+            Tokens of it that are read at most, end token included; the tower's length when omitted.
+        """
+        ids = self.tokenizer(question, text_tokens).to(self.text_tower.device)
+        pooled = self.text_tower(input_ids=ids).pooler_output
+        return F.normalize(pooled[0].float(), dim=-1)
+
+
+def canonical(question: str) -> str:
+    """SigLIP's canonical text: lower case, no ASCII punctuation, single spaces."""
+    kept = question.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(kept.split())
+
+
+def load_relevance(
+    name_or_folder: str,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    offline: bool,
+    progress: Progress,
+    hub: Hub | None = None,
+) -> RelevanceEncoder:
+    """Load text tower, pooling head and post-layernorm of a SigLIP model, and nothing else of it.
+
+    Parameters
+    ----------
+    name_or_folder
+        Hub id or folder in SigLIP's layout.
+    device, dtype
+        Where the encoder goes, and the text tower's type.
+    offline
+        Look in the cache alone.
+    progress
+        Gets what is fetched and how large it is.
+    hub
+        The way to cache and hub; huggingface_hub's when omitted.
+
+    Raises
+    ------
+    ModelError
+        It is neither cached nor reachable, or is no such model.
+    """
+    files = locate_relevance(
+        name_or_folder, offline=offline, progress=progress, hub=hub or HuggingFaceHub()
+    )
+    config = _config(files.folder)
+    state = _read_state(files.weights, (_TEXT, _HEAD, _NORM))
+    tower: Any = _text_tower(config, state, dtype, files.folder)
+    norm, head = _vision_head(config, state, files.folder)
+    shape = relevance_shape(config)
+    tokenizer = QuestionTokenizer.from_folder(files.folder, length=shape.text_tokens)
+    return RelevanceEncoder(
+        tower.to(device), norm.to(device), head.to(device), tokenizer, shape, name_or_folder
+    )
+
+
+def locate_relevance(name: str, *, offline: bool, progress: Progress, hub: Hub) -> RelevanceFiles:
+    """Find an encoder's files; of a hub repository only the tensors that are needed are fetched.
+
+    Raises
+    ------
+    ModelError
+        As `load_relevance`.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return RelevanceFiles(folder, tuple(folder / file for file in weight_files(folder)))
+    if not is_hub_id(name):
+        raise ModelError(
+            f"the relevance encoder {name!r} is neither a folder nor a hub id", NO_ENCODER_HINT
+        )
+    cached = hub.cached(name)
+    if cached is not None and (cached / _WEIGHTS).is_file():
+        return RelevanceFiles(cached, (cached / _WEIGHTS,))
+    if cached is not None and all((cached / file).is_file() for file in _SMALL_FILES):
+        part = hub.derived_folder(name, cached.name) / _PART
+        if part.is_file():
+            return RelevanceFiles(cached, (part,))
+    if offline or hub.offline:
+        raise _unreachable(name, "is not in the cache, and fetching is off (offline)")
+    try:
+        return _fetch_part(name, progress, hub)
+    except HubNotFoundError as error:
+        raise ModelError(
+            f"the hub has no relevance encoder {name} that you may read ({error})", NO_ENCODER_HINT
+        ) from error
+    except HubUnreachableError as error:
+        raise _unreachable(
+            name, f"is not in the cache, and the hub cannot be reached ({error})"
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"the relevance encoder {name} cannot be stored: {error.strerror or error}",
+            "make room, or point HF_HOME at another disk",
+        ) from error
+
+
+def _fetch_part(name: str, progress: Progress, hub: Hub) -> RelevanceFiles:
+    folder = hub.fetch(name, _SMALL_FILES, progress)
+    source = hub.ranges(name, _WEIGHTS, folder.name)
+    header = read_header(source, f"{name}/{_WEIGHTS}")
+    size = sum(entry.nbytes for entry in header.tensors.values() if _is_wanted(entry.name))
+    progress(
+        f"{name} is not in the cache: fetching its text tower and pooling head, "
+        f"{readable_bytes(size)} of its {readable_bytes(header.file_size)}; {NO_ENCODER_HINT}"
+    )
+    told = [0]
+
+    def report(done: int, total: int) -> None:
+        tenths = 10 * done // total
+        if tenths > told[0]:
+            told[0] = tenths
+            progress(f"fetching {name}: {10 * tenths} %")
+
+    part = hub.derived_folder(name, folder.name) / _PART
+    copy_tensors(source, f"{name}/{_WEIGHTS}", _is_wanted, part, report)
+    return RelevanceFiles(folder, (part,))
+
+
+def _is_wanted(name: str) -> bool:
+    return name.startswith((_TEXT, _HEAD, _NORM))
+
+
+def _config(folder: Path) -> SiglipConfig:
+    from transformers import SiglipConfig
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"the relevance encoder {folder} has no config.json", NO_ENCODER_HINT)
+    content = read_json(folder / "config.json")
+    if content.get("model_type") != "siglip" or "auto_map" in content:
+        raise ModelError(
+            f"the relevance encoder {folder} is a {content.get('model_type')!r} model, "
+            "not 'siglip'",
+            NO_ENCODER_HINT,
+        )
+    try:
+        return SiglipConfig(**{key: content[key] for key in ("text_config", "vision_config")})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'} cannot be used: {error}", "copy it again"
+        ) from error
+
+
+def _read_state(paths: tuple[Path, ...], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        check_file(path)
+        with safe_open(path, framework="pt") as file:
+            state |= {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)}  # noqa: SIM118
+    return state
+
+
+def _text_tower(
+    config: SiglipConfig, state: dict[str, Tensor], dtype: torch.dtype, folder: Path
+) -> SiglipTextModel:
+    import transformers
+
+    loader: Any = transformers.SiglipTextModel
+    with weights_progress(str(folder), lambda _: None):
+        tower, info = loader.from_pretrained(
+            None,
+            config=config.text_config,
+            state_dict={key: value for key, value in state.items() if key.startswith(_TEXT)},
+            dtype=dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        raise ModelError(
+            f"the relevance encoder {folder} lacks {len(lacking)} tensors of its text tower, "
+            f"{lacking[0]} among them",
+            "download or copy it again",
+        )
+    result: SiglipTextModel = tower.eval().requires_grad_(False)
+    return result
+
+
+def _vision_head(
+    config: SiglipConfig, state: dict[str, Tensor], folder: Path
+) -> tuple[nn.LayerNorm, nn.Module]:
+    from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+
+    vision: Any = config.vision_config
+    # Built without memory: every value comes from the file.
+    with torch.device("meta"):
+        norm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
+        head: nn.Module = SiglipMultiheadAttentionPoolingHead(vision)
+    for module, prefix in ((norm, _NORM), (head, _HEAD)):
+        values = {
+            key.removeprefix(prefix): value.float()
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
+        try:
+            module.load_state_dict(values, assign=True)
+        except RuntimeError as error:
+            raise ModelError(
+                f"the relevance encoder {folder} does not hold a whole {prefix.rstrip('.')}",
+                "download or copy it again",
+            ) from error
+        module.eval().requires_grad_(False)
+    return norm, head
+
+
+def _token_id(tokenizer: Tokenizer, token: Any, path: Path) -> int:
+    name = token.get("content") if isinstance(token, dict) else token
+    number = tokenizer.token_to_id(name) if isinstance(name, str) else None
+    if number is None:
+        raise ModelError(f"{path} has no token {name!r}", "copy the relevance encoder again")
+    return number
+
+
+def _unreachable(name: str, why: str) -> ModelError:
+    return ModelError(
+        f"the relevance encoder {name} {why}",
+        f"where there is a network: `hf download {name}`; {NO_ENCODER_HINT}",
+        kind="model_unreachable",
+    )

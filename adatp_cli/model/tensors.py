@@ -1,0 +1,246 @@
+"""The safetensors container: read headers, check files, copy a few tensors out of a large one.
+
+Format: eight bytes of little-endian header length, a JSON header that gives each tensor's type,
+shape and byte range, then the data. Reading the header alone tells what a checkpoint holds, how
+much memory it takes and whether the file was cut off, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from adatp_cli.errors import ModelError
+
+_LENGTH_BYTES = 8
+_LARGEST_HEADER = 100 * 2**20  # the format's own limit
+_GAP_WORTH_READING = 2**20  # a hole smaller than this costs less than a second request
+_PIECE = 8 * 2**20
+
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16,
+    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a file: its type, shape and byte range, counted from the start of the data."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+
+class ByteSource(Protocol):
+    """Something whose bytes can be read by range: a local file, or a remote one over HTTP."""
+
+    def read(self, start: int, end: int) -> Iterable[bytes]:
+        """Yield the bytes from `start` up to, not including, `end`, in pieces."""
+        ...
+
+
+class FileSource:
+    """A local file as a `ByteSource`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            file.seek(start)
+            left = end - start
+            while left > 0:
+                piece = file.read(min(left, _PIECE))
+                if not piece:
+                    return
+                left -= len(piece)
+                yield piece
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file holds.
+
+    Parameters
+    ----------
+    tensors
+        By name, in the order of their data.
+    data_start
+        Where the data begins in the file.
+    """
+
+    tensors: Mapping[str, TensorEntry]
+    data_start: int
+
+    @property
+    def file_size(self) -> int:
+        """Bytes that a whole file has."""
+        return self.data_start + max((entry.end for entry in self.tensors.values()), default=0)
+
+
+def read_header(source: ByteSource, name: str) -> Header:
+    """Read and check a file's header.
+
+    Raises
+    ------
+    ModelError
+        The bytes are no safetensors header; `name` says whose they are.
+    """
+    first = b"".join(source.read(0, _LENGTH_BYTES))
+    length = int.from_bytes(first, "little")
+    if len(first) < _LENGTH_BYTES or not 2 <= length <= _LARGEST_HEADER:
+        raise _damaged(name, "it does not begin like a safetensors file")
+    text = b"".join(source.read(_LENGTH_BYTES, _LENGTH_BYTES + length))
+    if len(text) < length:
+        raise _damaged(name, "it ends inside its header")
+    try:
+        entries = [
+            _entry(key, value) for key, value in json.loads(text).items() if key != "__metadata__"
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(name, "its header cannot be read") from error
+    entries.sort(key=lambda entry: entry.start)
+    return Header({entry.name: entry for entry in entries}, _LENGTH_BYTES + length)
+
+
+def check_file(path: Path) -> Header:
+    """Read a local file's header and check that the file is as long as the header says.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, damaged or cut off.
+    """
+    try:
+        size = path.stat().st_size
+        header = read_header(FileSource(path), str(path))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    if size < header.file_size:
+        raise _damaged(str(path), f"it has {size} of its {header.file_size} bytes")
+    return header
+
+
+def copy_tensors(
+    source: ByteSource,
+    name: str,
+    wanted: Callable[[str], bool],
+    target: Path,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Write a smaller safetensors file with only the tensors that are wanted.
+
+    Neighbouring tensors are read as one span, so a file whose wanted tensors lie together costs a
+    request or two; the bytes between spans are never read. `target` appears only when complete.
+
+    Parameters
+    ----------
+    source, name
+        The large file, and what to call it in errors.
+    wanted
+        Says of a tensor's name whether to copy it.
+    target
+        Path of the new file; its folder must exist.
+    progress
+        Called with bytes copied and bytes in all.
+
+    Raises
+    ------
+    ModelError
+        Nothing is wanted, or the source is damaged or ends early.
+    """
+    header = read_header(source, name)
+    entries = [entry for entry in header.tensors.values() if wanted(entry.name)]
+    if not entries:
+        raise ModelError(f"{name} holds none of the tensors that are needed")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    total, done = sum(entry.nbytes for entry in entries), 0
+    try:
+        with partial.open("wb") as file:
+            file.write(_new_header(entries))
+            for span in _spans(entries):
+                for piece in _span_data(source, header.data_start, span, name):
+                    file.write(piece)
+                    done += len(piece)
+                    progress(done, total)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _spans(entries: list[TensorEntry]) -> list[list[TensorEntry]]:
+    """Group entries, in the order of their data, that lie close enough to be read at once."""
+    spans = [[entries[0]]]
+    for entry in entries[1:]:
+        if entry.start - spans[-1][-1].end <= _GAP_WORTH_READING:
+            spans[-1].append(entry)
+        else:
+            spans.append([entry])
+    return spans
+
+
+def _span_data(
+    source: ByteSource, data_start: int, span: list[TensorEntry], name: str
+) -> Iterator[bytes]:
+    """Yield the tensors' bytes of one span, without the holes between them."""
+    begin, end = span[0].start, span[-1].end
+    position = begin
+    waiting = list(span)
+    for piece in source.read(data_start + begin, data_start + end):
+        piece_end = position + len(piece)
+        for entry in waiting:
+            low, high = max(entry.start, position), min(entry.end, piece_end)
+            if low < high:
+                yield piece[low - position : high - position]
+        waiting = [entry for entry in waiting if entry.end > piece_end]
+        position = piece_end
+    if position < end:
+        raise _damaged(name, "it ends inside its data")
+
+
+def _new_header(entries: list[TensorEntry]) -> bytes:
+    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for entry in entries:
+        described[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.nbytes],
+        }
+        offset += entry.nbytes
+    text = json.dumps(described).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)  # the data begins aligned
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+
+
+def _entry(name: str, value: Mapping[str, object]) -> TensorEntry:
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list):
+        raise ValueError(name)
+    start, end = (int(offset) for offset in offsets)
+    entry = TensorEntry(name, dtype, tuple(int(size) for size in shape), start, end)
+    if not 0 <= start <= end or entry.nbytes * 8 != entry.elements * _BITS[dtype]:
+        raise ValueError(name)
+    return entry
+
+
+def _damaged(name: str, what: str) -> ModelError:
+    return ModelError(f"{name} is damaged: {what}", "delete the file and download or copy it again")
