@@ -327,3 +327,14 @@ KNOWN_SHAPES: Mapping[str, ModelShape] = {
     "7b": ModelShape(LanguageShape(28, 3584, 28, 4, 128, 18944, 152_000), _SO400M),
     "72b": ModelShape(LanguageShape(80, 8192, 64, 8, 128, 29568, 152_000), _SO400M),
 }
+
+# google/siglip-so400m-patch14-384: the pooling head and the text tower.
+SO400M_RELEVANCE = RelevanceShape(
+    head_hidden=1152,
+    head_intermediate=4304,
+    text_layers=27,
+    text_hidden=1152,
+    text_intermediate=4304,
+    text_tokens=64,
+    projection=1152,
+)
