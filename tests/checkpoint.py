@@ -191,8 +191,8 @@ def _qwen2_tokenizer() -> Qwen2Tokenizer:
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
         merges=[tuple(pair) for pair in model["merges"]],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",  # noqa: S106
+        pad_token="<|endoftext|>",  # noqa: S106
         additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
         model_max_length=32768,
     )
@@ -207,7 +207,7 @@ def _siglip_tokenizer() -> Tokenizer:
     trainer = trainers.UnigramTrainer(
         vocab_size=120,
         special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
+        unk_token="<unk>",  # noqa: S106
         show_progress=False,
     )
     tokenizer.train_from_iterator([s.lower() for s in SENTENCES], trainer)

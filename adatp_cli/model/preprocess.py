@@ -23,8 +23,8 @@ _FILTERS = {2: "bilinear", 3: "bicubic"}
 _DEFAULT_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEFAULT_STD = (0.26862954, 0.26130258, 0.27577711)
 _DEFAULT_SIZE = 384
-# Source pixels that are held as float32 at a time: three channels of this many make about 100 MB.
-_PIXELS_AT_ONCE = 8_400_000
+# Source pixels that are copied at a time: three bytes of each make about 100 MB.
+_PIXELS_AT_ONCE = 33_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +116,16 @@ class Preprocessor:
         return result.mul_(self.rescale_factor).sub_(mean).div_(std)
 
     def _resize(self, chunk: Tensor) -> Tensor:
-        """uint8 (n, 3, H, W) to whole levels in float32 (n, 3, size, size)."""
-        levels = chunk.float()
+        """uint8 (n, 3, H, W) to uint8 (n, 3, size, size).
+
+        Kept in bytes throughout: torch's byte kernel rounds between its two passes as Pillow does,
+        is the one that torchvision calls, and is ten times as fast as the one for floats.
+        """
         if chunk.shape[-2:] == (self.size, self.size):
-            return levels
-        resized = F.interpolate(
-            levels, (self.size, self.size), mode=self.resample, align_corners=False, antialias=True
+            return chunk
+        return F.interpolate(
+            chunk, (self.size, self.size), mode=self.resample, align_corners=False, antialias=True
         )
-        return resized.round_().clamp_(0, 255)
 
 
 def _find(folder: Path) -> tuple[Path, dict[str, Any]]:

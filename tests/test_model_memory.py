@@ -1,0 +1,176 @@
+"""The memory of a run: what it takes, what there is, what would fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adatp_cli.cost import KNOWN_SHAPES, RelevanceShape
+from adatp_cli.errors import MemoryLimitError
+from adatp_cli.model.memory import (
+    available_memory,
+    cgroup_available,
+    check_run,
+    check_weights,
+    estimate_run,
+    is_out_of_memory,
+    most_frames,
+)
+
+SEVEN = KNOWN_SHAPES["7b"]
+SO400M = RelevanceShape(1152, 4304, 27, 1152, 4304, 64, 1152)
+GIB = 2**30
+
+
+def _bytes(frames: int, text: int = 40, new: int = 128) -> int:
+    return estimate_run(
+        SEVEN, dtype="bfloat16", frames=frames, text_tokens=text, new_tokens=new, relevance=SO400M
+    ).total
+
+
+def test_kv_cache_of_the_7b_is_56_kib_a_token() -> None:
+    # 28 layers x (key + value) x 4 heads x 128 wide x 2 bytes = 57,344
+    estimate = estimate_run(SEVEN, dtype="bfloat16", frames=32, text_tokens=0, new_tokens=0)
+    assert estimate.kv_cache == 57_344 * 32 * 196
+
+
+def test_pruned_layers_hold_less() -> None:
+    counts = [6272] * 2 + [1000] * 26
+    pruned = estimate_run(
+        SEVEN, dtype="bfloat16", frames=32, text_tokens=10, new_tokens=5, visual_per_layer=counts
+    )
+    assert pruned.kv_cache == 57_344 // 28 * sum(count + 15 for count in counts)
+
+
+def test_encoding_a_few_frames_at_a_time_needs_less() -> None:
+    def vision(at_once: int) -> int:
+        return estimate_run(
+            SEVEN, dtype="bfloat16", frames=64, text_tokens=9, new_tokens=9, frames_at_once=at_once
+        ).vision
+
+    assert vision(8) < vision(32) < vision(64) == vision(1000)
+
+
+@given(
+    frames=st.integers(1, 500),
+    more=st.integers(1, 50),
+    text=st.integers(1, 999),
+    new=st.integers(1, 999),
+)
+def test_more_of_anything_never_needs_less(frames: int, more: int, text: int, new: int) -> None:
+    base = _bytes(frames, text, new)
+    assert base < _bytes(frames + more, text, new)
+    assert base <= _bytes(frames, text + more, new)
+    assert base <= _bytes(frames, text, new + more)
+
+
+@given(limit=st.integers(0, 60 * GIB), upper=st.integers(0, 300))
+def test_most_frames_is_the_last_that_fits(limit: int, upper: int) -> None:
+    found = most_frames(_bytes, limit, upper)
+    assert 0 <= found <= upper
+    assert found == 0 or _bytes(found) <= limit
+    assert found == upper or _bytes(found + 1) > limit
+
+
+def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit() -> None:
+    for available in (200 * GIB, None):
+        check_run(
+            _bytes, frames=32, available=available, device="cuda:0", quantization="none", model="7b"
+        )
+
+
+def test_a_run_that_does_not_fit_says_what_would() -> None:
+    with pytest.raises(MemoryLimitError) as caught:
+        check_run(
+            _bytes, frames=512, available=8 * GIB, device="cuda:0", quantization="none", model="7b"
+        )
+    error = caught.value
+    fitting = most_frames(_bytes, 8 * GIB, 512)
+    assert 0 < fitting < 512
+    assert error.exit_code == 5
+    assert "512 frames" in error.message
+    assert "8.0 GiB" in error.message
+    assert f"--frames {fitting} " in error.hint
+    assert "nf4" in error.hint
+    assert "0.5b" in error.hint
+
+
+def test_no_useless_advice() -> None:
+    with pytest.raises(MemoryLimitError) as caught:
+        check_run(_bytes, frames=4, available=1000, device="cpu", quantization="nf4", model="tiny")
+    assert "--frames" not in caught.value.hint
+    assert "nf4" not in caught.value.hint
+    assert "tiny" not in caught.value.hint
+
+
+def test_weights_that_do_not_fit() -> None:
+    def check(available: int) -> None:
+        check_weights(
+            16 * GIB,
+            available=available,
+            device="cuda:0",
+            quantization="none",
+            model="7b",
+            quantized=6 * GIB,
+        )
+
+    check(16 * GIB)
+    with pytest.raises(MemoryLimitError, match=r"16\.0 GiB") as caught:
+        check(8 * GIB)
+    assert "--quantize nf4 needs 6.0 GiB" in caught.value.hint
+    with pytest.raises(MemoryLimitError) as caught:
+        check(5 * GIB)
+    assert "nf4" not in caught.value.hint
+
+
+def _group(folder: Path, limit: str, used: int, cache: int, version: int = 2) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cache}\n")
+
+
+def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("0::/a/b\n")
+    _group(tmp_path, "max", 0, 0)
+    _group(tmp_path / "a", "1000", 700, 100)
+    _group(tmp_path / "a/b", "5000", 100, 0)
+    assert cgroup_available(tmp_path, own) == 400
+
+
+def test_control_groups_of_version_one(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("3:cpu,cpuacct:/x\n2:memory:/x\n")
+    _group(tmp_path / "memory", str(2**63 - 4096), 5, 0, version=1)
+    _group(tmp_path / "memory/x", "900", 300, 50, version=1)
+    assert cgroup_available(tmp_path, own) == 650
+
+
+def test_no_limit_no_number(tmp_path: Path) -> None:
+    assert cgroup_available(tmp_path, tmp_path / "missing") is None
+    (tmp_path / "own").write_text("0::/\n")
+    assert cgroup_available(tmp_path, tmp_path / "own") is None
+    _group(tmp_path, "max", 5, 0)
+    assert cgroup_available(tmp_path, tmp_path / "own") is None
+
+
+def test_this_machine_has_memory() -> None:
+    assert (available_memory("cpu") or 0) > 100 * 2**20
+
+
+def test_failed_allocations_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
