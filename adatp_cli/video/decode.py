@@ -169,10 +169,10 @@ def _decode_in_a_row(
     exact_count = sampling.frames is not None and sampling.fps is None
     enough = len(chosen) >= needed if exact_count else 2 * len(chosen) >= needed
     if len(chosen) == 0 or (survey.errors and not enough):
-        raise _cut_short(source, len(times), expected, sampling)
+        raise _cut_short(source, index, len(times), sampling)
     pixels = pyav_decoder.decode_by_count(source, first, chosen, careful=careful)
     if len(pixels) < len(chosen):
-        raise _cut_short(source, len(pixels), expected, sampling)
+        raise _cut_short(source, index, len(pixels), sampling)
     return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes)
 
 
@@ -208,12 +208,14 @@ def _check_promised_range(source: Source, index: ClipIndex, sampling: Sampling) 
         )
 
 
-def _cut_short(source: Source, decoded: int, expected: int, sampling: Sampling) -> VideoError:
+def _cut_short(source: Source, index: ClipIndex, decoded: int, sampling: Sampling) -> VideoError:
+    """Too few of the frames that the file should hold."""
+    promised = index.promised_frames or round((index.promised_s or 0.0) * index.fps)
     needed = f", {sampling.frames} are needed" if sampling.frames is not None else ""
     hint = f"ask for --frames {decoded} or fewer, or get" if decoded else "get"
     return VideoError(
-        f"{source.name}: cut short or damaged: only {decoded} of its {expected} frames "
-        f"can be decoded{needed}",
+        f"{source.name}: cut short or damaged: only {decoded} of its {max(promised, len(index))} "
+        f"frames can be decoded{needed}",
         f"{hint} the whole file again",
         kind="truncated",
     )
@@ -238,8 +240,7 @@ def _frames(
     if index.promised_frames is not None or index.promised_s is not None:
         reaches_cut = sampling.end_s is None or sampling.end_s > index.end_s
         if short and reaches_cut:
-            expected = index.promised_frames or round((index.promised_s or 0.0) * index.fps)
-            raise _cut_short(source, len(index), max(expected, len(index)), sampling)
+            raise _cut_short(source, index, len(index), sampling)
         promised = (
             f"{index.promised_frames} frames"
             if index.promised_frames is not None
