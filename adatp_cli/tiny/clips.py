@@ -1,0 +1,86 @@
+"""Clips of the world as real files: H.264 in mp4, and folders of them with their questions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from adatp_cli.tiny.questions import Question, all_questions, draw_questions
+from adatp_cli.tiny.render import render
+from adatp_cli.tiny.world import Clip, random_clip
+
+SIDE = 192  # twice what the tower looks at: a file is resized on its way in, as real ones are
+RATE = 24
+
+
+@dataclass(frozen=True, slots=True)
+class DemoClip:
+    """The clip that `adatp demo` writes, with questions about it and their true answers."""
+
+    path: Path
+    questions: tuple[Question, ...]
+
+
+def write_mp4(path: Path, clip: Clip, seconds: float, *, side: int = SIDE) -> None:
+    """Encode a clip as H.264 (yuv420p, crf 20) at `RATE` frames a second.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    import av
+
+    count = round(seconds * RATE)
+    times = (np.arange(count) + 0.5) / count
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(RATE), options={"crf": "20", "threads": "1"}
+        )
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        for part in np.array_split(times, max(count // 32, 1)):
+            for picture in render(clip, part, side):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def held_out_clip(seed: int, number: int) -> tuple[Clip, np.random.Generator]:
+    """Clip `number` of evaluation set `seed`: never seen in training, whose generators have another key."""
+    rng = np.random.default_rng([0x5EED, seed, number])
+    return random_clip(rng), rng
+
+
+def write_clips(folder: Path, count: int, *, seed: int = 0, questions: int = 6) -> Path:
+    """Write `count` held-out clips of 4 to 8 seconds and `questions.jsonl` (video, kind, question, answer)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = folder / "questions.jsonl"
+    with index.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            clip, rng = held_out_clip(seed, number)
+            name = f"{number:05d}.mp4"
+            write_mp4(folder / name, clip, float(rng.uniform(4.0, 8.0)))
+            for asked in draw_questions(clip, rng, questions):
+                row = {
+                    "video": name,
+                    "kind": asked.kind,
+                    "question": asked.text,
+                    "answer": asked.answer,
+                }
+                file.write(json.dumps(row) + "\n")
+    return index
+
+
+def write_demo_clip(path: Path, *, seed: int = 3) -> DemoClip:
+    """Write a clip of three scenes and return it with one question each of several kinds."""
+    clip = random_clip(np.random.default_rng([0xDE70, seed]), scenes=3)
+    write_mp4(path, clip, 6.0)
+    first = {
+        kind: (wordings[0], answer) for kind, wordings, answer in reversed(all_questions(clip))
+    }
+    kinds = ("happens", "middle", "colour", "motion", "scenes", "flash")
+    return DemoClip(path, tuple(Question(kind, *first[kind]) for kind in kinds if kind in first))

@@ -1,0 +1,253 @@
+"""Losses of `tiny`'s training: dense labels for the tower, packed questions and dense labels for the decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, LlavaOnevisionForConditionalGeneration
+
+from adatp_cli.tiny.architecture import DECODER_WIDTH, GRID, PATCHES, tower_settings
+from adatp_cli.tiny.batches import ClipBatch, TowerBatch, packed_bias
+from adatp_cli.tiny.render import Labels
+from adatp_cli.tiny.world import COLOURS, MAX_SCENES, MOTIONS, SHAPES
+
+# After so many decoder layers the visual tokens are asked for what only earlier frames can tell.
+DENSE_DEPTH = 5
+
+
+class TowerHeads(nn.Module):
+    """Linear readers of every patch, thrown away after training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = tower_settings()["hidden_size"]
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.classes = nn.ModuleDict(
+            {
+                "shape": nn.Linear(width, 1 + len(SHAPES)),
+                "colour": nn.Linear(width, 1 + len(COLOURS)),
+                "large": nn.Linear(width, 3),
+                "count": nn.Linear(width, 4),
+                "flash": nn.Linear(width, 2),
+                "row": nn.Linear(width, PATCHES),
+                "column": nn.Linear(width, PATCHES),
+            }
+        )
+        self.offset = nn.Linear(width, 2)
+
+
+class DecoderHeads(nn.Module):
+    """Linear readers of the visual tokens at the decoder's entrance and after `DENSE_DEPTH` layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(DECODER_WIDTH, elementwise_affine=False)
+        self.entrance = nn.ModuleDict(
+            {
+                "shape": nn.Linear(DECODER_WIDTH, 1 + len(SHAPES)),
+                "colour": nn.Linear(DECODER_WIDTH, 1 + len(COLOURS)),
+                "large": nn.Linear(DECODER_WIDTH, 3),
+            }
+        )
+        self.depth = nn.ModuleDict(
+            {
+                "shape": nn.Linear(DECODER_WIDTH, 1 + len(SHAPES)),
+                "colour": nn.Linear(DECODER_WIDTH, 1 + len(COLOURS)),
+                "motion": nn.Linear(DECODER_WIDTH, 1 + len(MOTIONS)),
+                "scene": nn.Linear(DECODER_WIDTH, MAX_SCENES),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    total: Tensor
+    parts: dict[str, float]
+
+
+def tower_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """(F, 3, S, S) to (F, patches, D): the hidden state *before* the post-layernorm, which the decoder is given."""
+    return model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+
+
+def tower_loss(
+    model: LlavaOnevisionForConditionalGeneration, heads: TowerHeads, batch: TowerBatch
+) -> Losses:
+    features = heads.norm(tower_features(model, batch.pixels.to(model.device)).float())
+    labels = batch.labels
+    frames = features.shape[0]
+    place = np.arange(PATCHES)
+    shape = (frames, PATCHES, PATCHES)
+    targets: dict[str, np.ndarray] = {
+        "shape": labels.shape,
+        "colour": labels.colour,
+        "large": labels.large,
+        "count": np.broadcast_to(labels.count[:, None, None], shape),
+        "flash": np.broadcast_to(labels.flash[:, None, None], shape),
+        "row": np.broadcast_to(place[None, :, None], shape),
+        "column": np.broadcast_to(place[None, None, :], shape),
+    }
+    device = features.device
+    losses = {}
+    busy = torch.from_numpy(labels.shape > 0).flatten(1).to(device)
+    for name, target in targets.items():
+        wanted = torch.from_numpy(np.ascontiguousarray(target)).flatten(1).to(device)
+        losses[name] = _balanced(heads.classes[name](features), wanted, busy)
+    offset = torch.from_numpy(labels.offset).flatten(1, 2).to(device)
+    miss = functional.smooth_l1_loss(heads.offset(features)[busy], offset[busy], beta=0.02)
+    losses["offset"] = 5.0 * miss
+    total = torch.stack([value for value in losses.values()]).sum()
+    return Losses(total, {name: float(value.detach()) for name, value in losses.items()})
+
+
+def _balanced(logits: Tensor, target: Tensor, busy: Tensor) -> Tensor:
+    """Cross-entropy in which the cells with a thing and the empty ones weigh the same."""
+    loss = functional.cross_entropy(
+        logits.flatten(0, 1).float(), target.flatten(), reduction="none"
+    )
+    weight = torch.where(
+        busy.flatten(), 0.5 / busy.sum().clamp(min=1), 0.5 / (~busy).sum().clamp(min=1)
+    )
+    return (loss * weight).sum()
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    **options: object,
+) -> tuple[Tensor, None]:
+    """Attention of a packed batch: the clip's part is causal, `attention_mask` is the bias of the text's rows.
+
+    Plain matrix products in half precision: on a CPU they take less than half the time of the fused kernel, which
+    cannot use that text never attends to other text and pays for the mask instead.
+    """
+    dtype = value.dtype
+    repeat = query.shape[1] // key.shape[1]
+    query = query.to(dtype) * float(options["scaling"])  # type: ignore[arg-type]
+    key, value = (part.to(dtype).repeat_interleave(repeat, 1) for part in (key, value))
+    prefix = query.shape[2] - attention_mask.shape[2]
+    hidden = torch.full((prefix, prefix), float("-inf"), dtype=dtype, device=query.device).triu(1)
+    with torch.autocast(query.device.type, enabled=False):
+        clip = _attend(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], hidden)
+        text = _attend(query[:, :, prefix:], key, value, attention_mask.to(dtype))
+    return torch.cat([clip, text], 2).transpose(1, 2), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    return torch.softmax(query @ key.transpose(-1, -2) + bias, -1) @ value
+
+
+def use_packed_attention(model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Give the decoder `packed_attention`; it then takes packed batches only."""
+    AttentionInterface.register("packed", packed_attention)
+    model.model.language_model.set_attn_implementation("packed")
+
+
+def decode(
+    model: LlavaOnevisionForConditionalGeneration, features: Tensor, batch: ClipBatch
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...], int]:
+    """Run clip and packed questions through projector and decoder.
+
+    Returns the logits of the answer tokens (n, V), their targets (n,), all hidden states, and the index of the
+    first visual token. `features` is (B * T, patches, D).
+    """
+    core = model.model
+    device = features.device
+    clips, length = batch.text_ids.shape
+    visual = core.apply_pooling(core.multi_modal_projector(features)).reshape(
+        clips, -1, DECODER_WIDTH
+    )
+    embed = core.language_model.embed_tokens
+    head = embed(batch.head_ids.to(device))[None].expand(clips, -1, -1)
+    newline = core.image_newline[None, None].expand(clips, -1, -1)
+    inputs = torch.cat([head, visual, newline, embed(batch.text_ids.to(device))], 1)
+    prefix = inputs.shape[1] - length
+    positions = torch.cat([torch.arange(prefix).expand(clips, -1), prefix + batch.offset], 1).to(
+        device
+    )
+    result = core.language_model(
+        inputs_embeds=inputs,
+        attention_mask={"full_attention": packed_bias(batch.owner, prefix).to(device)},
+        position_ids=positions,
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    clip, token = batch.is_answer.nonzero(as_tuple=True)
+    states = result.last_hidden_state[clip.to(device), (prefix + token - 1).to(device)]
+    return (
+        model.lm_head(states),
+        batch.text_ids[clip, token].to(device),
+        result.hidden_states,
+        len(batch.head_ids),
+    )
+
+
+def _label_tensor(labels: list[Labels], name: str) -> Tensor:
+    """(B, T * cells) from per-clip arrays; per-frame ones are repeated over the cells."""
+    rows = []
+    for row in labels:
+        value = getattr(row, name)
+        if value.ndim == 1:
+            value = np.broadcast_to(value[:, None, None], (len(value), GRID, GRID))
+        rows.append(torch.from_numpy(np.ascontiguousarray(value)).flatten())
+    return torch.stack(rows)
+
+
+def decoder_loss(
+    model: LlavaOnevisionForConditionalGeneration,
+    heads: DecoderHeads,
+    features: Tensor,
+    batch: ClipBatch,
+    dense_weight: float,
+) -> Losses:
+    """Cross-entropy on the answers, plus `dense_weight` times that on the visual tokens' labels."""
+    logits, targets, hidden, start = decode(model, features, batch)
+    language = functional.cross_entropy(logits.float(), targets)
+    count = _label_tensor(batch.labels, "shape").shape[1]
+    busy = (_label_tensor(batch.labels, "shape") > 0).to(features.device)
+    settled = _label_tensor(batch.labels, "settled").to(features.device)
+    dense: dict[str, Tensor] = {}
+    for level, state in (("entrance", hidden[0]), ("depth", hidden[DENSE_DEPTH])):
+        seen = heads.norm(state[:, start : start + count].float())
+        for name, reader in getattr(heads, level).items():
+            wanted = _label_tensor(batch.labels, name).to(features.device)
+            if name == "motion":
+                # Only things, and only where the frames so far can tell.
+                told = busy & settled
+                dense[f"{level}.{name}"] = functional.cross_entropy(
+                    reader(seen[told]).float(), wanted[told]
+                )
+            else:
+                dense[f"{level}.{name}"] = _balanced(reader(seen), wanted, busy)
+    extra = torch.stack(list(dense.values())).sum()
+    parts = {"language": float(language.detach())} | {
+        k: float(v.detach()) for k, v in dense.items()
+    }
+    return Losses(language + dense_weight * extra, parts)
+
+
+@torch.no_grad()
+def exact_answers(
+    model: LlavaOnevisionForConditionalGeneration, features: Tensor, batch: ClipBatch
+) -> dict[str, list[bool]]:
+    """Per question kind, whether greedy decoding would give each answer word for word.
+
+    With the true answer fed in, the greedy answer is the true one exactly when every token is predicted.
+    """
+    logits, targets, _, _ = decode(model, features, batch)
+    right = (logits.argmax(-1) == targets).cpu()
+    clip, token = batch.is_answer.nonzero(as_tuple=True)
+    number = batch.owner[clip, token]
+    verdicts: dict[str, list[bool]] = {}
+    for b, asked in enumerate(batch.questions):
+        for n, question in enumerate(asked, start=1):
+            mine = (clip == b) & (number == n)
+            verdicts.setdefault(question.kind, []).append(bool(right[mine].all()))
+    return verdicts

@@ -1,0 +1,169 @@
+"""From a clip of the world to pixels, and to the labels that the vision tower is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adatp_cli.tiny.world import COLOURS, MOTIONS, SHAPES, Clip, Thing
+
+Pixels = NDArray[np.uint8]
+SETTLED_AFTER = 0.2  # share of a scene in which a moving thing covers more than half a pooled cell
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What each cell of a `cells` x `cells` grid shows, frame by frame; all arrays start with (T, cells, cells).
+
+    `shape`, `colour`, `motion` are 0 for the background, else 1 + the index in the world's tables; `large` is
+    0/1/2 for background/small/large; `offset` (.., 2) is the way to the thing's centre in picture sides;
+    `count` (T,) things in view, `scene` (T,) index, `flash` (T,) 0/1, `settled` (T,) whether the scene
+    has been seen for long enough that a motion can be told.
+    """
+
+    shape: NDArray[np.int64]
+    colour: NDArray[np.int64]
+    motion: NDArray[np.int64]
+    large: NDArray[np.int64]
+    offset: NDArray[np.float32]
+    count: NDArray[np.int64]
+    scene: NDArray[np.int64]
+    flash: NDArray[np.int64]
+    settled: NDArray[np.bool_]
+
+
+def distance(
+    shape: str, x: NDArray[np.float32], y: NDArray[np.float32], radius: float
+) -> NDArray[np.float32]:
+    """Signed distance (negative inside) to a shape of circumscribed `radius` around the origin; y points down."""
+    if shape == "circle":
+        return np.asarray(np.hypot(x, y) - radius)
+    if shape == "square":
+        return np.asarray(np.maximum(np.abs(x), np.abs(y)) - 0.84 * radius)
+    if shape == "triangle":
+        lean = np.sqrt(3.0) / 2.0
+        return np.asarray(np.maximum(y, np.abs(x) * lean - y / 2) - 0.56 * radius)
+    if shape == "cross":
+        ax, ay = np.abs(x), np.abs(y)
+        arm = 0.34 * radius
+        return np.asarray(
+            np.minimum(np.maximum(ax - radius, ay - arm), np.maximum(ay - radius, ax - arm))
+        )
+    # A five-pointed star: fold the plane onto half a ray, then one edge remains.
+    step = np.pi / 5
+    angle = np.abs((np.arctan2(x, -y) + step) % (2 * step) - step)
+    length = np.hypot(x, y)
+    px, py = length * np.cos(angle) - radius, length * np.sin(angle)
+    inner = 0.45 * radius
+    ex, ey = inner * np.cos(step) - radius, inner * np.sin(step)
+    return np.asarray((px * ey - py * ex) / np.hypot(ex, ey))
+
+
+def background(seed: int, side: int) -> NDArray[np.float32]:
+    """A static cluttered picture of muted colours, (side, side, 3); the same at every size up to resolution."""
+    rng = np.random.default_rng(seed)
+    v, u = np.meshgrid(*([(np.arange(side, dtype=np.float32) + 0.5) / side] * 2), indexing="ij")
+    base = rng.uniform(35, 120) + rng.uniform(-14, 14, 3)
+    slope = rng.uniform(-30, 30, 2)
+    picture = base + (slope[0] * (u - 0.5) + slope[1] * (v - 0.5))[..., None]
+    for _ in range(int(rng.integers(0, 7))):
+        x, y = rng.uniform(0, 1, 2)
+        w, h = rng.uniform(0.03, 0.3, 2)
+        angle = rng.uniform(0, np.pi)
+        tint = rng.uniform(-26, 26) + rng.uniform(-8, 8, 3)
+        a = (u - x) * np.cos(angle) + (v - y) * np.sin(angle)
+        b = (v - y) * np.cos(angle) - (u - x) * np.sin(angle)
+        inside = np.clip(0.5 - np.maximum(np.abs(a) - w, np.abs(b) - h) * side, 0, 1)
+        picture = picture + inside[..., None] * tint
+    return np.asarray(np.clip(picture, 0, 165), dtype=np.float32)
+
+
+def _stamp(picture: NDArray[np.float32], thing: Thing, centre: NDArray[np.float64]) -> None:
+    side = picture.shape[0]
+    x, y, r = float(centre[0]) * side, float(centre[1]) * side, thing.radius * side
+    reach = 1.2 * r + 2
+    x0, x1 = max(int(x - reach), 0), min(int(x + reach) + 1, side)
+    y0, y1 = max(int(y - reach), 0), min(int(y + reach) + 1, side)
+    dx = np.arange(x0, x1, dtype=np.float32)[None] + 0.5 - x
+    dy = np.arange(y0, y1, dtype=np.float32)[:, None] + 0.5 - y
+    dx, dy = np.broadcast_arrays(dx, dy)
+    cover = np.clip(0.5 - distance(thing.shape, dx, dy, r), 0, 1)[..., None]
+    patch = picture[y0:y1, x0:x1]
+    patch += cover * (np.asarray(COLOURS[thing.colour], np.float32) - patch)
+
+
+def shown_at(clip: Clip, time: float) -> list[tuple[Thing, NDArray[np.float64]]]:
+    """The things in view at `time` with their centres."""
+    if clip.flash is not None and clip.in_flash(time):
+        return [(clip.flash.thing, clip.flash.thing.centre(0.0))]
+    scene = clip.scenes[clip.scene_at(time)]
+    progress = (time - scene.begin) / (scene.end - scene.begin)
+    return [(thing, thing.centre(progress)) for thing in scene.things]
+
+
+def render(clip: Clip, times: NDArray[np.float64], side: int) -> Pixels:
+    """The frames at `times` (fractions of the clip): (T, side, side, 3) uint8 RGB."""
+    backdrops: dict[int, NDArray[np.float32]] = {}
+    frames = np.empty((len(times), side, side, 3), np.uint8)
+    for t, time in enumerate(float(v) for v in times):
+        index = -1 if clip.in_flash(time) else clip.scene_at(time)
+        if index not in backdrops:
+            backdrops[index] = (
+                np.full((side, side, 3), 208, np.float32)
+                if index < 0
+                else background(clip.scenes[index].background_seed, side)
+            )
+        picture = backdrops[index].copy()
+        for thing, centre in shown_at(clip, time):
+            _stamp(picture, thing, centre)
+        frames[t] = np.rint(picture)
+    return frames
+
+
+def label(clip: Clip, times: NDArray[np.float64], cells: int) -> Labels:
+    """What each grid cell shows at each of `times`: a thing that covers any of nine points of the cell."""
+    count = len(times)
+    grid = (count, cells, cells)
+    result = Labels(
+        *(np.zeros(grid, np.int64) for _ in range(4)),
+        offset=np.zeros((*grid, 2), np.float32),
+        count=np.zeros(count, np.int64),
+        scene=np.zeros(count, np.int64),
+        flash=np.zeros(count, np.int64),
+        settled=np.zeros(count, np.bool_),
+    )
+    middle = (np.arange(cells, dtype=np.float32) + 0.5) / cells
+    fine = ((np.arange(3 * cells, dtype=np.float32) + 0.5) / (3 * cells)).astype(np.float32)
+    first_look: dict[int, float] = {}
+    for t, time in enumerate(float(v) for v in times):
+        shown = shown_at(clip, time)
+        result.count[t] = len(shown)
+        result.scene[t] = clip.scene_at(time)
+        result.flash[t] = int(clip.in_flash(time))
+        if not result.flash[t]:
+            scene = clip.scenes[clip.scene_at(time)]
+            progress = (time - scene.begin) / (scene.end - scene.begin)
+            since = progress - first_look.setdefault(int(result.scene[t]), progress)
+            result.settled[t] = since >= SETTLED_AFTER
+        for thing, centre in shown:
+            dx, dy = np.broadcast_arrays(
+                fine[None] - np.float32(centre[0]), fine[:, None] - np.float32(centre[1])
+            )
+            inside = distance(thing.shape, dx, dy, thing.radius) < 0
+            mask = inside.reshape(cells, 3, cells, 3).any((1, 3))
+            result.shape[t][mask] = 1 + SHAPES.index(thing.shape)
+            result.colour[t][mask] = 1 + list(COLOURS).index(thing.colour)
+            result.motion[t][mask] = 1 + list(MOTIONS).index(thing.motion)
+            result.large[t][mask] = 1 + int(thing.large)
+            way_x, way_y = np.broadcast_arrays(
+                centre[0] - middle[None], centre[1] - middle[:, None]
+            )
+            result.offset[t][mask] = np.stack([way_x, way_y], -1)[mask]
+    return result
+
+
+def sample_times(samples: int) -> NDArray[np.float64]:
+    """The middles of `samples` equal spans of [0, 1]: where `--frames` looks."""
+    return (np.arange(samples) + 0.5) / samples

@@ -1,0 +1,267 @@
+"""Train `tiny` from nothing: `python -m adatp_cli.tiny.train --out FOLDER`.
+
+Three stages, each deterministic by seed and each leaving its result in the folder, so that a broken run goes on:
+the vision tower from dense labels, the decoder (and projector) from packed questions, the relevance encoder
+contrastively against the finished tower. The same command uses a GPU where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Tokenizer
+
+from adatp_cli.tiny.architecture import (
+    DEFAULT_FRAMES,
+    build_model,
+    build_tokenizer,
+    write_checkpoint,
+    write_json,
+)
+from adatp_cli.tiny.batches import clip_batch, tower_batch
+from adatp_cli.tiny.contrast import Contrast, build_text_tokenizer, pair_batch
+from adatp_cli.tiny.learning import (
+    DecoderHeads,
+    Losses,
+    TowerHeads,
+    decoder_loss,
+    exact_answers,
+    tower_features,
+    tower_loss,
+    use_packed_attention,
+)
+from adatp_cli.tiny.questions import all_questions
+from adatp_cli.tiny.world import random_clip
+
+log = logging.getLogger("adatp.tiny.train")
+
+TOWER_FRAMES = 96
+# Visual frames in a decoder step; the number of clips follows from the clip's length.
+STEP_FRAMES = 256
+QUESTIONS = 12
+HELD_OUT = 10**9  # step numbers from here on are never trained on
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    seed: int = 0
+    tower_steps: int = 600
+    decoder_steps: int = 1800
+    long_steps: int = 300
+    joint_steps: int = 250
+    relevance_steps: int = 500
+    rate: float = 3e-3
+    dense_weight: float = 0.3
+
+
+class Optimiser:
+    """Muon for the matrices inside the blocks, AdamW for everything else, one schedule for both."""
+
+    def __init__(self, modules: Iterable[nn.Module], rate: float, steps: int) -> None:
+        matrices, others = [], []
+        for module in modules:
+            for name, value in module.named_parameters():
+                if value.requires_grad:
+                    inner = value.ndim == 2 and ".layers." in f".{name}"
+                    (matrices if inner else others).append(value)
+        self.parameters = matrices + others
+        self.optimisers = [
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.rate, self.steps = rate, steps
+
+    def step(self, number: int, loss: Tensor) -> None:
+        """One update; the rate warms up over 30 steps and falls linearly over the last 45 %."""
+        share = min(1.0, (number + 1) / 30) * min(1.0, (self.steps - number) / (0.45 * self.steps))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * share
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+
+def corpus(clips: int = 400) -> list[str]:
+    """Every wording and answer of the first clips, with and without a capital: what the tokenizer learns from."""
+    rows = [
+        row
+        for n in range(clips)
+        for row in all_questions(random_clip(np.random.default_rng([7, n])))
+    ]
+    asked = [text for _, wordings, _ in rows for text in wordings]
+    capitals = [text[0].upper() + text[1:] for text in asked]
+    return [*asked, *capitals, *(answer for _, _, answer in rows), "user ", "assistant\n"]
+
+
+def _report(stage: str, number: int, steps: int, began: float, losses: Losses) -> None:
+    parts = " ".join(f"{name}={value:.3f}" for name, value in losses.parts.items())
+    log.info("%s %d/%d %.0fs %s", stage, number, steps, time.monotonic() - began, parts)
+
+
+def train_tower(model: LlavaOnevisionForConditionalGeneration, recipe: Recipe) -> None:
+    """Dense labels on every patch; see `learning.tower_loss`."""
+    torch.manual_seed(recipe.seed)
+    heads = TowerHeads().to(model.device)
+    tower = model.model.vision_tower
+    optimiser = Optimiser([tower, heads], recipe.rate, recipe.tower_steps)
+    began = time.monotonic()
+    for number in range(recipe.tower_steps):
+        batch = tower_batch(recipe.seed, number, TOWER_FRAMES)
+        with torch.autocast(model.device.type, torch.bfloat16):
+            losses = tower_loss(model, heads, batch)
+        optimiser.step(number, losses.total)
+        if number % 20 == 0 or number == recipe.tower_steps - 1:
+            _report("tower", number, recipe.tower_steps, began, losses)
+
+
+def _samples(recipe: Recipe, number: int) -> int:
+    """Length of this step's clips: short ones teach most for the money, long ones only at the end."""
+    if number >= recipe.decoder_steps - recipe.long_steps:
+        return (16, 12, 16, 24)[number % 4]
+    return (8, 8, 8, 12, 8, 8, 8, 16)[number % 8]
+
+
+def train_decoder(
+    model: LlavaOnevisionForConditionalGeneration,
+    tokenizer: Qwen2Tokenizer,
+    recipe: Recipe,
+    save: Callable[[], None],
+    compiled: bool,
+) -> None:
+    """Packed questions, on the frozen tower's features until the last steps; see `learning.decoder_loss`."""
+    torch.manual_seed(recipe.seed + 1)
+    heads = DecoderHeads().to(model.device)
+    use_packed_attention(model)
+    if compiled:
+        for layer in model.model.language_model.layers:
+            layer.compile()
+    # The tower's weights move only in the joint steps: until then no gradient reaches them.
+    optimiser = Optimiser([model, heads], recipe.rate, recipe.decoder_steps)
+    began = time.monotonic()
+    for number in range(recipe.decoder_steps):
+        samples = _samples(recipe, number)
+        batch = clip_batch(
+            tokenizer,
+            recipe.seed + 1,
+            number,
+            clips=STEP_FRAMES // samples,
+            samples=samples,
+            questions=QUESTIONS,
+        )
+        with torch.autocast(model.device.type, torch.bfloat16):
+            with torch.set_grad_enabled(number >= recipe.decoder_steps - recipe.joint_steps):
+                features = tower_features(model, batch.pixels.flatten(0, 1).to(model.device))
+            losses = decoder_loss(model, heads, features, batch, recipe.dense_weight)
+        optimiser.step(number, losses.total)
+        if number % 20 == 0:
+            _report("decoder", number, recipe.decoder_steps, began, losses)
+        if number % 200 == 199 or number == recipe.decoder_steps - 1:
+            for length in (8, 16):
+                log.info(
+                    "held out, %d frames: %s", length, held_out(model, tokenizer, recipe, length)
+                )
+            save()
+
+
+def train_relevance(
+    model: LlavaOnevisionForConditionalGeneration, contrast: Contrast, recipe: Recipe
+) -> None:
+    """Text tower and pooling head against the finished tower; see `contrast`."""
+    torch.manual_seed(recipe.seed + 2)
+    optimiser = Optimiser([contrast], recipe.rate / 3, recipe.relevance_steps)
+    began = time.monotonic()
+    for number in range(recipe.relevance_steps):
+        batch = pair_batch(contrast.tokenizer, recipe.seed + 2, number, clips=24)
+        with torch.autocast(model.device.type, torch.bfloat16):
+            with torch.no_grad():
+                features = tower_features(model, batch.pixels.to(model.device))
+            loss = contrast.loss(features.float(), batch)
+        optimiser.step(number, loss)
+        if number % 50 == 0 or number == recipe.relevance_steps - 1:
+            _report(
+                "relevance",
+                number,
+                recipe.relevance_steps,
+                began,
+                Losses(loss, {"pairs": float(loss.detach())}),
+            )
+
+
+def held_out(
+    model: LlavaOnevisionForConditionalGeneration,
+    tokenizer: Qwen2Tokenizer,
+    recipe: Recipe,
+    samples: int,
+    clips: int = 64,
+) -> str:
+    """Share of exactly right answers, overall and by kind, on clips that training never sees."""
+    verdicts: dict[str, list[bool]] = {}
+    for part in range(clips // 16):
+        batch = clip_batch(
+            tokenizer, recipe.seed, HELD_OUT + part, clips=16, samples=samples, questions=QUESTIONS
+        )
+        with torch.autocast(model.device.type, torch.bfloat16), torch.no_grad():
+            features = tower_features(model, batch.pixels.flatten(0, 1).to(model.device))
+            for kind, rows in exact_answers(model, features, batch).items():
+                verdicts.setdefault(kind, []).extend(rows)
+    every = [v for rows in verdicts.values() for v in rows]
+    kinds = " ".join(f"{kind}={100 * np.mean(rows):.0f}" for kind, rows in sorted(verdicts.items()))
+    return f"{100 * np.mean(every):.1f} % ({kinds})"
+
+
+def _stage(model: nn.Module, path: Path, train: Callable[[], None]) -> None:
+    """Run a stage once: its weights are loaded when an earlier run has left them."""
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return
+    train()
+    torch.save(model.state_dict(), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the stages and the bundle"
+    )
+    for name, value in ((f, getattr(Recipe(), f)) for f in Recipe.__slots__):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the decoder's layers (needs a C++ compiler)"
+    )
+    given = vars(parser.parse_args())
+    out: Path = given.pop("out")
+    compiled: bool = given.pop("compile")
+    recipe = replace(Recipe(), **given)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    sentences = corpus()
+    tokenizer = build_tokenizer(sentences)
+    model = build_model(tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    _stage(model, out / "tower.pt", lambda: train_tower(model, recipe))
+    save = lambda: torch.save(model.state_dict(), out / "decoder-partial.pt")  # noqa: E731
+    _stage(
+        model, out / "decoder.pt", lambda: train_decoder(model, tokenizer, recipe, save, compiled)
+    )
+    contrast = Contrast(build_text_tokenizer(sentences)).to(model.device)
+    _stage(contrast, out / "relevance.pt", lambda: train_relevance(model, contrast, recipe))
+    write_checkpoint(out / "bundle", model, tokenizer)
+    contrast.save(out / "bundle" / "relevance")
+    described = {"default_frames": DEFAULT_FRAMES, "relevance_encoder": "relevance"}
+    write_json(out / "bundle" / "adatp.json", described)
+
+
+if __name__ == "__main__":
+    main()
