@@ -603,7 +603,7 @@ def test_a_cut_mp4_with_its_index_first_is_used_as_far_as_it_goes(
     (tmp_path / "none.mp4").write_bytes(whole[:header])
     error = failure(tmp_path / "none.mp4")
     assert error.kind == "truncated"
-    assert "0 of its 60 frames" in error.message
+    assert "only 0 of its 60 frames" in error.message
 
 
 def test_a_cut_matroska_file_says_how_far_it_goes(tmp_path: Path) -> None:

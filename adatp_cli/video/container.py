@@ -100,6 +100,13 @@ def quiet_libav() -> None:
     av.logging.set_libav_level(av.logging.PANIC)
 
 
+def decoding_errors() -> tuple[type[Exception], ...]:
+    """What PyAV raises over damaged data; the last three where its own bookkeeping stumbles."""
+    import av
+
+    return (av.FFmpegError, OSError, ValueError, IndexError, OverflowError)
+
+
 @contextmanager
 def open_clip(
     source: Source, *, share_frames: bool = False
@@ -126,7 +133,7 @@ def open_clip(
                 "record or export it again",
                 kind="no_frames",
             ) from None
-        except (av.FFmpegError, ValueError, OSError):
+        except decoding_errors():
             raise explain_unopened(source) from None
         with container:
             stream = _video_stream(container, source)
@@ -206,8 +213,6 @@ class _Packets:
 
 
 def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
-    import av
-
     packets = _Packets(array("q"), array("q"))
     jump = int(5.0 / float(stream.time_base or 1))
     newest = 0
@@ -229,7 +234,7 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
             elif not packets.keys or moment < packets.keys[-1]:
                 packets.closed = False
             packets.pts.append(moment)
-    except (av.FFmpegError, OSError):
+    except decoding_errors():
         pass  # What came before counts; `promised_*` says that more was to come.
     return packets
 

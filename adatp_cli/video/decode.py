@@ -64,6 +64,8 @@ def read_frames(
     index = index_clip(checked)
     first = pyav_decoder.probe(checked)
     if first is None:
+        if index.promised_frames is not None or index.promised_s is not None:
+            raise _cut_short(checked, index, 0, sampling)
         raise VideoError(
             f"{checked.name}: none of its {len(index)} frames can be decoded ({index.codec})",
             "the file is damaged; get or record it again",

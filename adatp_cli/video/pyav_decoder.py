@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from adatp_cli.video.container import ClipIndex, open_clip
+from adatp_cli.video.container import ClipIndex, decoding_errors, open_clip
 from adatp_cli.video.source import Source
 
 if TYPE_CHECKING:
@@ -176,20 +176,18 @@ def _decoded(
 
     Frames before `ignore_before` may need what a seek left out: their errors do not count.
     """
-    import av
-
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
-        except (av.FFmpegError, OSError):
+        except decoding_errors():
             errors.count += 1
             return
         if packet is None:
             return
         try:
             frames = packet.decode()
-        except (av.FFmpegError, OSError):
+        except decoding_errors():
             leading = ignore_before is not None and (packet.pts or 0) < ignore_before
             errors.count += 0 if leading else 1
             continue
@@ -239,11 +237,9 @@ class _Cursor:
         return None
 
     def _seek(self, key_pts: int) -> None:
-        import av
-
-        try:
+            try:
             self._container.seek(key_pts, stream=self._stream, backward=True)
-        except (av.FFmpegError, OSError):
+        except decoding_errors():
             self.errors.count += 1
         self._frames = _decoded(self._container, self._stream, self.errors, key_pts)
         self._position = -1
