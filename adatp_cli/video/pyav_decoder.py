@@ -237,7 +237,7 @@ class _Cursor:
         return None
 
     def _seek(self, key_pts: int) -> None:
-            try:
+        try:
             self._container.seek(key_pts, stream=self._stream, backward=True)
         except decoding_errors():
             self.errors.count += 1
