@@ -1,0 +1,89 @@
+"""`adatp ask`: one clip, one or several questions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from adatp_cli.cli.errors import reporting
+from adatp_cli.cli.options import RunOptions, with_run_options
+from adatp_cli.cli.output import Output
+from adatp_cli.cli.running import Interview
+from adatp_cli.errors import UsageError
+from adatp_cli.video.source import STDIN_NAME
+
+STDIN = "-"
+
+
+@with_run_options
+def ask(
+    video: Annotated[
+        str,
+        typer.Argument(
+            metavar="VIDEO", show_default=False, help="A video file, or - for its bytes on stdin."
+        ),
+    ],
+    questions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="QUESTION...",
+            show_default=False,
+            help="One or several; - reads one a line from stdin.",
+        ),
+    ],
+    options: RunOptions,
+) -> None:
+    """Answer one or several questions about one clip, which is decoded and encoded once.
+
+    Put -- before a VIDEO or QUESTION that starts with a dash.
+    """
+    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    with reporting(output):
+        options.check()
+        asked = read_questions(questions, stdin_is_video=video == STDIN)
+        source = _read_clip() if video == STDIN else video
+        name = STDIN_NAME if video == STDIN else video
+        Interview(source, asked, options, output, video_name=name).run()
+
+
+def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:
+    """The questions as they were given, a `-` replaced by the lines on stdin.
+
+    Raises
+    ------
+    UsageError
+        There is no question, a blank one, or stdin is wanted for two things.
+    """
+    if list(given).count(STDIN) > int(not stdin_is_video):
+        other = "the clip" if stdin_is_video else "another question"
+        raise UsageError(f"a question - reads stdin, and so does {other}", "use - once")
+    questions: list[str] = []
+    for text in given:
+        if text == STDIN:
+            lines = [line.strip() for line in _stdin_text().splitlines()]
+            found = [line for line in lines if line]
+            if not found:
+                raise UsageError("no question on stdin", "write one question a line")
+            questions += found
+        elif not text.strip():
+            raise UsageError("a question is blank", "ask something")
+        else:
+            questions.append(text)
+    return questions
+
+
+def _stdin_text() -> str:
+    if sys.stdin is None:
+        return ""
+    return sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
+
+
+def _read_clip() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "VIDEO is -, and stdin is no file or pipe", "as in: adatp ask - QUESTION < clip.mp4"
+        )
+    return sys.stdin.buffer.read()

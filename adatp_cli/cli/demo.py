@@ -1,0 +1,79 @@
+"""`adatp demo`: a clip made on the spot, the bundled model, answers beside the truth."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adatp_cli.cli.errors import reporting
+from adatp_cli.cli.options import Json, ProfileOption, Quiet, RunOptions, Verbose
+from adatp_cli.cli.output import Output
+from adatp_cli.cli.running import Interview
+from adatp_cli.errors import UsageError
+from adatp_cli.profiles import DEFAULT_PROFILE
+
+
+def demo(
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            "--clip",
+            metavar="FILE",
+            help="Write the clip here and keep it (an .mp4). Default: a temporary file.",
+        ),
+    ] = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a small generated mp4 and ask the bundled model about it; needs no network.
+
+    The bundled model tiny knows moving coloured shapes and nothing else.
+    """
+    output = Output(json=json, quiet=quiet, verbose=verbose)
+    options = RunOptions(
+        model="tiny", profile=profile, offline=True, json=json, quiet=quiet, verbose=verbose
+    )
+    with reporting(output):
+        options.check()
+        if clip is not None:
+            _run(_check_target(clip), options, output)
+            return
+        with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
+            _run(Path(folder) / "demo.mp4", options, output)
+
+
+def _check_target(clip: str) -> Path:
+    path = Path(clip)
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"--clip {clip}: the clip is an mp4 file", "end its name in .mp4")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--clip {clip}: cannot be written there", "name a file in a folder")
+    return path
+
+
+def _run(path: Path, options: RunOptions, output: Output) -> None:
+    from adatp_cli.tiny.demo import write_demo_clip
+
+    try:
+        made = write_demo_clip(path)
+    except OSError as error:
+        raise UsageError(
+            f"--clip {path}: {error.strerror or error}", "write it elsewhere"
+        ) from None
+    output.note(
+        f"{path}: a generated clip of moving coloured shapes; the model tiny knows those and "
+        "nothing else"
+    )
+    Interview(
+        str(path),
+        made.questions,
+        options,
+        output,
+        video_name=str(path),
+        truths=made.answers,
+    ).run()

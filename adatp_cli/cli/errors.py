@@ -1,0 +1,81 @@
+"""The one map from what went wrong to a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import typer
+
+from adatp_cli.cli.output import Output, OutputClosedError, one_line
+from adatp_cli.errors import AdatpError, MemoryLimitError
+from adatp_cli.record import ErrorInfo
+
+INTERRUPTED = 130
+_LESS_MEMORY = "use fewer --frames, a smaller --model, or --quantize nf4"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What to tell: `info` for people and programs, the exit code for the shell."""
+
+    exit_code: int
+    info: ErrorInfo
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The message and the exit code of an exception, whichever it is."""
+    if isinstance(error, AdatpError):
+        return Failure(
+            error.exit_code, ErrorInfo(error.kind, one_line(error.message), one_line(error.hint))
+        )
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(INTERRUPTED, ErrorInfo("interrupted", "interrupted", ""))
+    if isinstance(error, typer.TyperException):
+        message = one_line(error.format_message()).rstrip(".")
+        return Failure(
+            error.exit_code, ErrorInfo("usage", message, "--help tells what is possible")
+        )
+    if _is_out_of_memory(error):
+        info = ErrorInfo(MemoryLimitError.default_kind, "out of memory", _LESS_MEMORY)
+        return Failure(MemoryLimitError.exit_code, info)
+    name, text = type(error).__name__, one_line(str(error))
+    message = f"unexpected {name}: {text}" if text else f"unexpected {name}"
+    return Failure(1, ErrorInfo("unexpected", message, "run it again with --verbose to see where"))
+
+
+@contextmanager
+def reporting(output: Output) -> Iterator[None]:
+    """Turn whatever a command's body raises into its line on stderr and its exit code.
+
+    Raises
+    ------
+    typer.Exit
+        With the exit code; a reader that closed stdout early has had all it wanted, which is no
+        failure.
+    """
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except OutputClosedError:
+        raise typer.Exit(0) from None
+    except BaseException as error:
+        if isinstance(error, SystemExit | GeneratorExit):
+            raise
+        if output.verbose and not isinstance(error, KeyboardInterrupt):
+            output.trouble("".join(traceback.format_exception(error)).rstrip())
+        failure = failure_of(error)
+        output.error(failure.info)
+        raise typer.Exit(failure.exit_code) from None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:  # a failed allocation of torch's needs a loaded torch
+        return isinstance(error, MemoryError)
+    from adatp_cli.model.memory import is_out_of_memory
+
+    return is_out_of_memory(error)

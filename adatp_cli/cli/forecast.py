@@ -1,0 +1,122 @@
+"""What a profile will cost on a model, told from shapes alone: nothing is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adatp_cli import cost
+from adatp_cli.profiles import Profile
+
+DEFAULT_FRAMES = 32
+# A question of ordinary length with its chat template, and an answer of a sentence or two (our
+# choice).
+TEXT_TOKENS = 40
+ANSWER_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model as far as its cost goes."""
+
+    name: str
+    shape: cost.ModelShape
+    relevance: cost.RelevanceShape | None
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Planned visual tokens per layer, pruned layers (first, last), and both counts of the cost."""
+
+    frames: int
+    visual_per_layer: tuple[int, ...]
+    pruned_layers: tuple[int, int] | None
+    paper_vanilla: int
+    paper_pruned: int
+    vanilla: cost.EndToEnd
+    pruned: cost.EndToEnd
+
+
+def find_target(model: str, *, offline: bool = True) -> Target:
+    """The shapes of a model by alias, or from the configuration of one that is at hand.
+
+    Raises
+    ------
+    ModelError, UsageError
+        There is no such model at hand.
+    """
+    if model == "auto":
+        from adatp_cli.model.checkpoints import choose_auto
+        from adatp_cli.model.device import choose_device, is_cuda
+
+        model = choose_auto(cuda=is_cuda(choose_device(model)))
+    known = cost.KNOWN_SHAPES.get(model.lower())
+    if known is not None:
+        return Target(model.lower(), known, cost.SO400M_RELEVANCE, DEFAULT_FRAMES)
+    from transformers import LlavaOnevisionConfig, SiglipConfig
+
+    from adatp_cli.model.checkpoints import locate
+    from adatp_cli.model.hub import HuggingFaceHub
+    from adatp_cli.model.layout import read_description
+    from adatp_cli.model.shapes import model_shape, relevance_shape
+
+    checkpoint = locate(model, offline=offline, progress=lambda _text: None, hub=HuggingFaceHub())
+    about = read_description(checkpoint.folder)
+    relevance = cost.SO400M_RELEVANCE
+    if about.relevance_encoder is not None and Path(about.relevance_encoder).is_dir():
+        relevance = relevance_shape(SiglipConfig.from_pretrained(about.relevance_encoder))
+    shape = model_shape(LlavaOnevisionConfig.from_pretrained(checkpoint.folder))
+    return Target(checkpoint.name, shape, relevance, about.default_frames or DEFAULT_FRAMES)
+
+
+def forecast(profile: Profile, target: Target, frames: int | None = None) -> Forecast:
+    """The cost of one question under a profile.
+
+    Raises
+    ------
+    UsageError
+        The profile's layers or budget do not fit the model.
+    """
+    from adatp_cli.pruning.budget import solve_budget
+
+    frames = frames or profile.frames or target.frames
+    language = target.shape.language
+    visual = frames * target.shape.tokens_per_frame
+    full = (visual,) * language.layers
+    counts, pruned_layers, rows = full, None, {}
+    if profile.budget is not None:
+        last = profile.schedule.last_layer
+        schedule = solve_budget(
+            profile.budget,
+            visual,
+            language,
+            profile.schedule.first_layer,
+            None if last == "auto" else last,
+        )
+        counts = schedule.counts
+        pruned_layers = schedule.first_layer, schedule.last_layer
+        pruned = range(schedule.first_layer, schedule.last_layer + 1)
+        rows = {layer: profile.scores.rows for layer in pruned if counts[layer] < counts[layer - 1]}
+    encodes = profile.budget is not None and profile.relevance.encoder not in ("none", "attention")
+
+    def end_to_end(per_layer: tuple[int, ...], *, prunes: bool) -> cost.EndToEnd:
+        return cost.end_to_end_cost(
+            target.shape,
+            frames=frames,
+            text_tokens=TEXT_TOKENS,
+            visual_per_layer=per_layer,
+            generated=ANSWER_TOKENS,
+            score_rows=rows if prunes else None,
+            relevance=target.relevance if prunes and encodes else None,
+        )
+
+    return Forecast(
+        frames,
+        counts,
+        pruned_layers,
+        cost.paper_cost(full, language),
+        cost.paper_cost(counts, language),
+        end_to_end(full, prunes=False),
+        end_to_end(counts, prunes=True),
+    )

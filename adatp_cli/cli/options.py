@@ -1,0 +1,335 @@
+"""The one table of options that commands share: their spelling, meaning, default and help."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adatp_cli.errors import UsageError
+from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile
+
+if TYPE_CHECKING:
+    from adatp_cli.video.sampling import Sampling
+
+_MODEL = "Model"
+_PRUNING = "Pruning"
+_CLIP = "Clip"
+_ANSWER = "Answer"
+_OUTPUT = "Output"
+
+
+class Quantize(StrEnum):
+    auto = "auto"
+    none = "none"
+    int8 = "int8"
+    nf4 = "nf4"
+    fp4 = "fp4"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="ADATP_MODEL",
+        metavar="NAME",
+        rich_help_panel=_MODEL,
+        help="auto, tiny, 0.5b, 7b, 72b, a hub id, or a local folder. auto: the 7b on CUDA, "
+        "the 0.5b without. tiny comes with adatp and knows moving coloured shapes and nothing "
+        "else.",
+    ),
+]
+QuantizeOption = Annotated[
+    Quantize,
+    typer.Option(
+        "--quantize",
+        "-Q",
+        rich_help_panel=_MODEL,
+        help="Weights of the language model's layers. auto: nf4 where a GPU lacks room for them.",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        rich_help_panel=_MODEL,
+        help="auto, cpu, cuda or cuda:N. auto: the first CUDA device, else the CPU.",
+    ),
+]
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option(
+        "--dtype",
+        rich_help_panel=_MODEL,
+        help="Number format. auto: bfloat16 where the device is fast at it, else float32.",
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline", rich_help_panel=_MODEL, help="Use what is on this machine; download nothing."
+    ),
+]
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        "-p",
+        envvar="ADATP_PROFILE",
+        metavar="NAME",
+        rich_help_panel=_PRUNING,
+        help="Name of a pruning profile (see `adatp profiles list`) or a YAML file.",
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        metavar="SHARE",
+        rich_help_panel=_PRUNING,
+        help="Share of the unpruned language model's cost to spend, above 0 and at most 1, in the "
+        "paper's convention (visual tokens only); overrides the profile's.",
+    ),
+]
+FrameCount = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        "-n",
+        metavar="N",
+        rich_help_panel=_CLIP,
+        help="Frames to look at, spread evenly; with --fps the most to take. Default: the "
+        "profile's, else the model's (32 for LLaVA-OneVision).",
+    ),
+]
+Fps = Annotated[
+    float | None,
+    typer.Option(
+        "--fps",
+        metavar="RATE",
+        rich_help_panel=_CLIP,
+        help="Frames per second of video to look at, in place of a fixed number.",
+    ),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="TIME",
+        rich_help_panel=_CLIP,
+        help="Look from here on: seconds, mm:ss or hh:mm:ss.",
+    ),
+]
+End = Annotated[
+    str | None,
+    typer.Option(
+        "--end", metavar="TIME", rich_help_panel=_CLIP, help="Look up to here, as for --start."
+    ),
+]
+MaxNewTokens = Annotated[
+    int,
+    typer.Option(
+        "--max-new-tokens",
+        metavar="N",
+        rich_help_panel=_ANSWER,
+        help="Longest answer, in tokens.",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        metavar="T",
+        rich_help_panel=_ANSWER,
+        help="Sample at this temperature, above 0. Default: greedy decoding.",
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        metavar="P",
+        rich_help_panel=_ANSWER,
+        help="With --temperature: sample from the likeliest tokens that hold this probability.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        rich_help_panel=_ANSWER,
+        help="With --temperature: the same seed gives the same answer on this machine. Default: 0.",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        rich_help_panel=_OUTPUT,
+        help="One JSON record a line on stdout (see `adatp schema`); nothing is streamed.",
+    ),
+]
+TraceFile = Annotated[
+    str | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE.npz",
+        rich_help_panel=_OUTPUT,
+        help="Write every choice of the pruning as arrays; question 2 goes to FILE-2.npz.",
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        rich_help_panel=_OUTPUT,
+        help="No progress, notes or statistics on stderr; errors still come.",
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        rich_help_panel=_OUTPUT,
+        help="Each stage, the libraries' own warnings, and tracebacks of errors, on stderr.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a command that answers questions was asked to do; each field is one option above."""
+
+    model: Model = "auto"
+    quantize: QuantizeOption = Quantize.auto
+    device: Device = "auto"
+    dtype: DtypeOption = Dtype.auto
+    offline: Offline = False
+    profile: ProfileOption = DEFAULT_PROFILE
+    budget: Budget = None
+    frames: FrameCount = None
+    fps: Fps = None
+    start: Start = None
+    end: End = None
+    max_new_tokens: MaxNewTokens = 128
+    temperature: Temperature = None
+    top_p: TopP = None
+    seed: Seed = None
+    json: Json = False
+    trace: TraceFile = None
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    def check(self) -> None:
+        """What can be said before anything is imported or read.
+
+        Raises
+        ------
+        UsageError
+            Options that exclude each other, or a value out of range.
+        """
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose exclude each other", "give one of them")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed} does not fit 64 bits", "give a smaller number")
+        if self.trace is not None:
+            _check_trace(Path(self.trace))
+
+    def resolved_profile(self) -> Profile:
+        """The profile with the budget that was asked for.
+
+        Raises
+        ------
+        ProfileError, UsageError
+            The profile does not exist or is not valid, or the budget does not fit it.
+        """
+        profile = load_profile(self.profile)
+        return profile if self.budget is None else profile.with_budget(self.budget)
+
+    def sampling(self) -> Sampling:
+        """Which frames to look at.
+
+        Raises
+        ------
+        UsageError
+            A frame count, rate or time that makes no sense.
+        """
+        from adatp_cli.video.sampling import Sampling, parse_time
+
+        return Sampling(
+            frames=self.frames,
+            fps=self.fps,
+            start_s=None if self.start is None else parse_time(self.start),
+            end_s=None if self.end is None else parse_time(self.end),
+        )
+
+
+def trace_path(trace: str, index: int) -> Path:
+    """Where the trace of question `index` (from 0) goes: FILE.npz, FILE-2.npz, FILE-3.npz, ..."""
+    path = Path(trace)
+    return path if index == 0 else path.with_stem(f"{path.stem}-{index + 1}")
+
+
+def _check_trace(path: Path) -> None:
+    if path.suffix != ".npz":
+        raise UsageError(f"--trace {path}: a trace is an .npz file", "end its name in .npz")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(
+            f"--trace {path}: cannot be written there", "give a file in an existing folder"
+        )
+
+
+Command = typing.TypeVar("Command", bound=Callable[..., None])
+
+
+def with_run_options(command: Command) -> Command:
+    """Give a command every option of `RunOptions`, which it receives as one parameter `options`.
+
+    Typer reads a command's options off its signature. This writes the fields of `RunOptions` into
+    it, so that five commands cannot come to define one option in five ways.
+    """
+    hints = typing.get_type_hints(RunOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=item.default,
+            annotation=hints[item.name],
+        )
+        for item in dataclasses.fields(RunOptions)
+    ]
+    names = {parameter.name for parameter in shared}
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        options = RunOptions(**{name: given.pop(name) for name in names})
+        command(**given, options=options)
+
+    own_hints = typing.get_type_hints(command, include_extras=True)
+    own = [
+        parameter.replace(annotation=own_hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.name != "options"
+    ]
+    parameters = own + shared
+    wrapper.__annotations__ = {item.name: item.annotation for item in parameters}
+    setattr(wrapper, "__signature__", inspect.Signature(parameters))  # noqa: B010 - mypy knows none
+    return typing.cast(Command, wrapper)

@@ -1,0 +1,226 @@
+"""The one place that writes: answers or JSON to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
+from adatp_cli.video.source import printable
+
+# Escape sequences in an answer must not reach the terminal; tabs and newlines may.
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
+}
+
+
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+class OutputClosedError(Exception):
+    """Whoever read stdout has closed it; there is nobody left to write for."""
+
+
+def one_line(text: str) -> str:
+    """`text` on one line that is safe to print: white space as one space, controls escaped."""
+    return " ".join(printable(word) for word in text.split())
+
+
+class Output:
+    """Where a command's results, progress and errors go.
+
+    Parameters
+    ----------
+    json
+        Records as JSON lines on stdout in place of streamed text.
+    quiet
+        Nothing on stderr but errors.
+    verbose
+        Every stage on stderr, and tracebacks.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.verbose = verbose
+        self._stderr = Console(
+            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+        self._status: Status | None = None
+        self._mid_line = False
+        self._asked = -1
+
+    # stdout
+
+    def write(self, text: str) -> None:
+        """Write to stdout as it is, and flush.
+
+        Raises
+        ------
+        OutputClosedError
+            The reader has gone.
+        """
+        self._clear_status()
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Else the interpreter's own flush at exit would complain about the same pipe.
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, sys.stdout.fileno())
+            os.close(devnull)
+            raise OutputClosedError from None
+        self._mid_line = not text.endswith("\n") if text else self._mid_line
+
+    def line(self, text: str) -> None:
+        """Write one line, or several, to stdout."""
+        self.write(f"{text}\n")
+
+    def data(self, value: Any) -> None:
+        """Write a value to stdout as one line of JSON."""
+        self.line(json.dumps(value, allow_nan=False))
+
+    def text_chunk(self, text: str) -> None:
+        """A piece of the answer, as it comes; nothing in JSON mode."""
+        if not self.json:
+            self.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
+
+    def answered(self, record: AnswerRecord, truth: str | None = None) -> None:
+        """The end of an answer: its record in JSON mode, and what it cost on stderr.
+
+        `truth`, where it is known, is shown to people beside the answer.
+        """
+        if self.json:
+            self.line(record.to_json())
+        else:
+            self.write("\n")
+        rows = statistics(record)
+        if truth is not None and not self.json:
+            rows.insert(0, ("true", truth))
+        for label, text in rows:
+            self._print(Text.assemble((f"{label:<12}", "dim"), text))
+
+    def failed(self, record: FailureRecord) -> None:
+        """A question without an answer: its record in JSON mode. The error itself comes apart."""
+        if self.json:
+            self.line(record.to_json())
+
+    # stderr
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._print(Text(one_line(text)))
+
+    def question(self, index: int, text: str) -> None:
+        """Which of several questions the coming answer is to; said once, to people."""
+        if index != self._asked and not self.json:
+            self._asked = index
+            self._print(Text(f"{index + 1}. {one_line(text)}", style="bold"))
+
+    def stage(self, text: str) -> None:
+        """What is going on: a moving line on a terminal, a plain one with --verbose."""
+        text = one_line(text)
+        if self.verbose:
+            self.note(text)
+        elif not self.quiet and self._stderr.is_terminal:
+            if self._status is None:
+                self._status = Status(Text(text), console=self._stderr)
+                self._status.start()
+            else:
+                self._status.update(Text(text))
+
+    def trouble(self, text: str) -> None:
+        """Several lines on what went wrong, whatever --quiet says."""
+        self._clear_status()
+        self._end_line()
+        self._stderr.print(Text(text))
+
+    def error(self, info: ErrorInfo) -> None:
+        """One line: what, on which file, what to do next."""
+        text = f"{info.message}; {info.hint}" if info.hint else info.message
+        self._clear_status()
+        self._end_line()
+        self._stderr.print(Text.assemble(("error: ", "bold red"), text))
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """A block at whose end, however it ends, no moving line is left on the terminal."""
+        try:
+            yield
+        finally:
+            self._clear_status()
+
+    def _print(self, text: Text) -> None:
+        if self.quiet:
+            return
+        self._clear_status()
+        self._stderr.print(text)
+
+    def _clear_status(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _end_line(self) -> None:
+        """Finish a half-written answer, so that an error does not stand behind it on a terminal."""
+        if self._mid_line:
+            self._mid_line = False
+            if sys.stdout.isatty():
+                with contextlib.suppress(OutputClosedError):
+                    self.write("\n")
+
+
+def statistics(record: AnswerRecord) -> list[tuple[str, str]]:
+    """What an answer cost, as label and text, one screen line each."""
+    tokens, paper, full = record.tokens, record.flops.paper, record.flops.end_to_end
+    llm = full.prefill + full.scoring + full.generate
+    llm_vanilla = full.vanilla - full.vision
+    return [
+        (
+            "tokens",
+            f"{tokens.visual} visual, {tokens.kept_final} kept to the last layer, "
+            f"{percent(tokens.kept_mean_ratio)} mean over layers",
+        ),
+        (
+            "LLM cost",
+            f"{amount(paper.pruned)} of {amount(paper.vanilla)}MAC "
+            f"({percent(paper.ratio)}, paper), "
+            f"{amount(llm)} of {amount(llm_vanilla)}FLOP ({percent(llm / llm_vanilla)})",
+        ),
+        (
+            "end to end",
+            f"{amount(full.pruned)} of {amount(full.vanilla)}FLOP ({percent(full.ratio)}), "
+            f"vision {amount(full.vision)}, relevance {amount(full.relevance)}",
+        ),
+        ("seconds", _seconds(record)),
+    ]
+
+
+def amount(count: float) -> str:
+    """Three significant digits and a prefix: 48_821_899_886_592 -> '48.8 T'."""
+    power = 0
+    while count >= 999.5 and power < len(_PREFIXES) - 1:
+        count /= 1000
+        power += 1
+    digits = 0 if power == 0 or count >= 99.95 else 1 if count >= 9.995 else 2
+    return f"{count:.{digits}f} {_PREFIXES[power]}"
+
+
+def percent(share: float) -> str:
+    """0.273 -> '27.3 %'."""
+    return f"{100 * share:.1f} %"
+
+
+def _seconds(record: AnswerRecord) -> str:
+    seconds = record.seconds
+    parts = ("load", "decode", "vision", "relevance", "prefill", "generate")
+    shown = [f"{name} {getattr(seconds, name):.2f}" for name in parts if getattr(seconds, name) > 0]
+    return f"{seconds.total:.2f}: {', '.join(shown)}"

@@ -1,0 +1,155 @@
+"""`adatp profiles`: which there are, what one says and costs, whether a file is one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+import yaml
+
+from adatp_cli.cli.errors import reporting
+from adatp_cli.cli.forecast import (
+    ANSWER_TOKENS,
+    TEXT_TOKENS,
+    Forecast,
+    Target,
+    find_target,
+    forecast,
+)
+from adatp_cli.cli.options import Json
+from adatp_cli.cli.output import Output, amount, percent
+from adatp_cli.errors import UsageError
+from adatp_cli.profiles import Profile, builtin_names, load_profile
+
+app = typer.Typer(no_args_is_help=True, help="List, show and check pruning profiles.")
+
+
+@app.command("list")
+def list_profiles(json: Json = False) -> None:
+    """The profiles that come with adatp."""
+    output = Output(json=json)
+    with reporting(output):
+        profiles = [load_profile(name) for name in builtin_names()]
+        if json:
+            for profile in profiles:
+                output.data(profile.to_dict())
+            return
+        for profile in profiles:
+            output.line(f"{profile.name:<18} {profile.description}")
+
+
+@app.command()
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", show_default=False, help="A profile's name or a YAML file."),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Tell the cost on auto, tiny, 0.5b, 7b, 72b, a cached hub id, or a folder.",
+        ),
+    ] = "7b",
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="SHARE", help="At this budget, not its own.")
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            "--frames", "-n", metavar="N", help="For this many frames. Default: as in ask."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print a profile with every knob, and the cost that it comes to on a model.
+
+    The output is a valid profile file.
+    """
+    output = Output(json=json)
+    with reporting(output):
+        if frames is not None and frames < 1:
+            raise UsageError(f"--frames {frames} leaves nothing to look at", "give 1 or more")
+        profile = load_profile(name)
+        if budget is not None:
+            profile = profile.with_budget(budget)
+        target = find_target(model)
+        told = forecast(profile, target, frames)
+        if json:
+            output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))
+            return
+        output.write(yaml.safe_dump(profile.to_dict(), sort_keys=False, allow_unicode=True))
+        for line in _as_comment(told, target):
+            output.line(f"# {line}".rstrip())
+
+
+@app.command()
+def validate(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", show_default=False, help="A YAML file, or a profile's name."
+        ),
+    ],
+) -> None:
+    """Check a profile file; exit 0 when it is valid, 2 with the reason when not."""
+    output = Output()
+    with reporting(output):
+        profile = load_profile(file)
+        output.line(f"{file}: valid, the profile {profile.name!r} ({_purpose(profile)})")
+
+
+def _purpose(profile: Profile) -> str:
+    if profile.budget is None:
+        return f"method {profile.method}"
+    return f"method {profile.method}, budget {percent(profile.budget)}"
+
+
+def _as_data(told: Forecast) -> dict[str, object]:
+    return {
+        "frames": told.frames,
+        "visual_per_layer": list(told.visual_per_layer),
+        "pruned_layers": None if told.pruned_layers is None else list(told.pruned_layers),
+        "flops": {
+            "paper": {
+                "vanilla": told.paper_vanilla,
+                "pruned": told.paper_pruned,
+                "ratio": told.paper_pruned / told.paper_vanilla,
+            },
+            "end_to_end": {
+                "vanilla": told.vanilla.total,
+                "pruned": told.pruned.total,
+                "ratio": told.pruned.total / told.vanilla.total,
+            }
+            | dataclasses.asdict(told.pruned),
+        },
+        "assumed": {"text_tokens": TEXT_TOKENS, "generated": ANSWER_TOKENS},
+    }
+
+
+def _as_comment(told: Forecast, target: Target) -> list[str]:
+    visual = told.visual_per_layer[0]
+    share = told.paper_pruned / told.paper_vanilla
+    total = told.pruned.total / told.vanilla.total
+    lines = [
+        "",
+        f"On {target.name}, {told.frames} frames of {target.shape.tokens_per_frame} visual tokens:",
+        f"  language model  {amount(told.paper_pruned)} of {amount(told.paper_vanilla)}MAC "
+        f"({percent(share)}), paper convention",
+        f"  end to end      {amount(told.pruned.total)} of {amount(told.vanilla.total)}FLOP "
+        f"({percent(total)}), vision {amount(told.pruned.vision)}",
+        f"                  with {TEXT_TOKENS} text tokens and an answer of {ANSWER_TOKENS}",
+    ]
+    if told.pruned_layers is not None:
+        first, last = told.pruned_layers
+        kept = told.visual_per_layer[-1]
+        mean = sum(told.visual_per_layer) / len(told.visual_per_layer) / visual
+        lines += [
+            f"  visual tokens   {visual}, dropped at layers {first} to {last} of "
+            f"{len(told.visual_per_layer)}, {kept} kept",
+            f"                  to the last layer, {percent(mean)} mean over layers",
+        ]
+    return lines

@@ -1,0 +1,167 @@
+"""From options to an engine, and from its events to the output; what `ask` and `demo` share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, cast
+
+from adatp_cli.cli.errors import failure_of
+from adatp_cli.cli.options import RunOptions, trace_path
+from adatp_cli.cli.output import Output, OutputClosedError
+from adatp_cli.profiles import Profile
+from adatp_cli.record import ErrorInfo, FailureRecord
+from adatp_cli.video.source import check_source
+
+if TYPE_CHECKING:
+    from adatp_cli.engine import Answered, ClipReady, Engine, Stage, TextChunk
+    from adatp_cli.model.load import LoadedModel
+
+
+class Interview:
+    """Several questions about one clip, from the options to the last answer.
+
+    Parameters
+    ----------
+    source, video_name
+        The clip, and what records and errors call it.
+    questions
+        At least one.
+    options, output
+        What was asked for, and where everything goes.
+    truths
+        What is true, one text per question, to show beside the answers.
+    """
+
+    def __init__(
+        self,
+        source: str | bytes,
+        questions: Sequence[str],
+        options: RunOptions,
+        output: Output,
+        *,
+        video_name: str,
+        truths: Sequence[str] | None = None,
+    ) -> None:
+        self._source = source
+        self._questions = questions
+        self._options = options
+        self._output = output
+        self._truths = truths
+        self._done = 0
+        self._known = FailureRecord(video_name, "", ErrorInfo("", "", ""))
+
+    def run(self) -> None:
+        """Answer every question, writing as the answers come.
+
+        In JSON mode each question without an answer gets a failure record before the error goes on.
+
+        Raises
+        ------
+        AdatpError
+            Whatever keeps a question from its answer.
+        """
+        from adatp_cli.model.quiet import quiet_libraries
+
+        try:
+            with self._output.running(), quiet_libraries(verbose=self._options.verbose):
+                self._ask()
+        except (OutputClosedError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            info = failure_of(error).info
+            for question in self._questions[self._done :]:
+                failure = dataclasses.replace(self._known, question=question, error=info)
+                self._output.failed(failure)
+            raise
+
+    def _ask(self) -> None:
+        options, name = self._options, self._known.video
+        profile = options.resolved_profile()
+        self._know(profile=profile.to_dict())
+        sampling = options.sampling()
+        check_source(self._source, name)  # a wrong path must not wait for a model to load
+        engine, loaded = self._load(profile)
+        sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
+        events = engine.ask(
+            self._source, self._questions, sampling, video_name=name, stream=not options.json
+        )
+        # Closed at once when something goes wrong: the engine then stops its thread.
+        with contextlib.closing(
+            cast("Generator[Stage | ClipReady | TextChunk | Answered]", events)
+        ) as run:
+            for event in run:
+                self._handle(event)
+
+    def _handle(self, event: Stage | ClipReady | TextChunk | Answered) -> None:
+        from adatp_cli.engine import Answered, ClipReady, TextChunk
+
+        if isinstance(event, Answered):
+            self._answered(event)
+        elif isinstance(event, TextChunk):
+            self._introduce()
+            self._output.text_chunk(event.text)
+        elif isinstance(event, ClipReady):
+            self._know(video_info=event.video_info)
+            for note in event.notes:
+                self._output.note(note)
+        else:
+            self._output.stage(f"{event.name}: {event.detail}")
+
+    def _answered(self, event: Answered) -> None:
+        self._introduce()
+        if self._options.trace is not None and event.trace is not None:
+            event.trace.save(trace_path(self._options.trace, self._done))
+        truth = None if self._truths is None else self._truths[self._done]
+        self._done += 1
+        self._output.answered(event.record, truth)
+
+    def _introduce(self) -> None:
+        if len(self._questions) > 1:
+            self._output.question(self._done, self._questions[self._done])
+
+    def _load(self, profile: Profile) -> tuple[Engine, LoadedModel]:
+        """Load the model that the options name, saying what goes on and what was chosen."""
+        options, output = self._options, self._output
+        output.stage("importing PyTorch and transformers")
+        from adatp_cli import account
+        from adatp_cli.engine import Engine, GenerationSettings
+        from adatp_cli.model.load import LoadRequest, load_model
+
+        def progress(text: str) -> None:
+            # What is announced once stays on the screen; what counts up to its end does not.
+            passing = text.startswith(("loading ", "fetching "))
+            (output.stage if passing else output.note)(text)
+
+        settings = GenerationSettings(
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed or 0,
+        )
+        if options.seed is not None and options.temperature is None:
+            output.note("--seed has no effect on greedy decoding; it needs --temperature")
+        started = time.perf_counter()
+        loaded = load_model(
+            LoadRequest(
+                model=options.model,
+                quantization=options.quantize.value,
+                device=options.device,
+                dtype=options.dtype.value,
+                offline=options.offline,
+                relevance="none" if profile.method == "vanilla" else profile.relevance.encoder,
+            ),
+            progress,
+        )
+        seconds = time.perf_counter() - started
+        self._know(model=account.model_info(loaded), versions=account.versions())
+        keep_trace = options.trace is not None
+        engine = Engine(loaded, profile, settings, keep_trace=keep_trace, load_seconds=seconds)
+        self._know(profile=engine.profile.to_dict())
+        return engine, loaded
+
+    def _know(self, **facts: object) -> None:
+        """Remember what a failure record will tell, should one be needed."""
+        self._known = dataclasses.replace(self._known, **facts)  # type: ignore[arg-type]
