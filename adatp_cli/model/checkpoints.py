@@ -119,7 +119,7 @@ def locate(name: str, *, offline: bool, progress: Progress, hub: Hub) -> Checkpo
     if name.lower() == TINY:
         return Checkpoint(TINY, check_layout(bundled_folder()), None)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return Checkpoint(name, check_layout(folder), None)
     repo = ALIASES.get(name.lower(), name)
     if not is_hub_id(repo):
@@ -183,7 +183,7 @@ def _check_remote(repo: str, files: Sequence[RemoteFile]) -> None:
             f"{repo} is no model in Hugging Face layout: it has no config.json",
             "name a LLaVA-OneVision checkpoint such as 0.5b or 7b",
         )
-    if not any(name.endswith(".safetensors") for name in names):
+    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
         raise ModelError(
             f"{repo} has no safetensors weights, and other formats can run code when they are read",
             "name a checkpoint with safetensors weights, or convert this one",
