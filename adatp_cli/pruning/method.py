@@ -139,6 +139,26 @@ class PruningPlan(ABC):
 class PruningMethod(ABC):
     """A method with its knobs."""
 
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether it wants `frame_vectors` and `question_vector` from a relevance encoder."""
+        return False
+
+    @abstractmethod
+    def layer_limits(self, visual: int, shape: LanguageShape) -> tuple[int, ...]:
+        """The most visual tokens that will enter each layer, known before anything runs.
+
+        Parameters
+        ----------
+        visual
+            Visual tokens of the clip.
+
+        Raises
+        ------
+        UsageError
+            As for `plan`.
+        """
+
     @abstractmethod
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> PruningPlan:
         """The plan for one question about one clip.

@@ -61,16 +61,19 @@ class AdaTP(PruningMethod):
     local: LocalSettings = field(default_factory=LocalSettings)
     scores: ScoreSettings = field(default_factory=ScoreSettings)
 
+    @property
+    def needs_encoder(self) -> bool:
+        return self.relevance.encoder not in ("none", "attention")
+
+    def layer_limits(self, visual: int, shape: LanguageShape) -> tuple[int, ...]:
+        return self._schedule(visual, shape).counts
+
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> AdaTPPlan:
-        last = self.schedule.last_layer
-        schedule = solve_budget(
-            self.budget,
-            layout.visual,
-            shape,
-            self.schedule.first_layer,
-            None if last == "auto" else last,
-        )
-        return AdaTPPlan(self, layout, schedule, self._cut(signals))
+        return AdaTPPlan(self, layout, self._schedule(layout.visual, shape), self._cut(signals))
+
+    def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
+        first, last = self.schedule.first_layer, self.schedule.last_layer
+        return solve_budget(self.budget, visual, shape, first, None if last == "auto" else last)
 
     def _cut(self, signals: ClipSignals) -> SegmentTable:
         """Segments by the chosen signal, weighted where relevance is known before the prefill."""

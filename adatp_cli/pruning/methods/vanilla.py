@@ -32,6 +32,9 @@ class VanillaPlan(PruningPlan):
 class Vanilla(PruningMethod):
     """What every other method is measured against."""
 
+    def layer_limits(self, visual: int, shape: LanguageShape) -> tuple[int, ...]:
+        return (visual,) * shape.layers
+
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> VanillaPlan:
         del layout, signals, shape  # nothing to plan from
         return VanillaPlan()

@@ -1,0 +1,198 @@
+"""The account of one answer: what was measured, put into the answer record."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+
+from adatp_cli import __version__
+from adatp_cli.cost import RelevanceShape, end_to_end_cost, paper_cost
+from adatp_cli.generation import Generated
+from adatp_cli.profiles import Profile
+from adatp_cli.pruning.budget import pruned_layers
+from adatp_cli.pruning.method import VisualLayout
+from adatp_cli.pruning.segments import SegmentTable
+from adatp_cli.record import (
+    EndToEndFlops,
+    Flops,
+    ModelInfo,
+    PaperFlops,
+    SegmentFacts,
+    TokenCounts,
+    Versions,
+    VideoFacts,
+)
+from adatp_cli.video.frames import Frames
+
+if TYPE_CHECKING:
+    from adatp_cli.model.load import LoadedModel
+
+
+def model_info(loaded: LoadedModel) -> ModelInfo:
+    """Which weights answer, and where."""
+    return ModelInfo(
+        name=loaded.name,
+        revision=loaded.revision,
+        quantization=loaded.quantization,
+        dtype=loaded.dtype,
+        device=loaded.device,
+        layers=loaded.shape.language.layers,
+    )
+
+
+def video_facts(frames: Frames) -> VideoFacts:
+    """The clip as it was decoded."""
+    info = frames.info
+    return VideoFacts(
+        decoder=info.decoder,
+        codec=info.codec,
+        width=info.width,
+        height=info.height,
+        fps=info.fps,
+        duration_s=info.duration_s,
+        frames_total=info.frames_total,
+        frames_used=len(frames),
+        timestamps_s=[float(moment) for moment in frames.timestamps_s],
+    )
+
+
+def resolve_profile(profile: Profile, loaded: LoadedModel, *, encodes: bool) -> Profile:
+    """The profile with every `auto` replaced by what it came to for this model."""
+    if profile.method == "vanilla":
+        relevance = dataclasses.replace(profile.relevance, encoder="none")
+        return dataclasses.replace(profile, relevance=relevance)
+    knobs, local = profile.schedule, profile.local
+    first, last = pruned_layers(
+        loaded.shape.language.layers,
+        knobs.first_layer,
+        None if knobs.last_layer == "auto" else knobs.last_layer,
+    )
+    encoder = profile.relevance.encoder
+    if encodes and loaded.relevance is not None:
+        encoder = loaded.relevance.name
+    signal = profile.segments.signal
+    if signal == "auto":
+        signal = "relevance" if encodes else "tower"
+    return dataclasses.replace(
+        profile,
+        schedule=dataclasses.replace(knobs, last_layer=last),
+        segments=dataclasses.replace(profile.segments, signal=signal),
+        relevance=dataclasses.replace(profile.relevance, encoder=encoder),
+        local=dataclasses.replace(
+            local,
+            first_layer=first if local.first_layer == "auto" else local.first_layer,
+            last_layer=last if local.last_layer == "auto" else local.last_layer,
+        ),
+    )
+
+
+def segment_facts(
+    table: SegmentTable | None, generated: Generated, layout: VisualLayout, frames: Frames
+) -> list[SegmentFacts]:
+    """The segments, and how many visual tokens of each reach the last layer."""
+    if table is None:
+        return []
+    steps = generated.report.steps
+    kept = steps[-1].kept if steps else torch.arange(layout.visual)
+    of_token = table.of_frames()[kept // layout.per_frame]
+    counts = torch.bincount(of_token, minlength=len(table.weights)).tolist()
+    facts = []
+    for number, (first, end) in enumerate(pairwise(table.bounds)):
+        relevance = table.segment_relevance
+        facts.append(
+            SegmentFacts(
+                first_frame=first,
+                last_frame=end - 1,
+                start_s=float(frames.timestamps_s[first]),
+                end_s=float(frames.timestamps_s[end - 1]),
+                relevance=relevance[number] if relevance else None,
+                salient=table.salient[number],
+                kept=int(counts[number]),
+            )
+        )
+    return facts
+
+
+def token_counts(generated: Generated, layout: VisualLayout) -> TokenCounts:
+    """Prompt and answer in tokens, as measured."""
+    kept = generated.report.visual_per_layer
+    return TokenCounts(
+        text=generated.report.text_tokens,
+        visual=layout.visual,
+        kept_per_layer=list(kept),
+        kept_final=kept[-1],
+        kept_mean_ratio=sum(kept) / (len(kept) * layout.visual),
+        generated=len(generated.ids),
+    )
+
+
+def flops(
+    loaded: LoadedModel,
+    generated: Generated,
+    layout: VisualLayout,
+    relevance: RelevanceShape | None,
+) -> Flops:
+    """Both counts of the cost, from what the layers saw; vanilla is the same answer unpruned."""
+    shape, report = loaded.shape, generated.report
+    everything = (layout.visual,) * shape.language.layers
+    pruned = end_to_end_cost(
+        shape,
+        frames=layout.frames,
+        text_tokens=report.text_tokens,
+        visual_per_layer=report.visual_per_layer,
+        generated=len(generated.ids),
+        score_rows=report.score_rows,
+        relevance=relevance,
+    )
+    vanilla = end_to_end_cost(
+        shape,
+        frames=layout.frames,
+        text_tokens=report.text_tokens,
+        visual_per_layer=everything,
+        generated=len(generated.ids),
+    )
+    paper, paper_vanilla = (
+        paper_cost(counts, shape.language) for counts in (report.visual_per_layer, everything)
+    )
+    return Flops(
+        PaperFlops(paper_vanilla, paper, paper / paper_vanilla),
+        EndToEndFlops(
+            vanilla=vanilla.total,
+            pruned=pruned.total,
+            ratio=pruned.total / vanilla.total,
+            vision=pruned.vision,
+            relevance=pruned.relevance,
+            prefill=pruned.prefill,
+            scoring=pruned.scoring,
+            generate=pruned.generate,
+        ),
+    )
+
+
+def versions() -> Versions:
+    """Of what decides the numbers."""
+    import transformers
+
+    return Versions(__version__, str(torch.__version__), transformers.__version__)
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start a new peak on a GPU; a CPU process has only the one of its life."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str) -> int | None:
+    """Most bytes held since `reset_peak_memory` on a GPU, else by the process in its whole life."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

@@ -1,0 +1,402 @@
+"""One clip and its questions in, a stream of events out: stages, pieces of text, answers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adatp_cli import account
+from adatp_cli.cost import RelevanceShape
+from adatp_cli.encoding import FRAMES_AT_ONCE, EncodedClip, encode_clip, synchronize
+from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
+from adatp_cli.generation import (
+    Generated,
+    GenerationSettings,
+    Request,
+    generate,
+    generate_streaming,
+)
+from adatp_cli.model.memory import (
+    available_memory,
+    check_run,
+    estimate_run,
+    is_out_of_memory,
+)
+from adatp_cli.model.prompt import Prompt, build_prompt
+from adatp_cli.profiles import Profile
+from adatp_cli.pruning.method import ClipSignals, PruningPlan, VisualLayout
+from adatp_cli.pruning.methods import method_of
+from adatp_cli.record import AnswerRecord, Seconds, VideoFacts
+from adatp_cli.trace import Trace, build_trace
+from adatp_cli.video.decode import read_frames
+from adatp_cli.video.frames import Frames
+from adatp_cli.video.sampling import Sampling
+
+if TYPE_CHECKING:
+    from adatp_cli.model.load import LoadedModel
+
+__all__ = [
+    "Answered",
+    "Clip",
+    "ClipReady",
+    "Engine",
+    "GenerationSettings",
+    "Stage",
+    "TextChunk",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What begins now: `decode`, `vision`, `relevance` or `prefill`, and on what."""
+
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipReady:
+    """The clip is decoded: what it is, and what the reader should know about how it was read."""
+
+    video_info: VideoFacts
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """A piece of an answer; the pieces add up to it."""
+
+    question_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """The end of one answer."""
+
+    record: AnswerRecord
+    trace: Trace | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """A decoded and encoded clip, ready for any number of questions.
+
+    Parameters
+    ----------
+    name
+        What records call it.
+    frames
+        As decoded.
+    encoded
+        As the language model sees it.
+    decode_s
+        Seconds that decoding took.
+    peak_memory_bytes
+        Until here.
+    """
+
+    name: str
+    frames: Frames
+    encoded: EncodedClip
+    decode_s: float
+    peak_memory_bytes: int | None
+
+
+class Engine:
+    """A loaded model under one profile.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    profile
+        What is pruned, and how.
+    settings
+        How answers are decoded.
+    keep_trace
+        Collect a `Trace` with every answer.
+    load_seconds
+        What loading took, for the records.
+
+    Raises
+    ------
+    ModelError
+        The profile needs a relevance encoder and none is loaded.
+    UsageError
+        The profile's layers do not exist in this model.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        profile: Profile,
+        settings: GenerationSettings,
+        *,
+        keep_trace: bool = False,
+        load_seconds: float = 0.0,
+    ) -> None:
+        self._loaded = loaded
+        self._settings = settings
+        self._keep_trace = keep_trace
+        self._load_seconds = load_seconds
+        self._method = method_of(profile)
+        self._encodes = self._method.needs_encoder
+        if self._encodes and loaded.relevance is None:
+            raise ModelError(
+                f"profile {profile.name!r} scores segments with a relevance encoder, and none is "
+                "loaded",
+                "-p adatp-light needs none",
+            )
+        self._profile = account.resolve_profile(profile, loaded, encodes=self._encodes)
+
+    @property
+    def profile(self) -> Profile:
+        """The profile as it runs, every `auto` replaced."""
+        return self._profile
+
+    def ask(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        questions: Sequence[str],
+        sampling: Sampling,
+        *,
+        video_name: str,
+        stream: bool = True,
+    ) -> Iterator[Stage | ClipReady | TextChunk | Answered]:
+        """Answer questions about one clip, which is decoded and encoded once.
+
+        Parameters
+        ----------
+        source
+            A file, or a clip's bytes.
+        video_name
+            What records and errors call it.
+        stream
+            Give out text as it is generated. Without it, each answer's text comes with its record
+            only, and everything runs in the caller's thread.
+
+        Raises
+        ------
+        VideoError, UsageError, ModelError, MemoryLimitError
+            What keeps the next question from its answer; answers before it were given out.
+        """
+        yield Stage("decode", video_name)
+        started = time.perf_counter()
+        frames = read_frames(source, sampling, name=video_name)
+        decode_s = time.perf_counter() - started
+        yield ClipReady(account.video_facts(frames), frames.notes)
+        prompts = [self.prompt(question, len(frames)) for question in questions]
+        longest = max((prompt.text_tokens for prompt in prompts), default=0)
+        self.check_memory(len(frames), longest)
+        yield Stage("vision", f"{len(frames)} frames")
+        clip = self.encode(video_name, frames, decode_s)
+        for index, question in enumerate(questions):
+            yield from self.answer(clip, question, index, stream=stream)
+
+    def prompt(self, question: str, frames: int) -> Prompt:
+        """The prompt of a question about a clip of so many frames.
+
+        Raises
+        ------
+        UsageError
+            It is longer than what the model can read, or the question is no text.
+        """
+        loaded = self._loaded
+        prompt = build_prompt(
+            loaded.tokenizer,
+            question,
+            frames=frames,
+            grid=loaded.shape.grid,
+            video_token_id=loaded.video_token_id,
+        )
+        room = loaded.context_length - self._settings.max_new_tokens
+        if prompt.length > room:
+            fitting = (room - prompt.text_tokens - 1) // loaded.shape.tokens_per_frame
+            raise UsageError(
+                f"{frames} frames and the question make a prompt of {prompt.length} tokens, and "
+                f"{loaded.name} reads at most {room} beside its answer",
+                f"--frames {fitting} would fit" if fitting > 0 else "ask a shorter question",
+            )
+        return prompt
+
+    def check_memory(self, frames: int, text_tokens: int) -> None:
+        """Refuse a clip that cannot fit the device's free memory, saying what would.
+
+        Raises
+        ------
+        MemoryLimitError
+            It does not fit.
+        """
+        loaded = self._loaded
+
+        def needed(count: int) -> int:
+            return estimate_run(
+                loaded.shape,
+                dtype=loaded.dtype,
+                frames=count,
+                text_tokens=text_tokens + 1,
+                new_tokens=self._settings.max_new_tokens,
+                frames_at_once=FRAMES_AT_ONCE,
+                visual_per_layer=self._method.layer_limits(
+                    count * loaded.shape.tokens_per_frame, loaded.shape.language
+                ),
+                relevance=self._relevance_shape,
+            ).total
+
+        check_run(
+            needed,
+            frames=frames,
+            available=available_memory(loaded.device),
+            device=loaded.device,
+            quantization=loaded.quantization,
+            model=loaded.name,
+        )
+
+    def encode(self, name: str, frames: Frames, decode_s: float = 0.0) -> Clip:
+        """Run the vision tower over decoded frames.
+
+        Raises
+        ------
+        MemoryLimitError
+            The memory ran out.
+        """
+        account.reset_peak_memory(self._loaded.device)
+        with _memory_errors(f"encoding {len(frames)} frames of {name}"):
+            encoded = encode_clip(self._loaded, frames.pixels, with_relevance=self._encodes)
+        peak = account.peak_memory(self._loaded.device)
+        return Clip(name, frames, encoded, decode_s, peak)
+
+    def answer(
+        self, clip: Clip, question: str, index: int = 0, *, stream: bool = True
+    ) -> Iterator[Stage | TextChunk | Answered]:
+        """Answer one question about an encoded clip; see `ask`."""
+        account.reset_peak_memory(self._loaded.device)
+        with _memory_errors(f"answering about {clip.name}"):
+            prompt = self.prompt(question, len(clip.frames))
+            if self._encodes:
+                yield Stage("relevance", question)
+            started = time.perf_counter()
+            layout = self._layout(prompt, clip)
+            plan = self._plan(layout, clip, question)
+            prepared_s = time.perf_counter() - started
+            yield Stage("prefill", f"{prompt.length} tokens")
+            request = Request(prompt.input_ids, clip.encoded.visual, layout, plan)
+            generated: Generated | None = None
+            if stream:
+                for piece in generate_streaming(self._loaded, request, self._settings):
+                    if isinstance(piece, Generated):
+                        generated = piece
+                    else:
+                        yield TextChunk(index, piece)
+            else:
+                generated = generate(self._loaded, request, self._settings)
+        if generated is None:
+            raise ModelError("the model ended without an answer")
+        yield self._answered(clip, question, request, generated, prepared_s)
+
+    def _layout(self, prompt: Prompt, clip: Clip) -> VisualLayout:
+        rows, cols = self._loaded.shape.grid
+        layout = VisualLayout(prompt.visual_start, clip.encoded.frames, rows, cols)
+        if layout.visual + 1 != len(clip.encoded.visual):
+            raise ModelError(
+                f"the vision tower gave {len(clip.encoded.visual)} tokens, but the prompt has room "
+                f"for {layout.visual + 1}",
+                "use a checkpoint whose files belong together",
+            )
+        return layout
+
+    def _plan(self, layout: VisualLayout, clip: Clip, question: str) -> PruningPlan:
+        vector = None
+        if self._encodes and self._loaded.relevance is not None:
+            tokens = self._profile.relevance.text_tokens
+            vector = self._loaded.relevance.text_vector(question, tokens)
+            synchronize(self._loaded.device)
+        signals = ClipSignals(clip.encoded.tower_vectors, clip.encoded.frame_vectors, vector)
+        return self._method.plan(layout, signals, self._loaded.shape.language)
+
+    @property
+    def _relevance_shape(self) -> RelevanceShape | None:
+        return self._loaded.relevance.shape if self._encodes and self._loaded.relevance else None
+
+    def _answered(
+        self,
+        clip: Clip,
+        question: str,
+        request: Request,
+        generated: Generated,
+        prepared_s: float,
+    ) -> Answered:
+        loaded, layout, table = self._loaded, request.layout, request.plan.segments
+        peak = account.peak_memory(loaded.device)
+        if peak is not None and clip.peak_memory_bytes is not None:
+            peak = max(peak, clip.peak_memory_bytes)
+        record = AnswerRecord(
+            video=clip.name,
+            question=question,
+            answer=generated.text,
+            finish_reason=generated.finish_reason,
+            model=account.model_info(loaded),
+            profile=self._profile.to_dict(),
+            video_info=account.video_facts(clip.frames),
+            segments=account.segment_facts(table, generated, layout, clip.frames),
+            tokens=account.token_counts(generated, layout),
+            flops=account.flops(loaded, generated, layout, self._relevance_shape),
+            seconds=self._seconds(clip, generated, prepared_s),
+            peak_memory_bytes=peak,
+            versions=account.versions(),
+        )
+        trace = None
+        if self._keep_trace:
+            trace = build_trace(
+                layout=layout,
+                report=generated.report,
+                segments=table,
+                prompt_ids=request.input_ids,
+                visual=request.visual,
+                first_logits=generated.first_logits,
+                answer_ids=generated.ids,
+            )
+        return Answered(record, trace)
+
+    def _seconds(self, clip: Clip, generated: Generated, prepared_s: float) -> Seconds:
+        """Time per stage as if this question had been the only one.
+
+        `first_token` runs from opening the clip, with the loaded model at hand, to the first token;
+        `total` has the loading too.
+        """
+        encoded = clip.encoded
+        # Without an encoder, preparing is planning alone, and that belongs to the prefill.
+        embedding_s, planning_s = (prepared_s, 0.0) if self._encodes else (0.0, prepared_s)
+        relevance_s = encoded.relevance_s + embedding_s
+        prefill_s = planning_s + generated.first_token_s
+        first_token_s = clip.decode_s + encoded.vision_s + relevance_s + prefill_s
+        generate_s = generated.total_s - generated.first_token_s
+        return Seconds(
+            load=self._load_seconds,
+            decode=clip.decode_s,
+            vision=encoded.vision_s,
+            relevance=relevance_s,
+            prefill=prefill_s,
+            first_token=first_token_s,
+            generate=generate_s,
+            total=self._load_seconds + first_token_s + generate_s,
+        )
+
+
+@contextmanager
+def _memory_errors(doing: str) -> Iterator[None]:
+    """Turn an allocation that failed after all into the error that says what helps."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryLimitError) or not is_out_of_memory(error):
+            raise
+        raise MemoryLimitError(
+            f"the memory ran out while {doing}",
+            "fewer --frames, --quantize nf4 or a smaller model (-m 0.5b, -m tiny) needs less",
+        ) from error

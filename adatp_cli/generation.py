@@ -1,0 +1,315 @@
+"""One prompt in, one answer out: greedy or sampled, its text handed out as it comes."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from adatp_cli.errors import UsageError
+from adatp_cli.pruning.base import PrunedPrefill, PruneReport
+from adatp_cli.pruning.method import PruningPlan, VisualLayout
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from adatp_cli.model.load import LoadedModel
+
+_REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """How answers are decoded.
+
+    Parameters
+    ----------
+    max_new_tokens
+        Longest answer, in tokens.
+    temperature
+        None for greedy decoding, else sampling at this temperature.
+    top_p
+        With a temperature: sample from the likeliest tokens that hold this probability.
+    seed
+        With a temperature: the same seed gives the same answer on the same machine, whatever was
+        asked before.
+
+    Raises
+    ------
+    UsageError
+        For a value out of range, or `top_p` without a temperature.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError("an answer needs at least one new token", "raise --max-new-tokens")
+        temperature, top_p = self.temperature, self.top_p
+        if temperature is not None and not (temperature > 0 and math.isfinite(temperature)):
+            raise UsageError(
+                f"the temperature {temperature:g} is not above 0",
+                "give a number above 0, or leave it out for greedy decoding",
+            )
+        if top_p is not None and not 0 < top_p <= 1:
+            raise UsageError(f"top-p is {top_p:g}", "give a probability above 0 and at most 1")
+        if top_p is not None and temperature is None:
+            raise UsageError("top-p does nothing in greedy decoding", "give a temperature as well")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generated:
+    """An answer.
+
+    Parameters
+    ----------
+    ids
+        All tokens sampled, the end-of-sequence token among them.
+    text
+        What they say, special tokens left out.
+    finish_reason
+        Whether the model ended it, or the limit on new tokens.
+    report
+        What the prefill kept.
+    first_logits
+        (vocabulary,) of the position that yields the first token, in the model's type.
+    first_token_s, total_s
+        Seconds from the start of the prefill to the first token and to the end.
+    """
+
+    ids: list[int]
+    text: str
+    finish_reason: Literal["eos", "length"]
+    report: PruneReport
+    first_logits: Tensor
+    first_token_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What the language model is given.
+
+    Parameters
+    ----------
+    input_ids
+        (1, L) int64, placeholders at the visual tokens.
+    visual
+        (n_v + 1, D) embeddings that take their place.
+    layout
+        Where.
+    plan
+        What the pruning keeps; serves once.
+    """
+
+    input_ids: Tensor
+    visual: Tensor
+    layout: VisualLayout
+    plan: PruningPlan
+
+
+def generate(
+    loaded: LoadedModel,
+    request: Request,
+    settings: GenerationSettings,
+    on_text: Callable[[str], None] = lambda _text: None,
+    stop: threading.Event | None = None,
+) -> Generated:
+    """Answer one prompt with the model's own `generate`, pruned during the prefill.
+
+    Parameters
+    ----------
+    on_text
+        Called with each new piece of text; the pieces add up to the answer.
+    stop
+        Setting it makes the run end at the next decoder layer, with `_StoppedError`.
+    """
+    model: Any = loaded.model
+    stream = _Stream(loaded.tokenizer, on_text)
+    with torch.inference_mode(), ExitStack() as stack:
+        if settings.temperature is not None:
+            cuda = [loaded.device] if loaded.device.startswith("cuda") else []
+            stack.enter_context(torch.random.fork_rng(devices=cuda))
+            torch.manual_seed(settings.seed)
+        if stop is not None:
+            stack.enter_context(_Stoppable(model.model.language_model.layers, stop))
+        head = stack.enter_context(_FirstOutput(model.get_output_embeddings()))
+        run = stack.enter_context(
+            PrunedPrefill(model.model.language_model, request.plan, request.layout)
+        )
+        input_ids = request.input_ids.to(loaded.device)
+        embeddings = model.get_input_embeddings()(input_ids)
+        start, count = request.layout.start, len(request.visual)
+        embeddings[0, start : start + count] = request.visual.to(embeddings)
+        stream.started = time.perf_counter()
+        model.generate(
+            # The ids are what a repetition penalty, were one set, looks at; the embeddings are what
+            # runs.
+            input_ids=input_ids,
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones_like(input_ids),
+            generation_config=_config(model.generation_config, settings),
+            streamer=stream,
+        )
+        finished = time.perf_counter()
+    ended = bool(stream.ids) and stream.ids[-1] in _eos_ids(model.generation_config)
+    return Generated(
+        ids=stream.ids,
+        text=stream.text,
+        finish_reason="eos" if ended else "length",
+        report=run.report,
+        first_logits=head.value[0, -1],
+        first_token_s=stream.first_token - stream.started,
+        total_s=finished - stream.started,
+    )
+
+
+def generate_streaming(
+    loaded: LoadedModel, request: Request, settings: GenerationSettings
+) -> Iterator[str | Generated]:
+    """`generate` in a thread: pieces of text as they come, and the `Generated` at the end.
+
+    When the reader goes away in the middle, the run is stopped and waited for, which takes no
+    longer than one decoder layer.
+    """
+    pieces: queue.Queue[str | Generated | BaseException] = queue.Queue()
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            pieces.put(generate(loaded, request, settings, pieces.put, stop))
+        except BaseException as error:  # carried over to the reader's thread, which raises it
+            pieces.put(error)
+
+    thread = threading.Thread(target=work, name="adatp-generate", daemon=True)
+    thread.start()
+    try:
+        while True:
+            piece = pieces.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+            if isinstance(piece, Generated):
+                return
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _config(given: GenerationConfig, settings: GenerationSettings) -> GenerationConfig:
+    """Decoding as asked for; ids of special tokens stay the checkpoint's."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig.from_dict(given.to_dict())
+    config.max_length = None
+    config.max_new_tokens = settings.max_new_tokens
+    config.num_beams = 1
+    config.do_sample = settings.temperature is not None
+    config.temperature = settings.temperature
+    config.top_p = settings.top_p
+    # Sampling from the 50 likeliest tokens is the library's default and nobody's wish.
+    config.top_k = 0 if config.do_sample else None
+    return config
+
+
+def _eos_ids(config: GenerationConfig) -> set[int]:
+    eos = config.eos_token_id
+    if eos is None:
+        return set()
+    return {eos} if isinstance(eos, int) else set(eos)
+
+
+class _Stream:
+    """Takes tokens from `generate` and hands out text that will not change any more.
+
+    A character can be spread over several tokens; until its last byte is there it decodes to
+    replacement characters, which are held back.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
+        self._tokenizer = tokenizer
+        self._on_text = on_text
+        self._prompt_seen = False
+        self.ids: list[int] = []
+        self.text = ""
+        self.started = self.first_token = time.perf_counter()
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt, which comes first, or one token."""
+        if not self._prompt_seen:
+            self._prompt_seen = True
+            return
+        if not self.ids:
+            self.first_token = time.perf_counter()
+        self.ids += value.flatten().tolist()
+        self._emit(self._decoded().rstrip(_REPLACEMENT))
+
+    def end(self) -> None:
+        """Hand out what was held back."""
+        self._emit(self._decoded())
+
+    def _decoded(self) -> str:
+        return str(
+            self._tokenizer.decode(
+                self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _emit(self, text: str) -> None:
+        if len(text) > len(self.text) and text.startswith(self.text):
+            self._on_text(text[len(self.text) :])
+            self.text = text
+
+
+class _FirstOutput:
+    """Keeps the first output of a module: the logits of the prefill."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self.value = torch.empty(0)
+
+    def __enter__(self) -> _FirstOutput:
+        self._handle = self._module.register_forward_hook(self._see)
+        return self
+
+    def _see(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
+        self.value = output.detach().clone()
+        self._handle.remove()
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+class _StoppedError(Exception):
+    """The reader of a stream went away."""
+
+
+class _Stoppable:
+    """Ends a run at the next decoder layer once the event is set; a prefill can take minutes."""
+
+    def __init__(self, layers: nn.ModuleList, stop: threading.Event) -> None:
+        self._layers = layers
+        self._stop = stop
+
+    def __enter__(self) -> _Stoppable:
+        self._handles = [layer.register_forward_pre_hook(self._check) for layer in self._layers]
+        return self
+
+    def _check(self, _module: nn.Module, _args: Any) -> None:
+        if self._stop.is_set():
+            raise _StoppedError
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()

@@ -1,0 +1,107 @@
+"""The trace of one answer: every choice of the pruning, as arrays to recompute it from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from adatp_cli.errors import UsageError
+from adatp_cli.pruning.base import PruneReport
+from adatp_cli.pruning.method import VisualLayout
+from adatp_cli.pruning.segments import SegmentTable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Named arrays, as `--trace` writes them.
+
+    Parameters
+    ----------
+    arrays
+        `video_token_start`, `frames`, `grid` (rows, columns); for every pruning layer l
+        `alive_before_l` and `kept_l` (int64 indices of original visual tokens, ascending) and
+        `score_l` (float32, one per alive token); `segment_bounds`, `segment_weight`,
+        `frame_similarity` and `frame_relevance` (empty where nothing measured them); `prompt_ids`;
+        `visual_tokens` (float32, n_v + 1 rows, the newline last); `first_logits` (float32);
+        `answer_ids`.
+    """
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an .npz that loads with ``allow_pickle=False``; it appears whole or not at all.
+
+        Raises
+        ------
+        UsageError
+            When the file cannot be written.
+        """
+        target = Path(path)
+        temporary = ""
+        try:
+            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, **dict(self.arrays))  # type: ignore[arg-type]
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)  # mkstemp's own mode shuts others out
+            os.replace(temporary, target)
+        except OSError as error:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+            raise UsageError(
+                f"the trace {target} cannot be written: {error.strerror or error}",
+                "name a file in a folder that exists and that you may write to",
+            ) from error
+
+
+def build_trace(
+    *,
+    layout: VisualLayout,
+    report: PruneReport,
+    segments: SegmentTable | None,
+    prompt_ids: Tensor,
+    visual: Tensor,
+    first_logits: Tensor,
+    answer_ids: list[int],
+) -> Trace:
+    """Collect the arrays of one answer.
+
+    Parameters
+    ----------
+    prompt_ids
+        (1, L) int64.
+    visual
+        (n_v + 1, D): what entered the language model.
+    first_logits
+        (vocabulary,) of the position that yields the first answer token.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "video_token_start": np.asarray(layout.start),
+        "frames": np.asarray(layout.frames),
+        "grid": np.asarray((layout.rows, layout.cols)),
+        "prompt_ids": prompt_ids[0].cpu().numpy(),
+        "visual_tokens": visual.float().cpu().numpy(),
+        "first_logits": first_logits.float().cpu().numpy(),
+        "answer_ids": np.asarray(answer_ids, dtype=np.int64),
+    }
+    for step in report.steps:
+        arrays[f"alive_before_{step.layer}"] = step.alive_before.numpy()
+        arrays[f"kept_{step.layer}"] = step.kept.numpy()
+        arrays[f"score_{step.layer}"] = step.score.numpy()
+    empty = np.zeros(0)
+    bounds = segments.bounds if segments else (0, layout.frames)
+    arrays["segment_bounds"] = np.asarray(bounds, dtype=np.int64)
+    arrays["segment_weight"] = np.asarray(segments.weights if segments else (1.0,))
+    arrays["frame_similarity"] = segments.similarity.numpy() if segments else empty
+    relevance = segments.relevance if segments else None
+    arrays["frame_relevance"] = empty if relevance is None else relevance.numpy()
+    return Trace(arrays)

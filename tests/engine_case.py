@@ -1,0 +1,75 @@
+"""A loaded random model and a clip to ask it about, for the tests of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adatp_cli.engine import Answered, Clip, Engine, GenerationSettings
+from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
+from adatp_cli.model.quiet import quiet_libraries
+from adatp_cli.profiles import Profile
+from adatp_cli.video.frames import Frames, VideoInfo
+from tests.checkpoint import write_random_checkpoint
+
+FRAMES = 6
+QUESTION = "What happens first?"
+
+
+def load_random(folder: Path) -> LoadedModel:
+    """The random checkpoint in float32 on the CPU."""
+    write_random_checkpoint(folder)
+    request = LoadRequest(model=str(folder), device="cpu", dtype="float32", offline=True)
+    with quiet_libraries():
+        return load_model(request, lambda _text: None)
+
+
+def noisy_clip(frames: int = FRAMES, seed: int = 0) -> Frames:
+    """Frames in three scenes of noise, so that there is something to cut and to choose from."""
+    random = np.random.default_rng(seed)
+    scenes = random.integers(0, 256, (3, 48, 64, 3))
+    shift = random.integers(-20, 21, (frames, 48, 64, 3))
+    pixels = scenes[np.arange(frames) * 3 // frames] + shift
+    return Frames(
+        pixels.clip(0, 255).astype(np.uint8),
+        np.arange(frames) * 0.5,
+        np.arange(frames) * 4,
+        VideoInfo("pyav", "h264", 64, 48, 8.0, frames * 0.5, frames * 4, 0),
+    )
+
+
+def profile(budget: float | None = 0.4, **knobs: Any) -> Profile:
+    """AdaTP with its knobs, or vanilla without a budget."""
+    return Profile("test", "adatp" if budget else "vanilla", budget=budget, **knobs)
+
+
+def engine_of(
+    loaded: LoadedModel, chosen: Profile, *, new_tokens: int = 6, trace: bool = False
+) -> Engine:
+    """An engine that decodes greedily."""
+    settings = GenerationSettings(max_new_tokens=new_tokens)
+    return Engine(loaded, chosen, settings, keep_trace=trace)
+
+
+def answered(events: Iterator[Any]) -> Answered:
+    """The last event of an answer."""
+    last = list(events)[-1]
+    assert isinstance(last, Answered)
+    return last
+
+
+def ask(engine: Engine, clip: Clip | None = None, *, question: str = QUESTION) -> Answered:
+    """One unstreamed answer about the noisy clip."""
+    clip = clip or engine.encode("noise", noisy_clip())
+    return answered(engine.answer(clip, question, stream=False))
+
+
+def hooks_on(model: torch.nn.Module) -> int:
+    """Forward hooks on all modules, ours and the library's."""
+    return sum(
+        len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()
+    )
