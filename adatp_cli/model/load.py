@@ -227,6 +227,7 @@ def _load_weights(
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they come back in the loading info, and are refused
             **({"quantization_config": settings} if settings is not None else {}),
         )
     _check_loading(checkpoint, info)
@@ -243,7 +244,8 @@ def _check_loading(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
         ("mismatched_keys", "has the wrong size of"),
         ("unexpected_keys", "has no place for"),
     ):
-        names = sorted(str(name) for name in info.get(key) or ())
+        found = info.get(key) or ()
+        names = sorted(str(item[0] if isinstance(item, tuple) else item) for item in found)
         if names:
             raise ModelError(
                 f"{checkpoint.name} {what} {len(names)} weights, {names[0]} among them",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from adatp_cli.errors import ModelError
+from adatp_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -52,9 +52,18 @@ def choose_quantization(requested: str, *, cuda: bool, weights: int, free: int |
         Whether the model goes to a CUDA device.
     weights, free
         Bytes of the unquantized weights and of free memory there; None when unknown.
+
+    Raises
+    ------
+    UsageError
+        No such quantization.
     """
-    if requested != "auto":
+    if requested in QUANTIZATIONS:
         return requested
+    if requested != "auto":
+        raise UsageError(
+            f"--quantize {requested!r} is not known", f"use auto, {', '.join(QUANTIZATIONS)}"
+        )
     if not cuda or free is None or weights <= _SHARE_FOR_WEIGHTS * free:
         return "none"
     return "nf4"

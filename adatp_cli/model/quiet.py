@@ -45,6 +45,7 @@ def quiet_libraries(*, verbose: bool = False) -> Iterator[None]:
 @contextmanager
 def readable_failures(name: str) -> Iterator[None]:
     """One line for what libraries raise while they read a model's files."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -58,17 +59,20 @@ def readable_failures(name: str) -> Iterator[None]:
                 "--quantize nf4 or a smaller model (-m 0.5b, -m tiny) needs less",
             ) from error
         known = (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RuntimeError,
-            ImportError,
-            SafetensorError,
+            *(
+                OSError,
+                ValueError,
+                LookupError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+                ImportError,
+            ),
+            *(SafetensorError, StrictDataclassError),
         )
         if not isinstance(error, known):
             raise
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
             f"{name} cannot be loaded: {first}", "--verbose shows where it failed"
         ) from error
