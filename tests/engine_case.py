@@ -16,7 +16,7 @@ from adatp_cli.profiles import Profile
 from adatp_cli.video.frames import Frames, VideoInfo
 from tests.checkpoint import write_random_checkpoint
 
-FRAMES = 6
+FRAMES = 9
 QUESTION = "What happens first?"
 
 

@@ -289,14 +289,14 @@ def test_a_clip_that_cannot_fit_is_refused_before_it_is_encoded(
 def test_a_prompt_longer_than_the_model_reads_says_what_would_fit(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loaded, "context_length", 200)
+    monkeypatch.setattr(loaded, "context_length", 300)
     asked = engine_of(loaded, profile(), new_tokens=10)
-    with pytest.raises(UsageError, match="at most 190") as caught:
+    with pytest.raises(UsageError, match="at most 290") as caught:
         asked.prompt(QUESTION, FRAMES)
-    assert caught.value.hint == "--frames 4 would fit"
-    assert asked.prompt(QUESTION, 4).length <= 190
+    assert caught.value.hint == "--frames 7 would fit"
+    assert asked.prompt(QUESTION, 7).length <= 290
     with pytest.raises(UsageError):
-        asked.prompt(QUESTION, 5)
+        asked.prompt(QUESTION, 8)
 
 
 def test_a_profile_that_needs_an_encoder_says_so(

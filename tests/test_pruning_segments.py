@@ -42,6 +42,11 @@ def test_segments_that_match_the_question_weigh_more():
     assert table.segment_relevance == pytest.approx((0.1, 0.8, 0.1))
 
 
+def test_a_segment_at_the_mean_counts_as_matching():
+    whole = weigh_segments((0, 3), torch.zeros(2), torch.tensor([0.1, 0.2, 0.3]), 0.5)
+    assert (whole.weights, whole.salient) == ((1.5,), (True,))
+
+
 def test_without_relevance_all_segments_weigh_the_same():
     table = weigh_segments((0, 2, 5), torch.zeros(4), None, 0.5)
     assert table.weights == (1.0, 1.0)
