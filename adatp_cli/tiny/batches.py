@@ -84,7 +84,8 @@ def clip_batch(
     times = sample_times(samples)
     pixels = np.stack([render(clip, times, IMAGE_SIZE) for clip, _ in drawn])
     encoded = [[encode_question(tokenizer, question) for question in asked] for _, asked in drawn]
-    length = max(sum(len(ids) for ids, _ in row) for row in encoded)
+    longest = max(sum(len(ids) for ids, _ in row) for row in encoded)
+    length = -(-longest // 32) * 32  # few different lengths, for compiled layers
     text, owner, offset, answer = (np.zeros((clips, length), np.int64) for _ in range(4))
     for b, row in enumerate(encoded):
         at = 0

@@ -71,13 +71,14 @@ class Losses:
 
 def tower_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
     """(F, 3, S, S) to (F, patches, D): the hidden state *before* the post-layernorm, which the decoder is given."""
-    return model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+    inputs = pixels.to(model.device, model.dtype)
+    return model.model.vision_tower(inputs, output_hidden_states=True).hidden_states[-1]
 
 
 def tower_loss(
     model: LlavaOnevisionForConditionalGeneration, heads: TowerHeads, batch: TowerBatch
 ) -> Losses:
-    features = heads.norm(tower_features(model, batch.pixels.to(model.device)).float())
+    features = heads.norm(tower_features(model, batch.pixels).float())
     labels = batch.labels
     frames = features.shape[0]
     place = np.arange(PATCHES)

@@ -45,7 +45,7 @@ log = logging.getLogger("adatp.tiny.train")
 
 TOWER_FRAMES = 96
 # Visual frames in a decoder step; the number of clips follows from the clip's length.
-STEP_FRAMES = 256
+STEP_FRAMES = 128
 QUESTIONS = 12
 HELD_OUT = 10**9  # step numbers from here on are never trained on
 
@@ -54,25 +54,33 @@ HELD_OUT = 10**9  # step numbers from here on are never trained on
 class Recipe:
     seed: int = 0
     tower_steps: int = 600
-    decoder_steps: int = 1800
-    long_steps: int = 300
-    joint_steps: int = 250
+    decoder_steps: int = 2200
+    short_steps: int = 500
+    long_steps: int = 450
+    joint_steps: int = 200
     relevance_steps: int = 500
     rate: float = 3e-3
     dense_weight: float = 0.3
 
 
 class Optimiser:
-    """Muon for the matrices inside the blocks, AdamW for everything else, one schedule for both."""
+    """Muon for the matrices inside the blocks, AdamW for everything else, one schedule for both.
+
+    The modules compute in their own type (bfloat16, as they will be used); the optimisers work on
+    float32 copies of the weights, which are rounded back after every step.
+    """
 
     def __init__(self, modules: Iterable[nn.Module], rate: float, steps: int) -> None:
-        matrices, others = [], []
+        self.weights: list[nn.Parameter] = []
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
         for module in modules:
-            for name, value in module.named_parameters():
-                if value.requires_grad:
-                    inner = value.ndim == 2 and ".layers." in f".{name}"
-                    (matrices if inner else others).append(value)
-        self.parameters = matrices + others
+            for name, weight in module.named_parameters():
+                inner = weight.ndim == 2 and ".layers." in f".{name}"
+                master = nn.Parameter(weight.detach().float().clone())
+                (matrices if inner else others).append(master)
+                weight.master = master  # type: ignore[attr-defined]
+                self.weights.append(weight)
         self.optimisers = [
             torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
@@ -81,14 +89,21 @@ class Optimiser:
 
     def step(self, number: int, loss: Tensor) -> None:
         """One update; the rate warms up over 30 steps and falls linearly over the last 45 %."""
-        share = min(1.0, (number + 1) / 30) * min(1.0, (self.steps - number) / (0.45 * self.steps))
+        share = min(1.0, (number + 1) / 30, (self.steps - number) / (0.45 * self.steps))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        moved = [weight for weight in self.weights if weight.grad is not None]
+        for weight in moved:
+            weight.master.grad = weight.grad.float()
+            weight.grad = None
+        masters = [weight.master for weight in moved]
+        torch.nn.utils.clip_grad_norm_(masters, 1.0)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.rate * share
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            torch._foreach_copy_([weight.data for weight in moved], masters)
 
 
 def corpus(clips: int = 400) -> list[str]:
@@ -117,8 +132,7 @@ def train_tower(model: LlavaOnevisionForConditionalGeneration, recipe: Recipe) -
     began = time.monotonic()
     for number in range(recipe.tower_steps):
         batch = tower_batch(recipe.seed, number, TOWER_FRAMES)
-        with torch.autocast(model.device.type, torch.bfloat16):
-            losses = tower_loss(model, heads, batch)
+        losses = tower_loss(model, heads, batch)
         optimiser.step(number, losses.total)
         if number % 20 == 0 or number == recipe.tower_steps - 1:
             _report("tower", number, recipe.tower_steps, began, losses)
@@ -126,9 +140,11 @@ def train_tower(model: LlavaOnevisionForConditionalGeneration, recipe: Recipe) -
 
 def _samples(recipe: Recipe, number: int) -> int:
     """Length of this step's clips: short ones teach most for the money, long ones only at the end."""
+    if number < recipe.short_steps:
+        return (4, 4, 4, 8)[number % 4]
     if number >= recipe.decoder_steps - recipe.long_steps:
-        return (16, 12, 16, 24)[number % 4]
-    return (8, 8, 8, 12, 8, 8, 8, 16)[number % 8]
+        return (16, 12, 16, 8)[number % 4]
+    return (8, 8, 12, 8, 8, 16)[number % 6]
 
 
 def train_decoder(
@@ -158,10 +174,9 @@ def train_decoder(
             samples=samples,
             questions=QUESTIONS,
         )
-        with torch.autocast(model.device.type, torch.bfloat16):
-            with torch.set_grad_enabled(number >= recipe.decoder_steps - recipe.joint_steps):
-                features = tower_features(model, batch.pixels.flatten(0, 1).to(model.device))
-            losses = decoder_loss(model, heads, features, batch, recipe.dense_weight)
+        with torch.set_grad_enabled(number >= recipe.decoder_steps - recipe.joint_steps):
+            features = tower_features(model, batch.pixels.flatten(0, 1))
+        losses = decoder_loss(model, heads, features, batch, recipe.dense_weight)
         optimiser.step(number, losses.total)
         if number % 20 == 0:
             _report("decoder", number, recipe.decoder_steps, began, losses)
@@ -182,10 +197,9 @@ def train_relevance(
     began = time.monotonic()
     for number in range(recipe.relevance_steps):
         batch = pair_batch(contrast.tokenizer, recipe.seed + 2, number, clips=24)
-        with torch.autocast(model.device.type, torch.bfloat16):
-            with torch.no_grad():
-                features = tower_features(model, batch.pixels.to(model.device))
-            loss = contrast.loss(features.float(), batch)
+        with torch.no_grad():
+            features = tower_features(model, batch.pixels)
+        loss = contrast.loss(features.float(), batch)
         optimiser.step(number, loss)
         if number % 50 == 0 or number == recipe.relevance_steps - 1:
             _report(
@@ -210,8 +224,8 @@ def held_out(
         batch = clip_batch(
             tokenizer, recipe.seed, HELD_OUT + part, clips=16, samples=samples, questions=QUESTIONS
         )
-        with torch.autocast(model.device.type, torch.bfloat16), torch.no_grad():
-            features = tower_features(model, batch.pixels.flatten(0, 1).to(model.device))
+        with torch.no_grad():
+            features = tower_features(model, batch.pixels.flatten(0, 1))
             for kind, rows in exact_answers(model, features, batch).items():
                 verdicts.setdefault(kind, []).extend(rows)
     every = [v for rows in verdicts.values() for v in rows]
@@ -249,7 +263,8 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     sentences = corpus()
     tokenizer = build_tokenizer(sentences)
-    model = build_model(tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_model(tokenizer).to(device, torch.bfloat16)
     _stage(model, out / "tower.pt", lambda: train_tower(model, recipe))
     save = lambda: torch.save(model.state_dict(), out / "decoder-partial.pt")  # noqa: E731
     _stage(
