@@ -2,6 +2,100 @@
 
 from __future__ import annotations
 
+import platform
+from typing import TYPE_CHECKING, Annotated
 
-def doctor() -> None:
-    """What this machine can run; exit 0 only when ask would work."""
+import typer
+
+from adatp_cli import __version__
+from adatp_cli.cli.errors import reporting
+from adatp_cli.cli.options import Json, Verbose
+from adatp_cli.cli.output import Output
+from adatp_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from adatp_cli.machine import ModelState, Report
+
+
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="ADATP_MODEL",
+            metavar="NAME",
+            help="Demand that this model is ready, named as in ask. Default: any one will do.",
+        ),
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """What this machine can run; exit 0 only when ask would work.
+
+    Looks at packages, devices, decoders, free memory and the models that are here. Fetches nothing.
+    """
+    output = Output(json=json, verbose=verbose)
+    with reporting(output):
+        output.stage("importing and trying the packages")
+        from adatp_cli.machine import examine
+        from adatp_cli.model.quiet import quiet_libraries
+
+        with output.running(), quiet_libraries(verbose=verbose):
+            report = examine(model)
+        if json:
+            output.data(report.to_dict())
+        else:
+            for label, text in _lines(report):
+                output.line(f"{label:<10} {text}".rstrip())
+        if not report.ok:
+            raise typer.Exit(ModelError.exit_code)
+
+
+def _lines(report: Report) -> list[tuple[str, str]]:
+    system = f"{platform.system()} {platform.machine()}"
+    rows = [("adatp", f"{__version__}, Python {platform.python_version()}, {system}")]
+    for name, version in report.packages.items():
+        rows.append(("" if len(rows) > 1 else "packages", _package(name, version)))
+    for index, device in enumerate(report.devices):
+        free = "" if device.free_bytes is None else f", {_gigabytes(device.free_bytes)} free"
+        rows.append(("devices" if index == 0 else "", f"{device.name}: {device.description}{free}"))
+    for index, (name, works) in enumerate(report.decoders.items()):
+        state = "reads an mp4" if works else "not usable"
+        rows.append(("decoders" if index == 0 else "", f"{name}: {state}"))
+    for index, model in enumerate(report.models):
+        rows.append(("models" if index == 0 else "", _model(model, report)))
+    if report.cache_folder is not None:
+        rows.append(("cache", report.cache_folder))
+    rows += [("PROBLEM", problem) for problem in report.problems]
+    ready = [model.name for model in report.models if model.ready]
+    if report.ok:
+        rows.append(("ready", f"`adatp ask` works here with -m {' or -m '.join(ready)}"))
+    return rows
+
+
+def _package(name: str, version: str | None) -> str:
+    from adatp_cli.machine import OPTIONAL
+
+    if version is not None:
+        return f"{name} {version}"
+    return f"{name} does not work" + (f"; {OPTIONAL[name]}" if name in OPTIONAL else "")
+
+
+def _model(model: ModelState, report: Report) -> str:
+    from adatp_cli.model.checkpoints import readable_bytes
+
+    name = f"{model.name} (auto)" if model.name == report.auto_model else model.name
+    if model.weight_bytes is None or model.note:
+        return f"{name}: {model.note}"
+    size = readable_bytes(model.weight_bytes["none"])
+    if model.state == "bundled":
+        return (
+            f"{model.name}: ready, {size}; knows moving coloured shapes and nothing else\n"
+            f"{'':<11}in {report.bundled_model}"
+        )
+    return f"{name}: ready, {size} ({readable_bytes(model.weight_bytes['nf4'])} in nf4)"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

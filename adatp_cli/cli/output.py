@@ -51,9 +51,7 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
-        self._stderr = Console(
-            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
-        )
+        self._stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._status: Status | None = None
         self._mid_line = False
         self._asked = -1
@@ -131,24 +129,25 @@ class Output:
         if self.verbose:
             self.note(text)
         elif not self.quiet and self._stderr.is_terminal:
+            line = Text(text, no_wrap=True, overflow="ellipsis")
             if self._status is None:
-                self._status = Status(Text(text), console=self._stderr)
+                self._status = Status(line, console=self._stderr)
                 self._status.start()
             else:
-                self._status.update(Text(text))
+                self._status.update(line)
 
     def trouble(self, text: str) -> None:
         """Several lines on what went wrong, whatever --quiet says."""
         self._clear_status()
         self._end_line()
-        self._stderr.print(Text(text))
+        self._stderr.print(Text(text), soft_wrap=True)
 
     def error(self, info: ErrorInfo) -> None:
         """One line: what, on which file, what to do next."""
         text = f"{info.message}; {info.hint}" if info.hint else info.message
         self._clear_status()
         self._end_line()
-        self._stderr.print(Text.assemble(("error: ", "bold red"), text))
+        self._stderr.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -162,7 +161,7 @@ class Output:
         if self.quiet:
             return
         self._clear_status()
-        self._stderr.print(text)
+        self._stderr.print(text, soft_wrap=True)
 
     def _clear_status(self) -> None:
         if self._status is not None:
@@ -179,10 +178,17 @@ class Output:
 
 
 def statistics(record: AnswerRecord) -> list[tuple[str, str]]:
-    """What an answer cost, as label and text, one screen line each."""
+    """What an answer cost, as label and text; each fits a line of 80 columns."""
     tokens, paper, full = record.tokens, record.flops.paper, record.flops.end_to_end
+    seconds = record.seconds
     llm = full.prefill + full.scoring + full.generate
     llm_vanilla = full.vanilla - full.vision
+    encoders = [f"vision {amount(full.vision)}"]
+    before = ["decode", "vision", "prefill"]
+    if full.relevance:
+        encoders.append(f"relevance {amount(full.relevance)}")
+        before.insert(2, "relevance")
+    stages = [f"{name} {_time(getattr(seconds, name))}" for name in before]
     return [
         (
             "tokens",
@@ -198,9 +204,14 @@ def statistics(record: AnswerRecord) -> list[tuple[str, str]]:
         (
             "end to end",
             f"{amount(full.pruned)} of {amount(full.vanilla)}FLOP ({percent(full.ratio)}), "
-            f"vision {amount(full.vision)}, relevance {amount(full.relevance)}",
+            f"{', '.join(encoders)}",
         ),
-        ("seconds", _seconds(record)),
+        ("first token", f"{_time(seconds.first_token)} s: {', '.join(stages)}"),
+        (
+            "in all",
+            f"{_time(seconds.total)} s: load {_time(seconds.load)}, generate "
+            f"{_time(seconds.generate)} for {tokens.generated} tokens",
+        ),
     ]
 
 
@@ -219,8 +230,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _seconds(record: AnswerRecord) -> str:
-    seconds = record.seconds
-    parts = ("load", "decode", "vision", "relevance", "prefill", "generate")
-    shown = [f"{name} {getattr(seconds, name):.2f}" for name in parts if getattr(seconds, name) > 0]
-    return f"{seconds.total:.2f}: {', '.join(shown)}"
+def _time(seconds: float) -> str:
+    """At most four characters up to 9999 s: 0.35, 12.5, 125."""
+    return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f}"

@@ -125,6 +125,7 @@ class Interview:
     def _load(self, profile: Profile) -> tuple[Engine, LoadedModel]:
         """Load the model that the options name, saying what goes on and what was chosen."""
         options, output = self._options, self._output
+        started = time.perf_counter()
         output.stage("importing PyTorch and transformers")
         from adatp_cli import account
         from adatp_cli.engine import Engine, GenerationSettings
@@ -143,7 +144,6 @@ class Interview:
         )
         if options.seed is not None and options.temperature is None:
             output.note("--seed has no effect on greedy decoding; it needs --temperature")
-        started = time.perf_counter()
         loaded = load_model(
             LoadRequest(
                 model=options.model,
@@ -157,6 +157,8 @@ class Interview:
         )
         seconds = time.perf_counter() - started
         self._know(model=account.model_info(loaded), versions=account.versions())
+        weights = {"none": loaded.dtype}.get(loaded.quantization, loaded.quantization)
+        output.note(f"{loaded.name} in {weights} on {loaded.device}, profile {profile.name}")
         keep_trace = options.trace is not None
         engine = Engine(loaded, profile, settings, keep_trace=keep_trace, load_seconds=seconds)
         self._know(profile=engine.profile.to_dict())

@@ -1,0 +1,220 @@
+"""What this machine can run, found out by trying: packages, devices, decoders, models, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import os
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from adatp_cli import __version__
+from adatp_cli.errors import AdatpError
+
+# What answering cannot do without, and what only some answers need.
+REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "av")
+OPTIONAL = {"decord": "PyAV decodes in its place", "bitsandbytes": "needed for --quantize alone"}
+_SIDE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A place to run, with the bytes that a run could take there (None where nobody tells)."""
+
+    name: str
+    description: str
+    free_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A model by the name to give with -m.
+
+    `state` is `bundled`, `cached`, `folder` or `missing`; `weight_bytes` is its size once loaded,
+    whole and in nf4, on the device that would be chosen.
+    """
+
+    name: str
+    repository: str
+    state: str
+    weight_bytes: dict[str, int] | None
+    note: str
+
+    @property
+    def ready(self) -> bool:
+        return self.weight_bytes is not None and not self.note
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything found. `problems` is what keeps `ask` from working, one line each.
+
+    `auto_model` is what `ask` takes here when it is not told.
+    """
+
+    packages: dict[str, str | None] = field(default_factory=dict)
+    devices: list[Device] = field(default_factory=list)
+    decoders: dict[str, bool] = field(default_factory=dict)
+    bundled_model: str | None = None
+    auto_model: str | None = None
+    models: list[ModelState] = field(default_factory=list)
+    cache_folder: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data for programs."""
+        return {
+            "ok": self.ok,
+            "adatp": __version__,
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+        } | dataclasses.asdict(self)
+
+
+def examine(model: str | None = None) -> Report:
+    """Look at this machine.
+
+    Parameters
+    ----------
+    model
+        A model that has to be ready; when omitted, any one that is at hand will do.
+    """
+    report = Report()
+    _packages(report)
+    if report.problems:  # nothing below can be asked without them
+        return report
+    _devices(report)
+    _decoders(report)
+    _models(report, model)
+    return report
+
+
+def _packages(report: Report) -> None:
+    for name in (*REQUIRED, *OPTIONAL):
+        try:
+            report.packages[name] = metadata.version(name)
+            importlib.import_module(name)
+        except Exception as error:  # a broken package can raise anything at import
+            report.packages[name] = None
+            if name in REQUIRED:
+                first = next(iter(str(error).splitlines()), type(error).__name__)
+                report.problems.append(
+                    f"the package {name} does not work ({first}); install adatp again"
+                )
+
+
+def _devices(report: Report) -> None:
+    import torch
+
+    from adatp_cli.model.device import cpu_is_fast_at_bfloat16
+    from adatp_cli.model.memory import available_memory
+
+    speed = "fast" if cpu_is_fast_at_bfloat16() else "slow"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    report.devices.append(
+        Device("cpu", f"{cores} cores, {speed} at bfloat16", available_memory("cpu"))
+    )
+    for index in range(torch.cuda.device_count()):
+        name = f"cuda:{index}"
+        free = available_memory(name)
+        report.devices.append(Device(name, torch.cuda.get_device_name(index), free))
+
+
+def _decoders(report: Report) -> None:
+    """Decode a clip made here with each decoder."""
+    from adatp_cli.video.decode import read_frames
+    from adatp_cli.video.sampling import Sampling
+
+    clip = _small_clip()
+    for name in ("pyav", "decord"):
+        try:
+            report.decoders[name] = len(read_frames(clip, Sampling(frames=2), decoder=name)) == 2
+        except AdatpError:
+            report.decoders[name] = False
+    if not any(report.decoders.values()):
+        report.problems.append("no decoder reads an mp4; install av again")
+
+
+def _small_clip() -> bytes:
+    """Four grey frames as an mp4, in a codec that every build of FFmpeg has."""
+    import av
+    import numpy as np
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = _SIDE
+        stream.pix_fmt = "yuv420p"
+        for level in range(4):
+            pixels = np.full((_SIDE, _SIDE, 3), 60 * level, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _models(report: Report, wanted: str | None) -> None:
+    from adatp_cli.model.checkpoints import ALIASES, AUTO, TINY, bundled_folder, choose_auto
+    from adatp_cli.model.device import choose_device, is_cuda
+    from adatp_cli.model.hub import HuggingFaceHub
+
+    hub = HuggingFaceHub()
+    report.cache_folder = str(hub.cache_folder)
+    try:
+        report.bundled_model = str(bundled_folder())
+    except AdatpError as error:
+        report.problems.append(error.message)
+    report.auto_model = choose_auto(cuda=is_cuda(choose_device(AUTO)))
+    if wanted == AUTO:
+        wanted = report.auto_model
+    names = [TINY, *ALIASES]
+    if wanted is not None and wanted.lower() not in names:
+        names.append(wanted)
+    for name in names:
+        report.models.append(_model_state(name, hub))
+    if wanted is None:
+        if not any(state.ready for state in report.models):
+            report.problems.append("no model is ready to answer")
+        return
+    state = next(item for item in report.models if item.name in (wanted, wanted.lower()))
+    if not state.ready:
+        report.problems.append(f"the model {state.name} is not ready: {state.note}")
+
+
+def _model_state(name: str, hub: Any) -> ModelState:
+    """Whether a model's files and its encoder's are here, whole, and fit the memory."""
+    from adatp_cli.model.checkpoints import ALIASES, TINY, locate, readable_bytes
+    from adatp_cli.model.device import choose_device, choose_dtype
+    from adatp_cli.model.layout import read_description
+    from adatp_cli.model.load import weight_bytes
+    from adatp_cli.model.memory import available_memory
+    from adatp_cli.model.relevance import DEFAULT_ENCODER, locate_relevance
+
+    def silent(_text: str) -> None:
+        """Looking fetches nothing, so there is no progress to tell."""
+
+    try:
+        found = locate(name, offline=True, progress=silent, hub=hub)
+        encoder = read_description(found.folder).relevance_encoder or DEFAULT_ENCODER
+        locate_relevance(encoder, offline=True, progress=silent, hub=hub)
+        device = choose_device("auto")
+        sizes = weight_bytes(found.folder, choose_dtype("auto", device))
+    except AdatpError as error:
+        repository = ALIASES.get(name.lower(), name)
+        known = name.lower() in ALIASES and hub.cached(repository) is None
+        note = "not in the cache; fetched when first used" if known else error.message
+        return ModelState(name, repository, "missing", None, note)
+    kinds = {"none": sizes["none"], "nf4": sizes["nf4"]}
+    state = "bundled" if found.name == TINY else "folder" if found.revision is None else "cached"
+    free = available_memory(device)
+    note = ""
+    if free is not None and min(kinds.values()) > free:
+        size = readable_bytes(min(kinds.values()))
+        note = f"needs {size}, and {device} has {readable_bytes(free)} free"
+    return ModelState(name, found.name, state, kinds, note)
