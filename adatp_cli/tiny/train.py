@@ -54,9 +54,9 @@ HELD_OUT = 10**9  # step numbers from here on are never trained on
 class Recipe:
     seed: int = 0
     tower_steps: int = 600
-    decoder_steps: int = 2200
-    short_steps: int = 500
-    long_steps: int = 450
+    decoder_steps: int = 1800
+    short_steps: int = 160
+    long_steps: int = 400
     joint_steps: int = 200
     relevance_steps: int = 500
     rate: float = 3e-3
