@@ -93,7 +93,11 @@ class ClipIndex:
 
 
 def quiet_libav() -> None:
-    """Keep FFmpeg's own messages off stderr: what matters reaches the user as one line."""
+    """Keep FFmpeg's own messages off stderr: what matters reaches the user as one line.
+
+    Any level but None is worse than noise: PyAV then takes the interpreter's lock in FFmpeg's
+    threads, and closing a decoder whose threads have something to say waits for ever.
+    """
     import av.logging
 
     av.logging.set_level(None)
