@@ -345,6 +345,15 @@ def test_time_starts_where_the_clip_does(tmp_path: Path) -> None:
     assert (frames.timestamps_s >= 1.0).all()
 
 
+def test_clips_strung_together_keep_their_order(tmp_path: Path) -> None:
+    write_clip(tmp_path / "one.ts", 40)
+    write_clip(tmp_path / "long.ts", 250)  # Its clock has run for eight seconds at the joint.
+    both = (tmp_path / "long.ts").read_bytes() + (tmp_path / "one.ts").read_bytes()
+    (tmp_path / "both.ts").write_bytes(both)
+    frames = read_frames(tmp_path / "both.ts", EVERY)
+    assert numbers(frames) == [*range(250), *range(40)]
+
+
 def test_a_trimmed_file_gives_only_what_a_player_shows(tmp_path: Path, clips: Path) -> None:
     with av.open(clips / "plain.mp4") as old, av.open(tmp_path / "cut.mp4", "w") as new:
         stream = old.streams.video[0]
@@ -376,9 +385,13 @@ def test_a_second_video_stream_or_sound_changes_nothing(clips: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["-x.mp4", "a b'\"%d.mp4", "pipe:0.mp4", "café\n.mp4", "#?.mp4"])
-def test_names_are_only_names(tmp_path: Path, clips: Path, name: str) -> None:
+def test_names_are_only_names(
+    tmp_path: Path, clips: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / name).write_bytes((clips / "plain.mp4").read_bytes())
-    assert numbers(read_frames(tmp_path / name, Sampling(frames=3))) == [10, 30, 50]
+    monkeypatch.chdir(tmp_path)
+    for decoder in ("auto", "pyav"):
+        assert numbers(read_frames(name, Sampling(frames=3), decoder=decoder)) == [10, 30, 50]
 
 
 def test_a_name_in_a_broken_encoding_is_read(tmp_path: Path, clips: Path) -> None:

@@ -102,8 +102,9 @@ def repeated(pixels: Pixels) -> npt.NDArray[np.int64]:
 
 def _open(decord: Any, source: Source) -> Any:
     threads = max(1, min(MAX_THREADS, os.cpu_count() or 1))
-    place = source.utf8_path or source.open()
-    return decord.VideoReader(place, ctx=decord.cpu(0), num_threads=threads, fault_tol=_NO_FAULTS)
+    return decord.VideoReader(
+        source.location(), ctx=decord.cpu(0), num_threads=threads, fault_tol=_NO_FAULTS
+    )
 
 
 def _same_frames(times: npt.NDArray[np.float64], index: ClipIndex) -> bool:

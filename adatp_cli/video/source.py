@@ -80,12 +80,11 @@ class Source:
         return self.path
 
     def location(self) -> str | BinaryIO:
-        """What FFmpeg opens: a ``file:`` address, or a readable object.
+        """What FFmpeg opens: a path, or a readable object.
 
-        The prefix keeps a file called ``pipe:0`` or ``http:x`` a file.
+        The path is absolute, so that a file called ``pipe:0`` or ``http:x`` stays a file.
         """
-        path = self.utf8_path
-        return self.open() if path is None else "file:" + path
+        return self.utf8_path or self.open()
 
 
 def check_source(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Source:
