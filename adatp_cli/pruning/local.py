@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -47,50 +49,46 @@ def select_tokens(
     Tensor
         Ascending int64 indices into `scores`.
     """
-    if mode == "off":
-        second = torch.zeros_like(scores, dtype=torch.bool)
-    else:
-        second = ~representatives(scores, segment, position, representative)
-    order = _lexical_order(segment, second, -scores)
-    rank = _rank_within(segment[order])
-    allowed = torch.tensor(budgets, dtype=torch.int64)[segment[order]]
-    stays = rank < allowed
+    by_score = np.argsort(-scores.numpy(), kind="stable")
+    second = np.zeros(len(by_score), dtype=bool)
+    if mode != "off":
+        second = ~representatives(scores, segment, position, representative).numpy()
+    # Segment by segment, representatives first, each group from the best score down.
+    group = (2 * segment.numpy() + second).astype(np.int32)
+    order = by_score[np.argsort(group[by_score], kind="stable")]
+    rank = _rank_within(group[order] >> 1)
+    stays = rank < np.asarray(budgets)[group[order] >> 1]
     if mode == "strict":
         stays &= ~second[order]
-    return order[stays].sort().values
+    return torch.from_numpy(np.sort(order[stays]))
 
 
 def representatives(
     scores: Tensor, segment: Tensor, position: Tensor, representative: Representative
 ) -> Tensor:
     """(n,) bool: the one token per segment and spatial position that stands for it."""
-    key = scores.new_zeros(scores.shape) if representative != "score" else -scores
-    order = _lexical_order(segment, position, key)
-    _, group = torch.unique_consecutive(
-        torch.stack((segment[order], position[order])), dim=1, return_inverse=True
-    )
-    rank = _rank_within(group)
+    key = segment.numpy() * (int(position.max()) + 1) + position.numpy()
     if representative == "middle":
-        sizes = torch.bincount(group)
-        wanted = (sizes[group] - 1) // 2
+        # Tokens stand in the order of time, so a stable sort keeps it within each position.
+        order = np.argsort(key, kind="stable")
+        rank = _rank_within(key[order])
+        _, sizes = np.unique(key[order], return_counts=True)
+        chosen = order[rank == np.repeat((sizes - 1) // 2, sizes)]
     else:
-        wanted = torch.zeros_like(rank)
-    chosen = torch.zeros_like(scores, dtype=torch.bool)
-    chosen[order[rank == wanted]] = True
-    return chosen
+        order = np.arange(len(key))
+        if representative == "score":
+            order = np.argsort(-scores.numpy(), kind="stable")
+        # Written from the worst to the best, each place ends up with its best.
+        holder = np.full(int(key.max()) + 1, -1)
+        holder[key[order[::-1]]] = order[::-1]
+        chosen = holder[holder >= 0]
+    stands = np.zeros(len(key), dtype=bool)
+    stands[chosen] = True
+    return torch.from_numpy(stands)
 
 
-def _lexical_order(*keys: Tensor) -> Tensor:
-    """Indices that sort by the first key, then the second, ...; ties keep their order."""
-    order = torch.arange(keys[0].shape[0])
-    for key in reversed(keys):
-        order = order[torch.argsort(key[order], stable=True)]
-    return order
-
-
-def _rank_within(sorted_groups: Tensor) -> Tensor:
+def _rank_within(sorted_groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Place of each element in its run of equal values."""
-    index = torch.arange(sorted_groups.shape[0])
-    _, counts = torch.unique_consecutive(sorted_groups, return_counts=True)
-    starts = torch.cumsum(counts, 0) - counts
-    return index - torch.repeat_interleave(starts, counts)
+    index = np.arange(len(sorted_groups))
+    starts = np.r_[True, sorted_groups[1:] != sorted_groups[:-1]]
+    return index - np.maximum.accumulate(np.where(starts, index, 0))

@@ -147,7 +147,10 @@ def segment_budgets(
         for k in sorted(open_segments, key=lambda k: (-share[k], k))[:total]:
             budgets[k] = 1
         return tuple(budgets)
-    exact = _waterfill(total, share, {k: capacity[k] for k in open_segments})
+    whole = sum(share.values(), Fraction(0))
+    exact = {k: total * part / whole for k, part in share.items()}
+    if any(not 1 <= value <= capacity[k] for k, value in exact.items()):
+        exact = _waterfill(total, share, {k: capacity[k] for k in open_segments})
     for k, value in exact.items():
         budgets[k] = int(value)
     left = total - sum(budgets)
