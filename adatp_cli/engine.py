@@ -39,15 +39,7 @@ from adatp_cli.video.sampling import Sampling
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
 
-__all__ = [
-    "Answered",
-    "Clip",
-    "ClipReady",
-    "Engine",
-    "GenerationSettings",
-    "Stage",
-    "TextChunk",
-]
+__all__ = ["Answered", "Clip", "ClipReady", "Engine", "GenerationSettings", "Stage", "TextChunk"]
 
 
 @dataclass(frozen=True, slots=True)
