@@ -6,7 +6,7 @@ is known before the forward pass, and which tokens stay never changes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -137,33 +137,33 @@ def solve_budget(
     first, last = pruned_layers(shape.layers, first_layer, last_layer)
     vanilla = shape.layers * paper_layer_cost(visual, shape)
 
-    def fits(cost: int) -> bool:
-        return cost / vanilla <= share
-
     def counts_of(rho: float) -> tuple[int, ...]:
         return keep_schedule(rho, visual, shape.layers, first, last)
 
-    smallest = paper_cost(counts_of(0.0), shape)
-    if not fits(smallest):
-        reachable = ceil(smallest / vanilla * 10_000) / 10_000
+    def fits(rho: float) -> bool:
+        return paper_cost(counts_of(rho), shape) / vanilla <= share
+
+    if not fits(0.0):
+        smallest = paper_cost(counts_of(0.0), shape) / vanilla
         raise UsageError(
             f"a budget of {share:g} cannot be reached: the layers that see every token (0 to "
             f"{first - 1} of {shape.layers}) cost too much on their own",
-            f"the smallest reachable budget here is {reachable:g}",
+            f"the smallest reachable budget here is {ceil(smallest * 10_000) / 10_000:g}",
         )
+    rho = _largest(fits)
+    counts = _fill(counts_of(rho), share, shape, first, last)
+    return Schedule(counts, first, last, rho, paper_cost(counts, shape) / vanilla)
+
+
+def _largest(fits: Callable[[float], bool]) -> float:
+    """The largest number in [0, 1] that fits, where 0 does and what is too large stays so."""
+    if fits(1.0):
+        return 1.0
     low, high = 0.0, 1.0
-    if fits(paper_cost(counts_of(high), shape)):
-        low = high
     for _ in range(_BISECTIONS):
-        if low == high:
-            break
         middle = (low + high) / 2
-        if fits(paper_cost(counts_of(middle), shape)):
-            low = middle
-        else:
-            high = middle
-    counts = _fill(counts_of(low), share, shape, first, last)
-    return Schedule(counts, first, last, low, paper_cost(counts, shape) / vanilla)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _fill(
