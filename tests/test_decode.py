@@ -346,12 +346,15 @@ def test_time_starts_where_the_clip_does(tmp_path: Path) -> None:
 
 
 def test_clips_strung_together_keep_their_order(tmp_path: Path) -> None:
-    write_clip(tmp_path / "one.ts", 40)
+    write_clip(tmp_path / "one.ts", 40, pts_ms=[37 * number for number in range(40)])
     write_clip(tmp_path / "long.ts", 250)  # Its clock has run for eight seconds at the joint.
     both = (tmp_path / "long.ts").read_bytes() + (tmp_path / "one.ts").read_bytes()
     (tmp_path / "both.ts").write_bytes(both)
     frames = read_frames(tmp_path / "both.ts", EVERY)
     assert numbers(frames) == [*range(250), *range(40)]
+    assert frames.timestamps_s == pytest.approx(np.arange(290) / 30)
+    assert any("no usable timestamps" in note for note in frames.notes)
+    assert numbers(read_frames(tmp_path / "both.ts", Sampling(frames=2))) == [72, 217]
 
 
 def test_a_trimmed_file_gives_only_what_a_player_shows(tmp_path: Path, clips: Path) -> None:

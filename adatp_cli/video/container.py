@@ -211,6 +211,7 @@ class _Packets:
     keys: array[int]
     total: int = 0
     timed: bool = False
+    jumps: bool = False
     exact: bool = True
     closed: bool = True
     last_duration: int = 0
@@ -229,7 +230,7 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
                 continue
             moment = _packet_pts(packet, packets)
             # A step far back in time: clips strung together, each with a clock of its own.
-            packets.exact &= not packets.pts or moment > newest - jump
+            packets.jumps |= bool(packets.pts) and moment < newest - jump
             if not packets.pts or moment >= newest:
                 newest = moment
                 packets.last_duration = packet.duration or 0
@@ -276,11 +277,12 @@ def _build_index(
     # AVI stores no presentation times: what is read for reordered frames is the storage order.
     is_avi = container.format.name == "avi"
     reordered = is_avi and codec in ("h264", "hevc")
-    exact = packets.exact and len(pts) == count and not reordered
+    clock = packets.timed and not packets.jumps and len(pts) == count
+    exact = packets.exact and clock and not reordered
     rate = _plausible_rate(stream)
     start_s = float(container.start_time or 0) / 1e6
     times = None
-    if packets.timed and len(pts) == count:
+    if clock:
         times = _clip_times(pts.astype(np.float64) * base, np.inf if is_avi else start_s)
     notes = () if times is not None else (_MADE_UP_TIMES,)
     if times is None:
