@@ -57,23 +57,21 @@ def _check_target(clip: str) -> Path:
 
 
 def _run(path: Path, options: RunOptions, output: Output) -> None:
-    from adatp_cli.tiny.demo import write_demo_clip
+    from adatp_cli.tiny.clips import write_demo_clip
 
+    output.stage("writing a clip")
     try:
         made = write_demo_clip(path)
     except OSError as error:
-        raise UsageError(
-            f"--clip {path}: {error.strerror or error}", "write it elsewhere"
-        ) from None
-    output.note(
-        f"{path}: a generated clip of moving coloured shapes; the model tiny knows those and "
-        "nothing else"
-    )
+        reason = error.strerror or str(error)
+        raise UsageError(f"{path} cannot be written: {reason}", "name another --clip") from None
+    output.note(f"{path}: a generated clip of moving coloured shapes")
+    output.note("tiny, the bundled model, knows moving coloured shapes and nothing else")
     Interview(
         str(path),
-        made.questions,
+        [question.text for question in made.questions],
         options,
         output,
         video_name=str(path),
-        truths=made.answers,
+        truths=[question.answer for question in made.questions],
     ).run()

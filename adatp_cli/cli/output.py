@@ -94,17 +94,19 @@ class Output:
     def answered(self, record: AnswerRecord, truth: str | None = None) -> None:
         """The end of an answer: its record in JSON mode, and what it cost on stderr.
 
-        `truth`, where it is known, is shown to people beside the answer.
+        Where the `truth` is known it stands below the answer, and the cost is cut to one line.
         """
         if self.json:
             self.line(record.to_json())
         else:
             self.write("\n")
-        rows = statistics(record)
         if truth is not None and not self.json:
-            rows.insert(0, ("true", truth))
-        for label, text in rows:
-            self._print(Text.assemble((f"{label:<12}", "dim"), text))
+            right = record.answer.strip() == truth
+            self._row("true", Text(truth, style="green" if right else "red"))
+            self._row("cost", Text(_summary(record)))
+            return
+        for label, text in statistics(record):
+            self._row(label, Text(text))
 
     def failed(self, record: FailureRecord) -> None:
         """A question without an answer: its record in JSON mode. The error itself comes apart."""
@@ -157,6 +159,9 @@ class Output:
         finally:
             self._clear_status()
 
+    def _row(self, label: str, text: Text) -> None:
+        self._print(Text.assemble((f"{label:<12}", "dim"), text))
+
     def _print(self, text: Text) -> None:
         if self.quiet:
             return
@@ -193,7 +198,7 @@ def statistics(record: AnswerRecord) -> list[tuple[str, str]]:
         (
             "tokens",
             f"{tokens.visual} visual, {tokens.kept_final} kept to the last layer, "
-            f"{percent(tokens.kept_mean_ratio)} mean over layers",
+            f"{percent(tokens.kept_mean_ratio)} mean per layer",
         ),
         (
             "LLM cost",
@@ -213,6 +218,15 @@ def statistics(record: AnswerRecord) -> list[tuple[str, str]]:
             f"{_time(seconds.generate)} for {tokens.generated} tokens",
         ),
     ]
+
+
+def _summary(record: AnswerRecord) -> str:
+    """The cost in one line: tokens kept, and the share of the cost of pruning nothing."""
+    tokens, flops = record.tokens, record.flops
+    return (
+        f"{tokens.kept_final} of {tokens.visual} visual tokens to the last layer; "
+        f"LLM {percent(flops.paper.ratio)}, end to end {percent(flops.end_to_end.ratio)}"
+    )
 
 
 def amount(count: float) -> str:

@@ -76,7 +76,10 @@ def show(
         profile = load_profile(name)
         if budget is not None:
             profile = profile.with_budget(budget)
-        target = find_target(model)
+        from adatp_cli.model.quiet import quiet_libraries
+
+        with quiet_libraries():
+            target = find_target(model)
         told = forecast(profile, target, frames)
         if json:
             output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))

@@ -1,0 +1,86 @@
+"""What test files share: the program run in this process, a model of noise, a short clip."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from adatp_cli.cli.app import main
+from tests.checkpoint import write_random_checkpoint
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("adatp", deadline=None)
+settings.load_profile("adatp")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of the program: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> str:
+        """The one line that says what went wrong; that it is one is part of the contract."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+Run = Callable[..., Finished]
+
+
+@pytest.fixture
+def adatp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`adatp("ask", ..., stdin=b"...")`: the program in this process, without its environment."""
+    for name in ("ADATP_MODEL", "ADATP_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> Finished:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA-OneVision folder whose answers are noise."""
+    return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of a moving bar, then a cut and two of a flickering one, at 8 frames a second."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(8))
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(32):
+            pixels = np.full((64, 96, 3), 30 if number < 16 else 200, dtype=np.uint8)
+            pixels[20:40, 5 * (number % 16) : 5 * (number % 16) + 20, number % 3] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path

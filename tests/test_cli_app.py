@@ -1,0 +1,150 @@
+"""The program as a whole: its help, how fast it starts, what it imports, its commands."""
+
+from __future__ import annotations
+
+import ast
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adatp_cli import __version__
+from adatp_cli.record import schema_text
+from tests.conftest import Run
+
+PACKAGE = Path(__file__).parent.parent / "adatp_cli"
+COMMANDS = (
+    ("ask",),
+    ("demo",),
+    ("doctor",),
+    ("schema",),
+    ("profiles",),
+    ("profiles", "list"),
+    ("profiles", "show"),
+    ("profiles", "validate"),
+)
+HEAVY = {"torch", "transformers", "av", "decord", "accelerate", "bitsandbytes", "huggingface_hub"}
+
+
+def test_help_imports_nothing_heavy_and_is_quick() -> None:
+    code = (
+        "import sys; from adatp_cli.cli.app import main; main(['--help']); "
+        f"print('LOADED', sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    best = float("inf")
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run.stdout.endswith("LOADED []\n")
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        best = min(best, spent)
+    # The processor's time, as the wall clock's depends on what else the machine does.
+    assert best < 0.5
+
+
+def test_help_names_every_command(adatp: Run) -> None:
+    run = adatp("--help")
+    assert run.code == 0
+    for name in {command[0] for command in COMMANDS}:
+        assert f"│ {name} " in run.out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_that_fits_80_columns(adatp: Run, command: tuple[str, ...]) -> None:
+    for flag in ("-h", "--help"):
+        run = adatp(*command, flag)
+        assert (run.code, run.err) == (0, "")
+        assert max(map(len, run.out.splitlines())) <= 80
+
+
+def test_places_that_offer_tiny_say_what_it_knows(adatp: Run) -> None:
+    for command in (("ask", "--help"), ("demo", "--help")):
+        told = " ".join(adatp(*command).out.replace("│", " ").split())
+        assert "knows moving coloured shapes and nothing else" in told
+
+
+def test_version(adatp: Run) -> None:
+    assert adatp("--version").out == f"adatp {__version__}\n"
+    module = subprocess.run(
+        [sys.executable, "-m", "adatp_cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert module.stdout == f"adatp {__version__}\n"
+
+
+def test_schema_prints_the_file_that_ships(adatp: Run) -> None:
+    run = adatp("schema")
+    assert run.out == schema_text()
+    assert json.loads(run.out)["$defs"]["answer_record"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("aks",), "Did you mean 'ask'?"),
+        (("--frob",), "--frob"),
+        (("profiles", "shwo"), "Did you mean 'show'?"),
+        (("schema", "extra"), "extra"),
+    ],
+)
+def test_what_is_no_command_is_exit_2(adatp: Run, arguments: tuple[str, ...], said: str) -> None:
+    run = adatp(*arguments)
+    assert run.code == 2
+    assert said in run.error
+
+
+def test_no_arguments_give_the_help(adatp: Run) -> None:
+    run = adatp()
+    assert run.code == 2
+    assert "error:" not in run.err
+    assert "Usage: adatp" in run.out + run.err
+
+
+def test_a_closed_stream_is_no_crash() -> None:
+    for streams in (">&-", "2>&-", ">&- 2>&-"):
+        run = subprocess.run(
+            ["sh", "-c", f'"{sys.executable}" -m adatp_cli profiles list {streams}'],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0
+        assert run.stderr == ""
+
+
+def test_text_that_the_locale_cannot_encode_is_no_crash() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "adatp_cli", "ask", "päncake\udcff.mp4", "What?"],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "ascii:strict", "PATH": "/usr/bin"},
+        check=False,
+    )
+    assert run.returncode == 3
+    assert run.stderr.isascii()
+    assert b"no such file" in run.stderr
+
+
+def modules_imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_only_the_command_line_knows_the_screen() -> None:
+    outside = [path for path in PACKAGE.rglob("*.py") if PACKAGE / "cli" not in path.parents]
+    assert len(outside) > 20
+    for path in outside:
+        roots = {name.split(".")[0] for name in modules_imported(path)}
+        assert not roots & {"typer", "rich"}, path
+        if path.name != "__main__.py":
+            used = [name for name in modules_imported(path) if name.startswith("adatp_cli.cli")]
+            assert not used, path

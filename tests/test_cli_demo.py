@@ -1,0 +1,128 @@
+"""`adatp demo` and `adatp doctor`, here with a model of noise in the place of the bundled one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from adatp_cli.errors import ModelError
+from adatp_cli.model import checkpoints
+from adatp_cli.record import schema_text
+from adatp_cli.video.decode import read_frames
+from adatp_cli.video.sampling import Sampling
+from tests.conftest import Run
+
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
+
+
+@pytest.fixture
+def bundle(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(checkpoints, "bundled_folder", lambda: checkpoint)
+    return checkpoint
+
+
+@pytest.fixture
+def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache and no way to the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_demo_shows_answers_beside_the_truth(adatp: Run, bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "shapes.mp4"
+    run = adatp("demo", "--clip", target)
+    assert run.code == 0
+    assert "tiny, the bundled model, knows moving coloured shapes and nothing else" in run.err
+    told = [line for line in run.err.splitlines() if line.startswith("true ")]
+    cost = [line for line in run.err.splitlines() if line.startswith("cost ")]
+    assert len(told) == len(cost) >= 4
+    assert "visual tokens to the last layer; LLM 27." in cost[0]
+    info = read_frames(target, Sampling(frames=2)).info
+    assert info.codec == "h264"
+    machine = adatp("demo", "--clip", target, "--json", "-p", "vanilla", "--quiet")
+    assert machine.err == ""
+    for record in machine.records:
+        VALIDATOR.validate(record)
+        assert record["profile"]["name"] == "vanilla"
+        assert record["model"]["name"] == "tiny"
+    assert "1. " + machine.records[0]["question"] in run.err
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "no/such/folder/clip.mp4", "folder.mp4"])
+def test_demo_refuses_a_place_it_cannot_write_to(
+    adatp: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.mp4").mkdir()
+    run = adatp("demo", "--clip", name)
+    assert run.code == 2
+    assert name in run.error
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_doctor_finds_a_machine_that_answers(adatp: Run, bundle: Path) -> None:
+    run = adatp("doctor")
+    assert run.code == 0
+    assert "PROBLEM" not in run.out
+    assert "moving coloured shapes and nothing else" in run.out
+    (report,) = adatp("doctor", "--json").records
+    assert report["ok"] is True
+    assert report["bundled_model"] == str(bundle)
+    assert report["decoders"]["pyav"] is True
+    assert report["packages"]["torch"]
+    assert report["devices"][0]["name"] == "cpu"
+    assert report["devices"][0]["free_bytes"] > 0
+    assert {model["name"]: model["state"] for model in report["models"]} == {
+        "tiny": "bundled",
+        "0.5b": "missing",
+        "7b": "missing",
+        "72b": "missing",
+    }
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_doctor_asks_for_the_model_that_is_named(
+    adatp: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert adatp("doctor", "-m", bundle).code == 0
+    for name in ("7b", "auto", "someone/else", "/no/such/folder"):
+        run = adatp("doctor", "-m", name)
+        assert run.code == 4
+        assert "PROBLEM    the model" in run.out
+    monkeypatch.setenv("ADATP_MODEL", "72b")
+    assert adatp("doctor").code == 4
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_doctor_without_a_bundled_model(adatp: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Path:
+        raise ModelError("the bundled model is missing from this installation (x)")
+
+    monkeypatch.setattr(checkpoints, "bundled_folder", missing)
+    (report,) = adatp("doctor", "--json").records
+    assert report["bundled_model"] is None
+    assert adatp("doctor").code == 4
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_doctor_with_a_broken_package(
+    adatp: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = importlib.import_module
+
+    def broken(name: str, *arguments: Any) -> Any:
+        if name in ("decord", "accelerate"):
+            raise OSError(f"{name}.so: cannot open shared object file\nand more")
+        return original(name, *arguments)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    run = adatp("doctor")
+    assert run.code == 4
+    assert "decord does not work; PyAV decodes in its place" in run.out
+    (problem,) = [line for line in run.out.splitlines() if line.startswith("PROBLEM")]
+    assert "accelerate does not work (accelerate.so: cannot open shared object file)" in problem

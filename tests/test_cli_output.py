@@ -1,0 +1,82 @@
+"""What stands on a line: numbers, statistics, and text from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adatp_cli import record
+from adatp_cli.cli.output import amount, one_line, percent, statistics
+from tests.records import answer_record
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 "),
+        (7, "7 "),
+        (999, "999 "),
+        (1000, "1.00 k"),
+        (9_994, "9.99 k"),
+        (9_996, "10.0 k"),
+        (99_949, "99.9 k"),
+        (99_960, "100 k"),
+        (999_400, "999 k"),
+        (999_600, "1.00 M"),
+        (48_821_899_886_592, "48.8 T"),
+        (1_234_000_000_000_000, "1.23 P"),
+        (12_340_000_000_000_000_000, "12340 P"),
+    ],
+)
+def test_amounts_have_three_digits_and_a_prefix(count: int, shown: str) -> None:
+    assert amount(count) == shown
+
+
+def test_percent() -> None:
+    assert [percent(share) for share in (0, 0.2734, 1)] == ["0.0 %", "27.3 %", "100.0 %"]
+
+
+@given(
+    visual=st.integers(1, 200_000),
+    cost=st.integers(10**6, 10**17),
+    seconds=st.floats(0, 9999),
+    tokens=st.integers(0, 4096),
+)
+def test_statistics_fit_80_columns(visual: int, cost: int, seconds: float, tokens: int) -> None:
+    """Each label takes 12 columns, and no text may take more than the other 68."""
+    flops = record.Flops(
+        record.PaperFlops(cost, cost, 1.0),
+        record.EndToEndFlops(3 * cost, 3 * cost, 1.0, cost, cost, cost, cost, cost),
+    )
+    found = statistics(
+        answer_record(
+            tokens=record.TokenCounts(20, visual, [visual], visual, 1.0, tokens),
+            flops=flops,
+            seconds=record.Seconds(*[seconds] * 8),
+        )
+    )
+    for label, text in found:
+        assert len(label) < 12
+        assert len(text) <= 68
+
+
+def test_a_part_that_did_not_run_is_not_told() -> None:
+    known = answer_record()
+    full = dataclasses.replace(known.flops.end_to_end, relevance=0)
+    without = answer_record(flops=record.Flops(known.flops.paper, full))
+    assert any("relevance" in text for _, text in statistics(known))
+    assert not any("relevance" in text for _, text in statistics(without))
+
+
+@given(st.text())
+def test_text_from_outside_stays_one_printable_line(text: str) -> None:
+    shown = one_line(text)
+    assert len(shown.splitlines()) <= 1
+    assert shown.isprintable()
+
+
+def test_words_are_kept() -> None:
+    assert one_line("a  name\nwith\x1b[31m colour") == "a name with\\x1b[31m colour"

@@ -1,0 +1,93 @@
+"""`adatp profiles`: what is listed, shown with its cost, and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from adatp_cli import cost
+from adatp_cli.cli.forecast import Target, forecast
+from adatp_cli.profiles import builtin_names, load_profile, parse_profile
+from tests.conftest import Run
+
+
+def test_list_names_each_with_its_purpose(adatp: Run) -> None:
+    run = adatp("profiles", "list")
+    assert run.code == 0
+    assert [line.split()[0] for line in run.out.splitlines()] == builtin_names()
+    assert max(map(len, run.out.splitlines())) <= 80
+    assert [row["name"] for row in adatp("profiles", "list", "--json").records] == builtin_names()
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_what_show_prints_is_the_profile(adatp: Run, name: str) -> None:
+    run = adatp("profiles", "show", name)
+    assert run.code == 0
+    assert parse_profile(run.out, "stdout") == load_profile(name)
+
+
+def test_show_tells_the_cost_that_the_papers_setting_comes_to(adatp: Run) -> None:
+    told = adatp("profiles", "show", "adatp").out
+    assert "# On 7b, 32 frames of 196 visual tokens:" in told
+    assert "13.3 T of 48.8 TMAC (27.3 %), paper convention" in told
+    assert "dropped at layers 2 to 16 of 28" in told
+    assert "vision 21.3 T" in told
+    (half,) = adatp("profiles", "show", "adatp", "--budget", "0.5", "--json").records
+    assert half["profile"]["budget"] == 0.5
+    assert half["flops"]["paper"]["ratio"] == pytest.approx(0.5, abs=0.005)
+    assert half["flops"]["paper"]["ratio"] <= 0.5
+    assert half["visual_per_layer"][0] == 32 * 196
+
+
+def test_show_for_another_model_and_clip(adatp: Run, checkpoint: Path) -> None:
+    (small,) = adatp("profiles", "show", "adatp", "-m", "0.5b", "-n", "8", "--json").records
+    assert (small["model"], small["frames"], small["pruned_layers"]) == ("0.5b", 8, [2, 12])
+    (own,) = adatp("profiles", "show", "adatp", "-m", checkpoint, "--json").records
+    assert (own["frames"], own["visual_per_layer"][0]) == (16, 16 * 36)
+    assert own["pruned_layers"] == [1, 7]
+
+
+def test_vanilla_costs_what_pruning_nothing_costs(adatp: Run) -> None:
+    (shown,) = adatp("profiles", "show", "vanilla", "--json").records
+    assert shown["pruned_layers"] is None
+    assert shown["flops"]["paper"]["ratio"] == 1.0
+    assert shown["flops"]["end_to_end"]["ratio"] == 1.0
+    assert shown["flops"]["end_to_end"]["relevance"] == 0
+
+
+def test_a_forecast_counts_the_encoder_only_where_one_runs() -> None:
+    target = Target("7b", cost.KNOWN_SHAPES["7b"], cost.SO400M_RELEVANCE, 32)
+    with_encoder = forecast(load_profile("adatp"), target)
+    without = forecast(load_profile("adatp-light"), target)
+    assert with_encoder.pruned.relevance > 0
+    assert without.pruned.relevance == 0
+    assert with_encoder.pruned.scoring > 0
+
+
+def test_validate(adatp: Run, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("name: mine\nmethod: adatp\nbudget: 0.25\n")
+    bad.write_text("name: mine\nmethod: adatp\nbugdet: 0.25\n")
+    run = adatp("profiles", "validate", good)
+    assert run.code == 0
+    assert run.out == f"{good}: valid, the profile 'mine' (method adatp, budget 25.0 %)\n"
+    run = adatp("profiles", "validate", bad)
+    assert (run.code, run.out) == (2, "")
+    assert f"{bad}: unknown key 'bugdet' (did you mean 'budget'?)" in run.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("show", "adatp", "--budget", "0.05"), "the smallest reachable budget here is"),
+        (("show", "adatp", "-n", "0"), "--frames 0"),
+        (("show", "nope"), "there is no profile named 'nope'"),
+        (("show", "adatp", "-m", "no such model"), "no such model"),
+        (("validate", "none.yaml"), "none.yaml: there is no such profile file"),
+    ],
+)
+def test_what_cannot_be_shown_is_exit_2(adatp: Run, arguments: tuple[str, ...], said: str) -> None:
+    run = adatp("profiles", *arguments)
+    assert run.code == 2
+    assert said in run.error
