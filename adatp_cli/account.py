@@ -66,11 +66,8 @@ def resolve_profile(profile: Profile, loaded: LoadedModel, *, encodes: bool) -> 
         relevance = dataclasses.replace(profile.relevance, encoder="none")
         return dataclasses.replace(profile, relevance=relevance)
     knobs, local = profile.schedule, profile.local
-    first, last = pruned_layers(
-        loaded.shape.language.layers,
-        knobs.first_layer,
-        None if knobs.last_layer == "auto" else knobs.last_layer,
-    )
+    layers = loaded.shape.language.layers
+    first, last = pruned_layers(layers, knobs.first_layer, knobs.last_layer)
     encoder = profile.relevance.encoder
     if encodes and loaded.relevance is not None:
         encoder = loaded.relevance.name
@@ -79,7 +76,7 @@ def resolve_profile(profile: Profile, loaded: LoadedModel, *, encodes: bool) -> 
         signal = "relevance" if encodes else "tower"
     return dataclasses.replace(
         profile,
-        schedule=dataclasses.replace(knobs, last_layer=last),
+        schedule=dataclasses.replace(knobs, first_layer=first, last_layer=last),
         segments=dataclasses.replace(profile.segments, signal=signal),
         relevance=dataclasses.replace(profile.relevance, encoder=encoder),
         local=dataclasses.replace(

@@ -29,14 +29,15 @@ class ScheduleSettings:
     Parameters
     ----------
     first_layer
-        First layer that sees fewer tokens; at least 1, as the first layer must see them all. Paper:
-        2.
+        First layer that sees fewer tokens; at least 1, as the first layer must see them all. `auto`
+        is 2 (paper) for a model of N >= 24 layers and round(2/28 N) for a smaller one (our choice:
+        the same relative depth).
     last_layer
         Last layer at which tokens are dropped. `auto` is N - 12 (paper) for a model of N >= 24
         layers and round(4/7 N) for a smaller one (our choice: the same relative depth).
     """
 
-    first_layer: int = 2
+    first_layer: LayerOrAuto = AUTO
     last_layer: LayerOrAuto = AUTO
 
 

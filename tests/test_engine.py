@@ -200,7 +200,7 @@ def test_a_real_clip_gives_a_record_that_fits_the_schema(loaded: LoadedModel):
     assert done.peak_memory_bytes is not None
     assert done.peak_memory_bytes > 10_000_000
     knobs = done.profile
-    assert knobs["schedule"] == {"first_layer": 2, "last_layer": 7}
+    assert knobs["schedule"] == {"first_layer": 1, "last_layer": 7}
     assert knobs["segments"]["signal"] == "relevance"
     assert "auto" not in json.dumps(knobs)
 

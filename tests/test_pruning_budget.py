@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adatp_cli.cost import KNOWN_SHAPES, LanguageShape, paper_cost, paper_layer_cost
 from adatp_cli.errors import UsageError
-from adatp_cli.pruning.budget import keep_schedule, pruned_layers, solve_budget
+from adatp_cli.pruning.budget import LayerOrAuto, keep_schedule, pruned_layers, solve_budget
 
 SEVEN_B = KNOWN_SHAPES["7b"].language
 TINY = LanguageShape(12, 192, 6, 2, 32, 512, 512)
@@ -38,11 +38,16 @@ def test_the_published_share_gives_the_published_rho():
     ("layers", "last"), [(28, 16), (24, 12), (80, 68), (12, 7), (23, 13), (8, 5), (4, 2), (3, 2)]
 )
 def test_the_last_pruned_layer_follows_the_depth(layers: int, last: int):
-    assert pruned_layers(layers, 2, None) == (2, last)
+    assert pruned_layers(layers, 2, "auto") == (2, last)
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, None), (12, None), (2, 12), (5, 4), (-1, 3)])
-def test_layers_outside_the_model_are_refused(first: int, last: int | None):
+@pytest.mark.parametrize(("layers", "first"), [(28, 2), (24, 2), (80, 2), (23, 2), (12, 1), (4, 1)])
+def test_the_first_pruned_layer_follows_the_depth(layers: int, first: int):
+    assert pruned_layers(layers, "auto", "auto")[0] == first
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, "auto"), (12, "auto"), (2, 12), (5, 4), (-1, 3)])
+def test_layers_outside_the_model_are_refused(first: int, last: LayerOrAuto):
     with pytest.raises(UsageError, match=r"schedule\.(first|last)_layer is"):
         pruned_layers(12, first, last)
 
@@ -68,19 +73,19 @@ def test_the_whole_budget_keeps_everything():
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[float, int, LanguageShape, int, int | None]:
+def problems(draw: st.DrawFn) -> tuple[float, int, LanguageShape, int, LayerOrAuto]:
     layers = draw(st.integers(3, 40))
     heads = draw(st.sampled_from([2, 4, 8]))
     shape = LanguageShape(layers, heads * 32, heads, 2, 32, draw(st.integers(64, 1024)), 100)
     first = draw(st.integers(1, layers - 1))
-    last = draw(st.none() | st.integers(first, layers - 1))
+    last = draw(st.just("auto") | st.integers(first, layers - 1))
     return draw(st.floats(0.01, 1.0)), draw(st.integers(36, 8000)), shape, first, last
 
 
 @settings(deadline=None, max_examples=200)
 @given(problems())
 def test_never_above_the_share_and_as_close_as_tokens_allow(
-    problem: tuple[float, int, LanguageShape, int, int | None],
+    problem: tuple[float, int, LanguageShape, int, LayerOrAuto],
 ):
     share, visual, shape, first, last = problem
     smallest = paper_cost(

@@ -86,13 +86,9 @@ def forecast(profile: Profile, target: Target, frames: int | None = None) -> For
     full = (visual,) * language.layers
     counts, pruned_layers, rows = full, None, {}
     if profile.budget is not None:
-        last = profile.schedule.last_layer
+        knobs = profile.schedule
         schedule = solve_budget(
-            profile.budget,
-            visual,
-            language,
-            profile.schedule.first_layer,
-            None if last == "auto" else last,
+            profile.budget, visual, language, knobs.first_layer, knobs.last_layer
         )
         counts = schedule.counts
         pruned_layers = schedule.first_layer, schedule.last_layer

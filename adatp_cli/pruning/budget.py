@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
 from adatp_cli.cost import LanguageShape, paper_cost, paper_layer_cost
 from adatp_cli.errors import UsageError
 
 _BISECTIONS = 60
+_PUBLISHED_FROM = 24  # layers of the smallest model that the published layers 2 to N-12 are for
+
+LayerOrAuto = int | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ class Schedule:
     share: float
 
 
-def pruned_layers(layers: int, first_layer: int, last_layer: int | None) -> tuple[int, int]:
+def pruned_layers(
+    layers: int, first_layer: LayerOrAuto, last_layer: LayerOrAuto
+) -> tuple[int, int]:
     """First and last layer before which tokens are dropped, checked against the model's depth.
 
     Parameters
@@ -48,24 +54,28 @@ def pruned_layers(layers: int, first_layer: int, last_layer: int | None) -> tupl
     layers
         Decoder layers N.
     first_layer
-        At least 1, since its scores come from the layer before; the published method has 2.
+        At least 1, since its scores come from the layer before. `auto` is the published 2, or in a
+        model with fewer than 24 layers the same relative depth, round(2/28 N): our choice.
     last_layer
-        None for the published N-12. A model with fewer than 24 layers gets the same relative depth,
-        round(4/7 N): our choice.
+        `auto` is the published N-12, or in a model with fewer than 24 layers the same relative
+        depth, round(4/7 N): our choice.
 
     Raises
     ------
     UsageError
         When the range is empty or lies outside the model.
     """
+    published = layers >= _PUBLISHED_FROM
+    if first_layer == "auto":
+        first_layer = 2 if published else max(1, round(layers / 14))
     if not 1 <= first_layer < layers:
         raise UsageError(
             f"schedule.first_layer is {first_layer}, but this model has layers 0 to {layers - 1} "
             "and layer 0 must see every token",
             f"choose a first pruned layer between 1 and {layers - 1}",
         )
-    if last_layer is None:
-        auto = layers - 12 if layers >= 24 else round(4 * layers / 7)
+    if last_layer == "auto":
+        auto = layers - 12 if published else round(4 * layers / 7)
         return first_layer, max(first_layer, auto)
     if not first_layer <= last_layer < layers:
         raise UsageError(
@@ -100,8 +110,8 @@ def solve_budget(
     share: float,
     visual: int,
     shape: LanguageShape,
-    first_layer: int = 2,
-    last_layer: int | None = None,
+    first_layer: LayerOrAuto = "auto",
+    last_layer: LayerOrAuto = "auto",
 ) -> Schedule:
     """The fullest geometric schedule whose cost stays within `share` of the vanilla cost.
 

@@ -72,8 +72,8 @@ class AdaTP(PruningMethod):
         return AdaTPPlan(self, layout, self._schedule(layout.visual, shape), self._cut(signals))
 
     def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
-        first, last = self.schedule.first_layer, self.schedule.last_layer
-        return solve_budget(self.budget, visual, shape, first, None if last == "auto" else last)
+        knobs = self.schedule
+        return solve_budget(self.budget, visual, shape, knobs.first_layer, knobs.last_layer)
 
     def _cut(self, signals: ClipSignals) -> SegmentTable:
         """Segments by the chosen signal, weighted where relevance is known before the prefill."""
