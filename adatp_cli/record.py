@@ -110,7 +110,7 @@ class Flops:
 class Seconds:
     """Wall-clock time per stage.
 
-    `first_token` runs from the question to the first token; `total` covers this question, with the
+    `first_token` runs from opening the clip to the first token; `total` covers this question, with the
     shared loading, decoding and encoding.
     """
 
