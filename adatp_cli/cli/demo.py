@@ -41,8 +41,11 @@ def demo(
     with reporting(output):
         options.check()
         if clip is not None:
-            _run(_check_target(clip), options, output)
+            path = _check_target(clip)
+            output.note(f"{path}: a generated clip of moving coloured shapes")
+            _run(path, options, output)
             return
+        output.note("a generated clip of moving coloured shapes; --clip FILE keeps it")
         with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
             _run(Path(folder) / "demo.mp4", options, output)
 
@@ -65,7 +68,6 @@ def _run(path: Path, options: RunOptions, output: Output) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"{path} cannot be written: {reason}", "name another --clip") from None
-    output.note(f"{path}: a generated clip of moving coloured shapes")
     output.note("tiny, the bundled model, knows moving coloured shapes and nothing else")
     Interview(
         str(path),
