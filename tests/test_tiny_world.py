@@ -1,4 +1,4 @@
-"""The generated world: clips that can be seen, questions that have one true answer, files that play."""
+"""The world: clips that can be seen, questions that have one true answer, files that play."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from adatp_cli.tiny.clips import SIDE, write_clips, write_demo_clip, write_mp4
 from adatp_cli.tiny.questions import KINDS, NUMBERS, all_questions, draw_questions
 from adatp_cli.tiny.render import label, render, sample_times
-from adatp_cli.tiny.world import COLOURS, MOTIONS, Clip, Thing, random_clip
+from adatp_cli.tiny.world import COLOURS, MOTIONS, Clip, Flash, Scene, Thing, random_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling
 
@@ -28,13 +28,16 @@ def clip_of(seed: int, samples: int = 16) -> Clip:
 
 @given(seeds, lengths)
 @settings(max_examples=60, deadline=None)
-def test_every_scene_and_flash_is_met_by_the_samples_it_was_made_for(seed: int, samples: int) -> None:
+def test_every_scene_and_flash_is_met_by_the_samples_it_was_made_for(
+    seed: int, samples: int
+) -> None:
     clip = clip_of(seed, samples)
     times = sample_times(samples)
     looks = Counter(-1 if clip.in_flash(t) else clip.scene_at(t) for t in times)
     assert all(looks[k] >= 2 for k in range(len(clip.scenes)))
     assert (clip.flash is None) or 1 <= looks[-1] <= 2
-    assert clip.scenes[0].begin == 0.0 and clip.scenes[-1].end == 1.0
+    assert clip.scenes[0].begin == 0.0
+    assert clip.scenes[-1].end == 1.0
 
 
 @given(seeds)
@@ -45,15 +48,17 @@ def test_things_stay_in_the_picture_and_apart(seed: int) -> None:
         assert [thing.large for thing in scene.things] == [True] + [False] * (len(scene.things) - 1)
         for number, thing in enumerate(scene.things):
             way = thing.centre(progress)
-            assert way.min() - thing.radius >= 0.0 and way.max() + thing.radius <= 1.0
+            assert way.min() - thing.radius >= 0.0
+            assert way.max() + thing.radius <= 1.0
             for other in scene.things[:number]:
                 gap = np.hypot(*(way - other.centre(progress))).min()
                 assert gap > thing.radius + other.radius
-                assert thing.colour != other.colour and thing.shape != other.shape
+                assert thing.colour != other.colour
+                assert thing.shape != other.shape
 
 
 def things_seen_by_eye(clip: Clip, frame: np.ndarray) -> set[str]:
-    """Colours with enough pixels of their own: an observer that knows nothing of the renderer's order."""
+    """Colours with enough pixels of their own, for an eye that knows nothing of the renderer."""
     flat = frame.reshape(-1, 3).astype(int)
     return {
         name
@@ -76,7 +81,8 @@ def test_what_is_drawn_is_what_the_labels_and_the_plan_say(seed: int) -> None:
             expected = {thing.colour for thing in clip.scenes[clip.scene_at(time)].things}
         assert things_seen_by_eye(clip, frames[t]) == expected
         named = {list(COLOURS)[c - 1] for c in np.unique(labels.colour[t]) if c}
-        assert named == expected and labels.count[t] == len(expected)
+        assert named == expected
+        assert labels.count[t] == len(expected)
 
 
 @given(seeds)
@@ -92,8 +98,6 @@ def test_every_question_has_one_answer(seed: int) -> None:
 
 def test_questions_can_be_answered_from_the_plan() -> None:
     """An independent reading of a clip written by hand."""
-    from adatp_cli.tiny.world import Flash, Scene
-
     red = Thing("circle", "red", "left", True, 0.2, (0.7, 0.5), (0.25, 0.5))
     small = Thing("star", "white", "still", False, 0.11, (0.2, 0.15), (0.2, 0.15))
     blue = Thing("circle", "blue", "up", True, 0.2, (0.5, 0.7), (0.5, 0.25))
@@ -136,7 +140,8 @@ def test_the_file_shows_what_was_rendered(tmp_path: Path, decoder: str) -> None:
     clip = clip_of(11)
     write_mp4(tmp_path / "clip.mp4", clip, 4.0)
     frames = read_frames(tmp_path / "clip.mp4", Sampling(frames=8), decoder=decoder)
-    assert frames.info.codec == "h264" and frames.info.decoder.startswith(decoder)
+    assert frames.info.codec == "h264"
+    assert frames.info.decoder.startswith(decoder)
     assert frames.pixels.shape == (8, SIDE, SIDE, 3)
     # The moment of frame i of n at rate r is (i + 1/2) / n of the clip.
     moments = (frames.indices + 0.5) / frames.info.frames_total
@@ -150,7 +155,8 @@ def test_a_folder_of_clips_is_the_same_every_time(tmp_path: Path) -> None:
     assert first.read_text() == second.read_text()
     assert (tmp_path / "a/00001.mp4").read_bytes() == (tmp_path / "b/00001.mp4").read_bytes()
     rows = [json.loads(line) for line in first.read_text().splitlines()]
-    assert len(rows) == 6 and set(rows[0]) == {"video", "kind", "question", "answer"}
+    assert len(rows) == 6
+    assert set(rows[0]) == {"video", "kind", "question", "answer"}
     assert write_clips(tmp_path / "c", 2, seed=5, questions=3).read_text() != first.read_text()
 
 

@@ -1,7 +1,7 @@
 """How many questions about held-out clips are answered exactly right, profile by profile.
 
-`python -m adatp_cli.tiny.accuracy` writes the clips as mp4 files, reads them back through the same path as
-`adatp ask`, asks every question under every profile, and prints a Markdown table.
+`python -m adatp_cli.tiny.accuracy` writes the clips as mp4 files, reads them back through the same
+path as `adatp ask`, asks every question under every profile, and writes a Markdown table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from itertools import groupby
 from pathlib import Path
 
 from adatp_cli.engine import Answered, Engine, GenerationSettings
-from adatp_cli.model.checkpoints import Checkpoint  # noqa: F401
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
 from adatp_cli.tiny.clips import write_clips
@@ -37,6 +36,7 @@ class Score:
     ratios: list[float] = field(default_factory=list)
 
     def row(self) -> str:
+        """The profile's line of the table."""
         every = [verdict for rows in self.right.values() for verdict in rows]
         kinds = [_percent(self.right.get(kind, [])) for kind in KINDS]
         cost = 100 * sum(self.ratios) / max(len(self.ratios), 1)
@@ -49,7 +49,7 @@ def _percent(verdicts: Sequence[bool]) -> str:
 
 
 def table(scores: Sequence[Score]) -> str:
-    """The scores as Markdown: cost (paper convention), number of questions, per cent right, overall and by kind."""
+    """The scores as Markdown: cost (paper convention), and per cent right overall and by kind."""
     head = ["profile", "LLM cost", "questions", "right", *KINDS]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *(score.row() for score in scores)]) + "\n"
@@ -88,6 +88,7 @@ def measure(loaded: LoadedModel, profiles: Sequence[str], index: Path, frames: i
 
 
 def main() -> None:
+    """Read the command line, measure, and write the table to stdout."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

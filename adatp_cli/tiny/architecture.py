@@ -1,13 +1,18 @@
-"""What `tiny` is made of: a LLaVA-OneVision of the published classes and files at a hundredth of the size."""
+"""What `tiny` is made of.
+
+A LLaVA-OneVision of the published classes, in the published files, at a hundredth of the size.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
     GenerationConfig,
     LlavaOnevisionConfig,
@@ -22,9 +27,13 @@ PATCH_SIZE = 8
 PATCHES = IMAGE_SIZE // PATCH_SIZE
 GRID = PATCHES // 2
 DEFAULT_FRAMES = 16
-VOCAB_SIZE = 512
+RELEVANCE_FOLDER = "relevance"  # inside the checkpoint's
+TOWER_WIDTH = 128
+VOCAB_SIZE = 512  # rows of the embedding; as in the published ones, more than the tokenizer has
 DECODER_LAYERS = 12
 DECODER_WIDTH = 192
+
+_PADDING, _END_OF_TURN = "<|endoftext|>", "<|im_end|>"
 
 # The published checkpoints' template: images, then videos, then a newline and the text.
 CHAT_TEMPLATE = (
@@ -47,10 +56,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def tower_settings() -> dict[str, int]:
-    """Dimensions of the SigLIP vision tower, shared with the relevance encoder's description of it."""
+def tower_settings() -> dict[str, Any]:
+    """Dimensions of the SigLIP vision tower, which the relevance encoder's files repeat."""
     return {
-        "hidden_size": 128,
+        "hidden_size": TOWER_WIDTH,
         "intermediate_size": 512,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
@@ -60,7 +69,7 @@ def tower_settings() -> dict[str, int]:
 
 
 def build_tokenizer(sentences: list[str]) -> Qwen2Tokenizer:
-    """A byte-level BPE of Qwen2's kind that knows the words of `sentences` whole and any text in bytes."""
+    """A byte-level BPE of Qwen2's kind: the words of `sentences` whole, any other text in bytes."""
     trained: Tokenizer = Qwen2Tokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE - 8,
@@ -69,11 +78,12 @@ def build_tokenizer(sentences: list[str]) -> Qwen2Tokenizer:
     )
     trained.train_from_iterator(sentences, trainer)
     model = json.loads(trained.to_str())["model"]
+    merges: Any = [tuple(pair) for pair in model["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=[tuple(pair) for pair in model["merges"]],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        merges=merges,
+        eos_token=_END_OF_TURN,
+        pad_token=_PADDING,
         additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
         model_max_length=32768,
     )
@@ -85,7 +95,7 @@ def build_model(
     tokenizer: Qwen2Tokenizer, layers: int = DECODER_LAYERS
 ) -> LlavaOnevisionForConditionalGeneration:
     """The untrained model, in float32, initialised from torch's global generator."""
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens}
+    ids = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
     text = Qwen2Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=DECODER_WIDTH,
@@ -96,8 +106,8 @@ def build_model(
         max_position_embeddings=32768,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         tie_word_embeddings=True,
-        bos_token_id=ids["<|endoftext|>"],
-        eos_token_id=ids["<|im_end|>"],
+        bos_token_id=ids[_PADDING],
+        eos_token_id=ids[_END_OF_TURN],
     )
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**tower_settings(), vision_use_head=False),
@@ -108,21 +118,47 @@ def build_model(
         tie_word_embeddings=True,
     )
     model = LlavaOnevisionForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=ids["<|endoftext|>"],
-        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
-        pad_token_id=ids["<|endoftext|>"],
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=ids[_PADDING],
+        eos_token_id=[ids[_END_OF_TURN], ids[_PADDING]],
+        pad_token_id=ids[_PADDING],
     )
     return model
 
 
 def write_checkpoint(
-    folder: Path, model: LlavaOnevisionForConditionalGeneration, tokenizer: Qwen2Tokenizer
+    folder: Path,
+    model: LlavaOnevisionForConditionalGeneration,
+    tokenizer: Qwen2Tokenizer,
+    *,
+    relevance: str | None = RELEVANCE_FOLDER,
 ) -> None:
-    """Write model, tokenizer and preprocessors in the layout of the hub's LLaVA-OneVision repositories."""
+    """Write the files that the hub's LLaVA-OneVision repositories have, and `adatp.json`.
+
+    Parameters
+    ----------
+    folder
+        Made if it is missing.
+    model
+        Written in bfloat16, and left in it.
+    tokenizer
+        With its chat template.
+    relevance
+        Where in the folder the relevance encoder will be; None where it has none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    module: nn.Module = model
+    module.to(torch.bfloat16)
+    model.save_pretrained(folder)
+    _write_preprocessors(folder)
+    described: dict[str, object] = {"default_frames": DEFAULT_FRAMES}
+    if relevance is not None:
+        described["relevance_encoder"] = relevance
+    write_json(folder / "adatp.json", described)
+
+
+def _write_preprocessors(folder: Path) -> None:
     common: dict[str, object] = {
         "do_resize": True,
         "do_rescale": True,

@@ -1,7 +1,8 @@
 """Training batches: clips of the world as pixels, labels, and packed questions.
 
-Several questions stand behind one clip. Each attends to the clip and to itself only and its positions start where
-the clip's end, so that every one sees just what it would see alone, for a fraction of the work.
+Several questions stand behind one clip. Each attends to the clip and to itself only and its
+positions start where the clip's end, so that every one sees just what it would see alone, for a
+fraction of the work.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from transformers import Qwen2Tokenizer
 
 from adatp_cli.tiny.architecture import GRID, IMAGE_SIZE, PATCHES
 from adatp_cli.tiny.questions import Question, draw_questions
-from adatp_cli.tiny.render import Labels, label, render, sample_times
+from adatp_cli.tiny.render import Labels, Pixels, label, render, sample_times
 from adatp_cli.tiny.world import Clip, random_clip
 
 
 @dataclass(frozen=True, slots=True)
 class TowerBatch:
+    """F single frames with what each patch of the tower shows."""
+
     pixels: Tensor  # (F, 3, S, S), normalised
     labels: Labels  # with F in the place of T, on the tower's patches
 
 
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
-    """B clips of T frames, n_v = T * GRID**2; prefix = head tokens, visual tokens, newline; then packed text."""
+    """B clips of T frames: head, T x GRID x GRID visual tokens, a newline, then the packed text."""
 
     pixels: Tensor  # (B, T, 3, S, S), normalised
     labels: list[Labels]  # per clip, on the pooled grid
@@ -39,7 +42,7 @@ class ClipBatch:
     questions: list[list[Question]]
 
 
-def normalise(pixels: np.ndarray) -> Tensor:
+def normalise(pixels: Pixels) -> Tensor:
     """(.., S, S, 3) uint8 to (.., 3, S, S) float32 in [-1, 1], as the preprocessor files say."""
     return torch.from_numpy(pixels).movedim(-1, -3).float() / 127.5 - 1.0
 
@@ -49,7 +52,9 @@ def _generator(seed: int, step: int, number: int) -> np.random.Generator:
 
 
 def tower_batch(seed: int, step: int, frames: int, per_clip: int = 4) -> TowerBatch:
-    pixels, labels = [], []
+    """Frames of fresh clips at any moments, the flash's among them where there is one."""
+    pixels: list[Pixels] = []
+    labels: list[Labels] = []
     for number in range(frames // per_clip):
         rng = _generator(seed, step, number)
         clip = random_clip(rng)
@@ -65,7 +70,10 @@ def tower_batch(seed: int, step: int, frames: int, per_clip: int = 4) -> TowerBa
 
 
 def encode_question(tokenizer: Qwen2Tokenizer, question: Question) -> tuple[list[int], int]:
-    """Ids from the newline after the clip to the answer's end token, and how many of them are the question's."""
+    """Ids from the newline after the clip to the answer's end token.
+
+    Also how many of them come before the answer.
+    """
     asked = f"\n{question.text}<|im_end|><|im_start|>assistant\n"
     before = tokenizer.encode(asked, add_special_tokens=False)
     answer = tokenizer.encode(f"{question.answer}<|im_end|>", add_special_tokens=False)
@@ -107,9 +115,10 @@ def clip_batch(
 
 
 def packed_bias(owner: Tensor, prefix: int) -> Tensor:
-    """(B, 1, L, prefix + L) float bias of the text's rows: 0 where attention is allowed, else minus infinity.
+    """Attention bias of the text's rows, (B, 1, L, prefix + L): 0 or, where forbidden, -infinity.
 
-    Text sees the clip, itself, and no other question; padding (owner 0) sees the clip and is seen by padding alone.
+    A question sees the clip, itself, and no other question; padding (owner 0) sees the clip, and is
+    seen by padding alone.
     """
     length = owner.shape[1]
     own = owner[:, :, None] == owner[:, None, :]

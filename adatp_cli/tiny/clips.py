@@ -50,13 +50,19 @@ def write_mp4(path: Path, clip: Clip, seconds: float, *, side: int = SIDE) -> No
 
 
 def held_out_clip(seed: int, number: int) -> tuple[Clip, np.random.Generator]:
-    """Clip `number` of evaluation set `seed`: never seen in training, whose generators have another key."""
+    """Clip `number` of evaluation set `seed`, and the generator that goes on to draw its questions.
+
+    Training never sees it: its generators have other keys.
+    """
     rng = np.random.default_rng([0x5EED, seed, number])
     return random_clip(rng), rng
 
 
 def write_clips(folder: Path, count: int, *, seed: int = 0, questions: int = 6) -> Path:
-    """Write `count` held-out clips of 4 to 8 seconds and `questions.jsonl` (video, kind, question, answer)."""
+    """Write `count` held-out clips of 4 to 8 seconds, and what to ask about them.
+
+    Returns the path of `questions.jsonl`: video, kind, question and answer in each line.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "questions.jsonl"
     with index.open("w", encoding="utf-8") as file:

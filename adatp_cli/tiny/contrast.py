@@ -1,13 +1,16 @@
-"""The relevance encoder's training: SigLIP's sigmoid loss between frames and questions about what they show.
+"""The relevance encoder: what it is made of, and SigLIP's loss between frames and questions.
 
-The vision tower is finished and frozen; what learns are the text tower and the pooling head with its layer norm.
-Which frames a question is about is known exactly, so that no accidental match is taken for a mismatch.
+The vision tower is finished and frozen; what learns are the text tower and the pooling head with
+its layer norm. Which frames a question is about is known exactly, so that no accidental match is
+taken for a mismatch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +18,24 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import SiglipConfig, SiglipTextModel
+from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from adatp_cli.model.relevance import QuestionTokenizer, canonical
-from adatp_cli.tiny.architecture import IMAGE_SIZE, tower_settings, write_json
+from adatp_cli.tiny.architecture import IMAGE_SIZE, TOWER_WIDTH, tower_settings, write_json
 from adatp_cli.tiny.batches import normalise
 from adatp_cli.tiny.questions import draw_questions
-from adatp_cli.tiny.render import render, shown_at
+from adatp_cli.tiny.render import Pixels, render, shown_at
 from adatp_cli.tiny.world import COLOURS, SHAPES, Thing, random_clip
 
 TEXT_TOKENS = 64
-_EOS = "</s>"
+_END, _UNKNOWN = "</s>", "<unk>"
 
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
+    """F frames, Q questions, and which question is about which frame."""
+
     pixels: Tensor  # (F, 3, S, S)
     token_ids: Tensor  # (Q, TEXT_TOKENS)
     matches: Tensor  # (Q, F) bool
@@ -49,7 +54,26 @@ def mentions(text: str) -> list[tuple[str | None, str | None]]:
     return [*found, (colour, None)] if colour else found
 
 
-def _is_about(wanted: list[tuple[str | None, str | None]], things: list[Thing]) -> bool:
+def match_matrix(texts: Sequence[str], things: Sequence[Sequence[Thing]]) -> Tensor:
+    """Which question speaks of something that is in view.
+
+    Parameters
+    ----------
+    texts
+        Q questions.
+    things
+        What each of F frames shows.
+
+    Returns
+    -------
+    Tensor
+        bool, (Q, F).
+    """
+    wanted = [mentions(text) for text in texts]
+    return torch.tensor([[_is_about(row, column) for column in things] for row in wanted])
+
+
+def _is_about(wanted: list[tuple[str | None, str | None]], things: Sequence[Thing]) -> bool:
     return any(
         colour in (None, thing.colour) and shape in (None, thing.shape)
         for colour, shape in wanted
@@ -64,16 +88,67 @@ def build_text_tokenizer(sentences: list[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=160,
-        special_tokens=["<pad>", _EOS, "<unk>"],
-        unk_token="<unk>",
+        special_tokens=["<pad>", _END, _UNKNOWN],
+        unk_token=_UNKNOWN,
         show_progress=False,
     )
     tokenizer.train_from_iterator([canonical(sentence) for sentence in sentences], trainer)
-    end = tokenizer.token_to_id(_EOS)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {_EOS}", special_tokens=[(_EOS, end)]
+        single=f"$A {_END}", special_tokens=[(_END, _end_id(tokenizer))]
     )
     return tokenizer
+
+
+def _end_id(tokenizer: Tokenizer) -> int:
+    number = tokenizer.token_to_id(_END)
+    if number is None:
+        raise ValueError(f"the tokenizer has no {_END}")
+    return number
+
+
+def relevance_settings(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+    """The `SiglipConfig` of the encoder: `text_config` and `vision_config`."""
+    # As in the published SigLIP, whose questions are padded with the token that ends them.
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), _end_id(tokenizer))
+    text = {
+        "hidden_size": TOWER_WIDTH,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": TEXT_TOKENS,
+    }
+    return {
+        "text_config": text | ids,
+        "vision_config": tower_settings() | {"vision_use_head": True},
+    }
+
+
+def write_relevance(folder: Path, tokenizer: Tokenizer, state: Mapping[str, Tensor]) -> None:
+    """Write the folder that `model.relevance.load_relevance` reads.
+
+    Parameters
+    ----------
+    folder
+        Made if it is missing.
+    tokenizer
+        Of `build_text_tokenizer`.
+    state
+        Tensors by their names in a `SiglipModel`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {
+        "eos_token": _END,
+        "pad_token": _END,
+        "unk_token": _UNKNOWN,
+        "model_max_length": TEXT_TOKENS,
+    }
+    write_json(folder / "tokenizer_config.json", names)
+    save_file(dict(state), folder / "model.safetensors", metadata={"format": "pt"})
+    # `SiglipConfig.save_pretrained` compares with the library's defaults, and warns about those.
+    described: dict[str, object] = {"architectures": ["SiglipModel"], "model_type": "siglip"}
+    write_json(folder / "config.json", described | relevance_settings(tokenizer))
 
 
 class Contrast(nn.Module):
@@ -82,31 +157,31 @@ class Contrast(nn.Module):
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.raw_tokenizer = tokenizer
-        end = tokenizer.token_to_id(_EOS)
+        end = _end_id(tokenizer)
         self.tokenizer = QuestionTokenizer(tokenizer, eos=end, pad=end, length=TEXT_TOKENS)
-        text = {
-            "hidden_size": 128,
-            "intermediate_size": 512,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "vocab_size": tokenizer.get_vocab_size(),
-            "max_position_embeddings": TEXT_TOKENS,
-            **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), end),
-        }
-        vision = tower_settings() | {"vision_use_head": True}
-        self.config = SiglipConfig(text_config=text, vision_config=vision)
-        self.text_tower = SiglipTextModel(self.config.text_config)
-        self.norm = nn.LayerNorm(128, eps=self.config.vision_config.layer_norm_eps)
-        self.head = SiglipMultiheadAttentionPoolingHead(self.config.vision_config)
+        settings = relevance_settings(tokenizer)
+        vision = SiglipVisionConfig(**settings["vision_config"])
+        self.text_tower = SiglipTextModel(SiglipTextConfig(**settings["text_config"]))
+        self.norm = nn.LayerNorm(TOWER_WIDTH, eps=vision.layer_norm_eps)
+        self.head = SiglipMultiheadAttentionPoolingHead(vision)
         self.scale = nn.Parameter(torch.tensor(10.0).log())
         self.bias = nn.Parameter(torch.tensor(-5.0))
 
+    def frame_vectors(self, features: Tensor) -> Tensor:
+        """Pool the tower's features (F, patches, D) to vectors of unit length, (F, D)."""
+        return functional.normalize(self.head(self.norm(features)), dim=-1)
+
+    def text_vectors(self, token_ids: Tensor) -> Tensor:
+        """Embed questions, (Q, TEXT_TOKENS), as vectors of unit length, (Q, D)."""
+        return functional.normalize(self.text_tower(input_ids=token_ids).pooler_output, dim=-1)
+
     def loss(self, features: Tensor, batch: PairBatch) -> Tensor:
-        """Sigmoid loss over all pairs (SigLIP, arXiv 2303.15343), matches and mismatches weighing the same."""
-        frames = functional.normalize(self.head(self.norm(features)), dim=-1)
-        texts = functional.normalize(
-            self.text_tower(input_ids=batch.token_ids.to(features.device)).pooler_output, dim=-1
-        )
+        """Sigmoid loss over all pairs (SigLIP, arXiv 2303.15343).
+
+        Matches are few; together they weigh as much as the mismatches (our choice).
+        """
+        frames = self.frame_vectors(features)
+        texts = self.text_vectors(batch.token_ids.to(features.device))
         logits = self.scale.exp() * texts @ frames.T + self.bias
         matches = batch.matches.to(features.device)
         loss = functional.binary_cross_entropy_with_logits(
@@ -115,17 +190,8 @@ class Contrast(nn.Module):
         return 0.5 * (loss[matches].mean() + loss[~matches].mean())
 
     def save(self, folder: Path) -> None:
-        """Write the folder that `model.relevance.load_relevance` reads."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.raw_tokenizer.save(str(folder / "tokenizer.json"))
-        names = {
-            "eos_token": _EOS,
-            "pad_token": _EOS,
-            "unk_token": "<unk>",
-            "model_max_length": TEXT_TOKENS,
-        }
-        write_json(folder / "tokenizer_config.json", names)
-        # A text tower on its own names its tensors as inside a `SiglipModel`, or without the prefix.
+        """Write the folder that `model.relevance.load_relevance` reads, in bfloat16."""
+        # The text tower's own names lack the prefix, or have it: that is up to the library.
         text = {
             f"text_model.{k.removeprefix('text_model.')}": v
             for k, v in self.text_tower.state_dict().items()
@@ -135,16 +201,14 @@ class Contrast(nn.Module):
         state = {
             k: v.to(torch.bfloat16).cpu().contiguous() for k, v in (text | norm | head).items()
         }
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        self.config.architectures = ["SiglipModel"]
-        self.config.save_pretrained(folder)
+        write_relevance(folder, self.raw_tokenizer, state)
 
 
 def pair_batch(
     tokenizer: QuestionTokenizer, seed: int, step: int, *, clips: int, per_clip: int = 4
 ) -> PairBatch:
     """Frames of fresh clips, and questions about things; matches are over the whole batch."""
-    pixels: list[np.ndarray] = []
+    pixels: list[Pixels] = []
     things: list[list[Thing]] = []
     texts: list[str] = []
     for number in range(clips):
@@ -155,7 +219,5 @@ def pair_batch(
         things.extend([thing for thing, _ in shown_at(clip, float(time))] for time in times)
         about = [q.text for q in draw_questions(clip, rng, 16) if mentions(q.text)]
         texts.extend(about[:per_clip])
-    wanted = [mentions(text) for text in texts]
-    matches = torch.tensor([[_is_about(row, column) for column in things] for row in wanted])
     ids = torch.cat([tokenizer(text) for text in texts])
-    return PairBatch(normalise(np.concatenate(pixels)), ids, matches)
+    return PairBatch(normalise(np.concatenate(pixels)), ids, match_matrix(texts, things))

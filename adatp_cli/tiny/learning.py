@@ -1,4 +1,8 @@
-"""Losses of `tiny`'s training: dense labels for the tower, packed questions and dense labels for the decoder."""
+"""Losses of `tiny`'s training.
+
+Dense labels on every patch for the tower; packed questions, and dense labels on the visual tokens,
+for the decoder.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, LlavaOnevisionForConditionalGeneration
 
-from adatp_cli.tiny.architecture import DECODER_WIDTH, GRID, PATCHES, tower_settings
+from adatp_cli.tiny.architecture import DECODER_WIDTH, GRID, PATCHES, TOWER_WIDTH
 from adatp_cli.tiny.batches import ClipBatch, TowerBatch, packed_bias
 from adatp_cli.tiny.render import Labels
 from adatp_cli.tiny.world import COLOURS, MAX_SCENES, MOTIONS, SHAPES
@@ -24,24 +29,23 @@ class TowerHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        width = tower_settings()["hidden_size"]
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = nn.LayerNorm(TOWER_WIDTH, elementwise_affine=False)
         self.classes = nn.ModuleDict(
             {
-                "shape": nn.Linear(width, 1 + len(SHAPES)),
-                "colour": nn.Linear(width, 1 + len(COLOURS)),
-                "large": nn.Linear(width, 3),
-                "count": nn.Linear(width, 4),
-                "flash": nn.Linear(width, 2),
-                "row": nn.Linear(width, PATCHES),
-                "column": nn.Linear(width, PATCHES),
+                "shape": nn.Linear(TOWER_WIDTH, 1 + len(SHAPES)),
+                "colour": nn.Linear(TOWER_WIDTH, 1 + len(COLOURS)),
+                "large": nn.Linear(TOWER_WIDTH, 3),
+                "count": nn.Linear(TOWER_WIDTH, 4),
+                "flash": nn.Linear(TOWER_WIDTH, 2),
+                "row": nn.Linear(TOWER_WIDTH, PATCHES),
+                "column": nn.Linear(TOWER_WIDTH, PATCHES),
             }
         )
-        self.offset = nn.Linear(width, 2)
+        self.offset = nn.Linear(TOWER_WIDTH, 2)
 
 
 class DecoderHeads(nn.Module):
-    """Linear readers of the visual tokens at the decoder's entrance and after `DENSE_DEPTH` layers."""
+    """Linear readers of the visual tokens at the decoder's entrance and after some layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,25 +69,32 @@ class DecoderHeads(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Losses:
+    """What a step is taken along, and the parts that are reported."""
+
     total: Tensor
     parts: dict[str, float]
 
 
 def tower_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """(F, 3, S, S) to (F, patches, D): the hidden state *before* the post-layernorm, which the decoder is given."""
+    """Run the vision tower: (F, 3, S, S) to (F, patches, D).
+
+    The hidden state *before* the post-layernorm, which is what the decoder is given.
+    """
     inputs = pixels.to(model.device, model.dtype)
-    return model.model.vision_tower(inputs, output_hidden_states=True).hidden_states[-1]
+    hidden: Tensor = model.model.vision_tower(inputs, output_hidden_states=True).hidden_states[-1]
+    return hidden
 
 
 def tower_loss(
     model: LlavaOnevisionForConditionalGeneration, heads: TowerHeads, batch: TowerBatch
 ) -> Losses:
+    """Cross-entropy of every reader on every patch, and the miss of the things' centres."""
     features = heads.norm(tower_features(model, batch.pixels).float())
     labels = batch.labels
     frames = features.shape[0]
     place = np.arange(PATCHES)
     shape = (frames, PATCHES, PATCHES)
-    targets: dict[str, np.ndarray] = {
+    targets: dict[str, NDArray[np.int64]] = {
         "shape": labels.shape,
         "colour": labels.colour,
         "large": labels.large,
@@ -93,7 +104,7 @@ def tower_loss(
         "column": np.broadcast_to(place[None, None, :], shape),
     }
     device = features.device
-    losses = {}
+    losses: dict[str, Tensor] = {}
     busy = torch.from_numpy(labels.shape > 0).flatten(1).to(device)
     for name, target in targets.items():
         wanted = torch.from_numpy(np.ascontiguousarray(target)).flatten(1).to(device)
@@ -101,7 +112,7 @@ def tower_loss(
     offset = torch.from_numpy(labels.offset).flatten(1, 2).to(device)
     miss = functional.smooth_l1_loss(heads.offset(features)[busy], offset[busy], beta=0.02)
     losses["offset"] = 5.0 * miss
-    total = torch.stack([value for value in losses.values()]).sum()
+    total = torch.stack(list(losses.values())).sum()
     return Losses(total, {name: float(value.detach()) for name, value in losses.items()})
 
 
@@ -117,21 +128,24 @@ def _balanced(logits: Tensor, target: Tensor, busy: Tensor) -> Tensor:
 
 
 def packed_attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor,
-    **options: object,
+    *,
+    scaling: float,
+    **_options: object,
 ) -> tuple[Tensor, None]:
-    """Attention of a packed batch: the clip's part is causal, `attention_mask` is the bias of the text's rows.
+    """Attention of a packed batch, in the library's interface for attention functions.
 
-    Plain matrix products in half precision: on a CPU they take less than half the time of the fused kernel, which
-    cannot use that text never attends to other text and pays for the mask instead.
+    The clip's rows are causal; `attention_mask` is the bias of the text's rows (`packed_bias`).
+    Plain matrix products in the values' type: on a CPU they take less than half the time of the
+    fused kernel, which pays for a mask over the whole square.
     """
     dtype = value.dtype
     repeat = query.shape[1] // key.shape[1]
-    query = query.to(dtype) * float(options["scaling"])  # type: ignore[arg-type]
+    query = query.to(dtype) * scaling
     key, value = (part.to(dtype).repeat_interleave(repeat, 1) for part in (key, value))
     prefix = query.shape[2] - attention_mask.shape[2]
     hidden = torch.full((prefix, prefix), float("-inf"), dtype=dtype, device=query.device).triu(1)
@@ -156,8 +170,20 @@ def decode(
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], int]:
     """Run clip and packed questions through projector and decoder.
 
-    Returns the logits of the answer tokens (n, V), their targets (n,), all hidden states, and the index of the
-    first visual token. `features` is (B * T, patches, D).
+    Parameters
+    ----------
+    model
+        With `use_packed_attention`.
+    features
+        (B * T, patches, D), of `tower_features`.
+    batch
+        The clips' labels and texts.
+
+    Returns
+    -------
+    tuple
+        Logits of the answer tokens (n, V), their targets (n,), all hidden states, each
+        (B, prefix + L, D), and the index of the first visual token.
     """
     core = model.model
     device = features.device
@@ -240,7 +266,8 @@ def exact_answers(
 ) -> dict[str, list[bool]]:
     """Per question kind, whether greedy decoding would give each answer word for word.
 
-    With the true answer fed in, the greedy answer is the true one exactly when every token is predicted.
+    With the true answer fed in, the greedy answer is the true one exactly when every token is
+    predicted.
     """
     logits, targets, _, _ = decode(model, features, batch)
     right = (logits.argmax(-1) == targets).cpu()

@@ -1,13 +1,14 @@
 """Questions about a clip of the world, with the one true answer each.
 
-Every wording of a kind has the same answer. Answers are lower case without a full stop, and are right only when
-they are equal word for word.
+Every wording of a kind has the same answer. Answers are lower case without a full stop, and are
+right only when they are equal word for word.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,13 +16,18 @@ from adatp_cli.tiny.world import Clip, Thing
 
 NUMBERS = ("zero", "one", "two", "three")
 KINDS = (
-    "happens", "first", "last", "middle", "colour", "shape", "motion", "size", "scenes", "count", "order", "next",
-    "flash",
+    "happens", "first", "last", "middle", "colour", "shape", "motion", "size", "scenes", "count",
+    "order", "next", "flash",
 )  # fmt: skip
+
+# Kind, wordings, answer.
+Row = tuple[str, list[str], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
+    """One question as it is typed, its kind (of `KINDS`) and the one right answer."""
+
     kind: str
     text: str
     answer: str
@@ -40,7 +46,7 @@ def _place_names(count: int) -> list[str]:
     return {1: ["first"], 2: ["first", "last"], 3: ["first", "middle", "last"]}[count]
 
 
-def _story(clip: Clip) -> list[tuple[str, list[str], str]]:
+def _story(clip: Clip) -> list[Row]:
     told = [_sentence(scene.subject) for scene in clip.scenes]
     rows = [
         (
@@ -56,10 +62,10 @@ def _story(clip: Clip) -> list[tuple[str, list[str], str]]:
     return rows
 
 
-def _looks(clip: Clip) -> list[tuple[str, list[str], str]]:
+def _looks(clip: Clip) -> list[Row]:
     colours, shapes = Counter(t.colour for t in clip.things), Counter(t.shape for t in clip.things)
     flashed = clip.flash.thing if clip.flash else None
-    rows: list[tuple[str, list[str], str]] = []
+    rows: list[Row] = []
     for thing in clip.things:
         if shapes[thing.shape] == 1:
             wordings = [f"what colour is the {thing.shape}?", f"what color is the {thing.shape}?"]
@@ -83,7 +89,7 @@ def _looks(clip: Clip) -> list[tuple[str, list[str], str]]:
     return rows
 
 
-def _counts(clip: Clip) -> list[tuple[str, list[str], str]]:
+def _counts(clip: Clip) -> list[Row]:
     rows = [
         (
             "scenes",
@@ -100,8 +106,8 @@ def _counts(clip: Clip) -> list[tuple[str, list[str], str]]:
     return rows
 
 
-def _orders(clip: Clip) -> list[tuple[str, list[str], str]]:
-    rows: list[tuple[str, list[str], str]] = []
+def _orders(clip: Clip) -> list[Row]:
+    rows: list[Row] = []
     subjects = [scene.subject for scene in clip.scenes]
     for i, early in enumerate(subjects):
         for late in subjects[i + 1 :]:
@@ -109,7 +115,7 @@ def _orders(clip: Clip) -> list[tuple[str, list[str], str]]:
             for ask, right in (("first", early), ("last", late)):
                 wordings = [f"which comes {ask}, the {a.name} or the {b.name}?" for a, b in pairs]
                 rows.append(("order", wordings, f"the {right.name}"))
-    for early, late in zip(subjects, subjects[1:], strict=False):
+    for early, late in pairwise(subjects):
         rows.append(("next", [f"what large shape comes after the {early.name}?"], f"a {late.name}"))
         rows.append(
             ("next", [f"what large shape comes before the {late.name}?"], f"a {early.name}")
@@ -117,7 +123,7 @@ def _orders(clip: Clip) -> list[tuple[str, list[str], str]]:
     return rows
 
 
-def all_questions(clip: Clip) -> list[tuple[str, list[str], str]]:
+def all_questions(clip: Clip) -> list[Row]:
     """Every question the clip can answer: rows of (kind, wordings, answer)."""
     flash = f"a {clip.flash.thing.name}" if clip.flash else "nothing"
     rows = [*_story(clip), *_looks(clip), *_counts(clip), *_orders(clip)]
@@ -125,12 +131,15 @@ def all_questions(clip: Clip) -> list[tuple[str, list[str], str]]:
 
 
 def draw_questions(clip: Clip, rng: np.random.Generator, count: int) -> list[Question]:
-    """Draw up to `count` different questions, kinds first: a kind with many questions is not asked more often."""
-    kinds: dict[str, list[tuple[str, list[str], str]]] = {}
+    """Draw up to `count` different questions.
+
+    The kind is drawn before the question, or kinds with many questions would be asked more often.
+    """
+    kinds: dict[str, list[Row]] = {}
     for row in all_questions(clip):
         kinds.setdefault(row[0], []).append(row)
     for rows in kinds.values():
-        rng.shuffle(rows)  # type: ignore[arg-type]
+        rng.shuffle(rows)
     drawn: list[Question] = []
     while kinds and len(drawn) < count:
         for kind in rng.permutation(list(kinds)):

@@ -15,12 +15,24 @@ SETTLED_AFTER = 0.2  # share of a scene in which a moving thing covers more than
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What each cell of a `cells` x `cells` grid shows, frame by frame; all arrays start with (T, cells, cells).
+    """What each cell of a square grid shows, frame by frame.
 
-    `shape`, `colour`, `motion` are 0 for the background, else 1 + the index in the world's tables; `large` is
-    0/1/2 for background/small/large; `offset` (.., 2) is the way to the thing's centre in picture sides;
-    `count` (T,) things in view, `scene` (T,) index, `flash` (T,) 0/1, `settled` (T,) whether the scene
-    has been seen for long enough that a motion can be told.
+    Parameters
+    ----------
+    shape, colour, motion
+        (T, cells, cells): 0 for the background, else 1 + the index in the world's tables.
+    large
+        (T, cells, cells): 0 for the background, 1 for a small thing, 2 for a large one.
+    offset
+        (T, cells, cells, 2): from the cell's middle to the thing's centre, in picture sides.
+    count
+        (T,): things in view.
+    scene
+        (T,): the scene's index.
+    flash
+        (T,): 1 in the flash, else 0.
+    settled
+        (T,): whether the scene has been seen for long enough that a motion can be told.
     """
 
     shape: NDArray[np.int64]
@@ -37,7 +49,10 @@ class Labels:
 def distance(
     shape: str, x: NDArray[np.float32], y: NDArray[np.float32], radius: float
 ) -> NDArray[np.float32]:
-    """Signed distance (negative inside) to a shape of circumscribed `radius` around the origin; y points down."""
+    """Signed distance to a shape of circumscribed `radius` around the origin.
+
+    Negative inside; y points down.
+    """
     if shape == "circle":
         return np.asarray(np.hypot(x, y) - radius)
     if shape == "square":
@@ -62,7 +77,10 @@ def distance(
 
 
 def background(seed: int, side: int) -> NDArray[np.float32]:
-    """A static cluttered picture of muted colours, (side, side, 3); the same at every size up to resolution."""
+    """A static cluttered picture of muted colours, (side, side, 3).
+
+    The same seed gives the same picture at every size, up to resolution.
+    """
     rng = np.random.default_rng(seed)
     v, u = np.meshgrid(*([(np.arange(side, dtype=np.float32) + 0.5) / side] * 2), indexing="ij")
     base = rng.uniform(35, 120) + rng.uniform(-14, 14, 3)
@@ -123,11 +141,14 @@ def render(clip: Clip, times: NDArray[np.float64], side: int) -> Pixels:
 
 
 def label(clip: Clip, times: NDArray[np.float64], cells: int) -> Labels:
-    """What each grid cell shows at each of `times`: a thing that covers any of nine points of the cell."""
+    """What each cell shows at each of `times`: a thing that covers any of nine points of it."""
     count = len(times)
     grid = (count, cells, cells)
     result = Labels(
-        *(np.zeros(grid, np.int64) for _ in range(4)),
+        shape=np.zeros(grid, np.int64),
+        colour=np.zeros(grid, np.int64),
+        motion=np.zeros(grid, np.int64),
+        large=np.zeros(grid, np.int64),
         offset=np.zeros((*grid, 2), np.float32),
         count=np.zeros(count, np.int64),
         scene=np.zeros(count, np.int64),

@@ -1,8 +1,9 @@
 """Train `tiny` from nothing: `python -m adatp_cli.tiny.train --out FOLDER`.
 
-Three stages, each deterministic by seed and each leaving its result in the folder, so that a broken run goes on:
-the vision tower from dense labels, the decoder (and projector) from packed questions, the relevance encoder
-contrastively against the finished tower. The same command uses a GPU where there is one.
+Three stages, each deterministic by seed and each leaving its result in the folder, so that a broken
+run goes on: the vision tower from dense labels, the decoder (and projector) from packed questions,
+the relevance encoder contrastively against the finished tower. The same command uses a GPU where
+there is one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Tokenizer
 
 from adatp_cli.tiny.architecture import (
-    DEFAULT_FRAMES,
+    RELEVANCE_FOLDER,
     build_model,
     build_tokenizer,
     write_checkpoint,
-    write_json,
 )
 from adatp_cli.tiny.batches import clip_batch, tower_batch
 from adatp_cli.tiny.contrast import Contrast, build_text_tokenizer, pair_batch
@@ -47,11 +47,30 @@ TOWER_FRAMES = 96
 # Visual frames in a decoder step; the number of clips follows from the clip's length.
 STEP_FRAMES = 128
 QUESTIONS = 12
+PAIR_CLIPS = 24  # in a step of the relevance encoder
 HELD_OUT = 10**9  # step numbers from here on are never trained on
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
+    """What the bundle was trained with.
+
+    Parameters
+    ----------
+    seed
+        Of the weights and of every batch.
+    tower_steps, decoder_steps, relevance_steps
+        Length of the three stages.
+    short_steps, long_steps
+        Decoder steps at the beginning on short clips, and at the end on long ones.
+    joint_steps
+        Decoder steps at the end in which the tower learns too.
+    rate
+        Highest learning rate.
+    dense_weight
+        Weight of the labels on the visual tokens beside the language loss.
+    """
+
     seed: int = 0
     tower_steps: int = 600
     decoder_steps: int = 1800
@@ -71,7 +90,7 @@ class Optimiser:
     """
 
     def __init__(self, modules: Iterable[nn.Module], rate: float, steps: int) -> None:
-        self.weights: list[nn.Parameter] = []
+        self.weights: list[tuple[nn.Parameter, nn.Parameter]] = []  # as computed with, and float32
         matrices: list[Tensor] = []
         others: list[Tensor] = []
         for module in modules:
@@ -79,8 +98,7 @@ class Optimiser:
                 inner = weight.ndim == 2 and ".layers." in f".{name}"
                 master = nn.Parameter(weight.detach().float().clone())
                 (matrices if inner else others).append(master)
-                weight.master = master  # type: ignore[attr-defined]
-                self.weights.append(weight)
+                self.weights.append((weight, master))
         self.optimisers = [
             torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
@@ -90,24 +108,26 @@ class Optimiser:
     def step(self, number: int, loss: Tensor) -> None:
         """One update; the rate warms up over 30 steps and falls linearly over the last 45 %."""
         share = min(1.0, (number + 1) / 30, (self.steps - number) / (0.45 * self.steps))
-        loss.backward()
-        moved = [weight for weight in self.weights if weight.grad is not None]
-        for weight in moved:
-            weight.master.grad = weight.grad.float()
-            weight.grad = None
-        masters = [weight.master for weight in moved]
-        torch.nn.utils.clip_grad_norm_(masters, 1.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        moved: list[tuple[nn.Parameter, nn.Parameter]] = []
+        for weight, master in self.weights:
+            if weight.grad is not None:
+                master.grad = weight.grad.float()
+                weight.grad = None
+                moved.append((weight, master))
+        nn.utils.clip_grad_norm_([master for _, master in moved], 1.0)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.rate * share
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
-            torch._foreach_copy_([weight.data for weight in moved], masters)
+            for weight, master in moved:
+                weight.copy_(master)
 
 
 def corpus(clips: int = 400) -> list[str]:
-    """Every wording and answer of the first clips, with and without a capital: what the tokenizer learns from."""
+    """What the tokenizers learn from: every wording, with and without a capital, and answer."""
     rows = [
         row
         for n in range(clips)
@@ -139,7 +159,7 @@ def train_tower(model: LlavaOnevisionForConditionalGeneration, recipe: Recipe) -
 
 
 def _samples(recipe: Recipe, number: int) -> int:
-    """Length of this step's clips: short ones teach most for the money, long ones only at the end."""
+    """Frames of this step's clips: short ones teach most for the money, so long ones come last."""
     if number < recipe.short_steps:
         return (4, 4, 4, 8)[number % 4]
     if number >= recipe.decoder_steps - recipe.long_steps:
@@ -154,7 +174,7 @@ def train_decoder(
     save: Callable[[], None],
     compiled: bool,
 ) -> None:
-    """Packed questions, on the frozen tower's features until the last steps; see `learning.decoder_loss`."""
+    """Packed questions, the tower frozen until the last steps; see `learning.decoder_loss`."""
     torch.manual_seed(recipe.seed + 1)
     heads = DecoderHeads().to(model.device)
     use_packed_attention(model)
@@ -196,7 +216,7 @@ def train_relevance(
     optimiser = Optimiser([contrast], recipe.rate / 3, recipe.relevance_steps)
     began = time.monotonic()
     for number in range(recipe.relevance_steps):
-        batch = pair_batch(contrast.tokenizer, recipe.seed + 2, number, clips=24)
+        batch = pair_batch(contrast.tokenizer, recipe.seed + 2, number, clips=PAIR_CLIPS)
         with torch.no_grad():
             features = tower_features(model, batch.pixels)
         loss = contrast.loss(features.float(), batch)
@@ -242,7 +262,31 @@ def _stage(model: nn.Module, path: Path, train: Callable[[], None]) -> None:
     torch.save(model.state_dict(), path)
 
 
+def train(out: Path, recipe: Recipe, compiled: bool) -> None:
+    """Run the stages that `out` does not hold yet, and write its folder `bundle`."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    sentences = corpus()
+    tokenizer = build_tokenizer(sentences)
+    model = build_model(tokenizer)
+    module: nn.Module = model
+    module.to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+
+    def save() -> None:
+        torch.save(model.state_dict(), out / "decoder-partial.pt")
+
+    _stage(model, out / "tower.pt", lambda: train_tower(model, recipe))
+    _stage(
+        model, out / "decoder.pt", lambda: train_decoder(model, tokenizer, recipe, save, compiled)
+    )
+    contrast = Contrast(build_text_tokenizer(sentences)).to(model.device)
+    _stage(contrast, out / "relevance.pt", lambda: train_relevance(model, contrast, recipe))
+    write_checkpoint(out / "bundle", model, tokenizer)
+    contrast.save(out / "bundle" / RELEVANCE_FOLDER)
+
+
 def main() -> None:
+    """Read the command line and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -259,23 +303,7 @@ def main() -> None:
     compiled: bool = given.pop("compile")
     recipe = replace(Recipe(), **given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    sentences = corpus()
-    tokenizer = build_tokenizer(sentences)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = build_model(tokenizer).to(device, torch.bfloat16)
-    _stage(model, out / "tower.pt", lambda: train_tower(model, recipe))
-    save = lambda: torch.save(model.state_dict(), out / "decoder-partial.pt")  # noqa: E731
-    _stage(
-        model, out / "decoder.pt", lambda: train_decoder(model, tokenizer, recipe, save, compiled)
-    )
-    contrast = Contrast(build_text_tokenizer(sentences)).to(model.device)
-    _stage(contrast, out / "relevance.pt", lambda: train_relevance(model, contrast, recipe))
-    write_checkpoint(out / "bundle", model, tokenizer)
-    contrast.save(out / "bundle" / "relevance")
-    described = {"default_frames": DEFAULT_FRAMES, "relevance_encoder": "relevance"}
-    write_json(out / "bundle" / "adatp.json", described)
+    train(out, recipe, compiled)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The world that `tiny` knows: scenes of moving coloured shapes, drawn from a seed.
 
-A clip is one to three scenes joined by hard cuts. Each scene has a cluttered background of muted colours,
-one large shape (its *subject*) and up to two small ones; every shape moves in one direction or stays still.
-Some clips are interrupted by a *flash*: for a moment the screen turns light and shows one more shape.
+A clip is one to three scenes joined by hard cuts. Each scene has a cluttered background of muted
+colours, one large shape (its *subject*) and up to two small ones; every shape moves in one
+direction or stays still. Some clips are interrupted by a *flash*: for a moment the screen turns
+light and shows one more shape.
 
-Times are fractions of the clip in [0, 1]; lengths are fractions of the side of the (square) picture.
+Times are fractions of the clip in [0, 1]; lengths are fractions of the side of the (square)
+picture.
 """
 
 from __future__ import annotations
@@ -31,15 +33,16 @@ MOTIONS: dict[str, tuple[float, float]] = {
     "still": (0.0, 0.0),
 }
 MAX_SCENES = 3
-# A scene is long enough for three of the `samples` that a clip is made for, a flash for one or two: a motion
-# cannot be told from fewer than two looks, and a moment that no sample meets could not be asked about.
+# A scene is long enough for three of the `samples` that a clip is made for, a flash for one or two:
+# a motion cannot be told from fewer than two looks, and a moment that no sample meets could not be
+# asked about.
 SCENE_SAMPLES = 3.25
 FLASH_SAMPLES = (1.15, 1.6)
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One shape: what it is, how large, and its straight way from `start` to `end` during its scene."""
+    """One shape: what it is, how large, and its straight way from `start` to `end` in its scene."""
 
     shape: str
     colour: str
@@ -61,7 +64,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """From `begin` to `end` one background and one to three things; the first is the large subject."""
+    """A background and one to three things, the large subject first, from `begin` to `end`."""
 
     begin: float
     end: float
@@ -84,6 +87,8 @@ class Flash:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
+    """One to three scenes, one after the other, and perhaps a flash."""
+
     scenes: tuple[Scene, ...]
     flash: Flash | None
 
@@ -177,7 +182,7 @@ def _scene_things(rng: np.random.Generator, taken: set[tuple[str, str]]) -> tupl
 def _place(
     rng: np.random.Generator, radius: float, others: tuple[Thing, ...]
 ) -> tuple[str, tuple[float, float], tuple[float, float]] | None:
-    """A motion and a way inside the picture that never touches `others`; None when none is found."""
+    """A motion and a way inside the picture that never touches `others`; None if none is found."""
     progress = np.linspace(0.0, 1.0, 13)
     low, high = radius + 0.02, 0.98 - radius
     # The motion is drawn before the place, or those that fit anywhere would be drawn more often.
