@@ -117,6 +117,21 @@ def test_a_closed_stream_is_no_crash() -> None:
         assert run.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that Linux has")
+def test_a_full_disk_is_one_line() -> None:
+    run = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m adatp_cli schema > /dev/full'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.splitlines() == [
+        "error: the output cannot be written: No space left on device; "
+        "make room, or write elsewhere"
+    ]
+
+
 def test_text_that_the_locale_cannot_encode_is_no_crash() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "adatp_cli", "ask", "päncake\udcff.mp4", "What?"],

@@ -237,6 +237,14 @@ def test_a_real_process_says_nothing_of_its_libraries_and_minds_no_closed_pipe(
     assert whole.returncode == 0
     assert [line[:12].strip() for line in whole.stderr.splitlines()[1:]] == list(LABELS)
     with subprocess.Popen(
+        [*command, "--verbose", "What?"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.stdout.read() == whole.stdout
+    assert process.returncode == 0
+    with subprocess.Popen(
         [*command, "--json", "What?", "Where?", "Why?"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -7,12 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from adatp_cli.errors import AdatpError
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 from adatp_cli.video.source import printable
 
@@ -34,6 +35,21 @@ def one_line(text: str) -> str:
     return " ".join(printable(word) for word in text.split())
 
 
+class _Stderr(Console):
+    """A console that goes on in silence when nobody reads stderr any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send the rest of a stream nowhere, so that the flush at exit does not fail as well."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
+
+
 class Output:
     """Where a command's results, progress and errors go.
 
@@ -51,7 +67,7 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
-        self._stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._stderr = _Stderr(stderr=True, highlight=False, markup=False, emoji=False)
         self._status: Status | None = None
         self._mid_line = False
         self._asked = -1
@@ -65,17 +81,21 @@ class Output:
         ------
         OutputClosedError
             The reader has gone.
+        AdatpError
+            The output takes no more, a full disk for one.
         """
         self._clear_status()
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Else the interpreter's own flush at exit would complain about the same pipe.
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, sys.stdout.fileno())
-            os.close(devnull)
+            _discard(sys.stdout)
             raise OutputClosedError from None
+        except OSError as error:
+            _discard(sys.stdout)
+            reason = error.strerror or str(error)
+            hint = "make room, or write elsewhere"
+            raise AdatpError(f"the output cannot be written: {reason}", hint) from error
         self._mid_line = not text.endswith("\n") if text else self._mid_line
 
     def line(self, text: str) -> None:
