@@ -1,7 +1,8 @@
 """The error family: everything that can go wrong in a way a user can act on.
 
-Each class fixes a process exit code and each instance carries one line that says what went wrong and
-with which input, and a hint that says what to do next. `adatp_cli.cli.errors` turns them into text.
+Each class fixes a process exit code and each instance carries one line that says what went wrong
+and with which input, and a hint that says what to do next. `adatp_cli.cli.errors` turns them into
+text.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class AdatpError(Exception):
     hint
         One line: what to do next. May be empty.
     kind
-        Machine-readable name for the answer record's `error.kind`; the class's default when omitted.
+        For the answer record's `error.kind`; the class's default when omitted.
     """
 
     exit_code: ClassVar[int] = 1

@@ -110,8 +110,8 @@ class Flops:
 class Seconds:
     """Wall-clock time per stage.
 
-    `first_token` runs from opening the clip to the first token; `total` covers this question, with the
-    shared loading, decoding and encoding.
+    `first_token` runs from opening the clip to the first token; `total` covers this question, with
+    the shared loading, decoding and encoding.
     """
 
     load: float

@@ -85,7 +85,10 @@ def test_unknown_name_gets_the_nearest() -> None:
             "unknown key 'schedule.frist_layer' (did you mean 'schedule.first_layer'?)",
         ),
         ("1: 2", "unknown key '1'"),
-        ("schedule: {first_layer: two}", "schedule.first_layer expects a whole number or auto, not 'two'"),
+        (
+            "schedule: {first_layer: two}",
+            "schedule.first_layer expects a whole number or auto, not 'two'",
+        ),
         ("schedule: {first_layer: true}", "expects a whole number or auto, not True"),
         ("schedule: {first_layer: 2.5}", "expects a whole number or auto, not 2.5"),
         ("schedule: {last_layer: autoo}", "expects a whole number or auto, not 'autoo' (did you"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Tokenizer
+from transformers import AttentionInterface, LlavaOnevisionForConditionalGeneration, Qwen2Tokenizer
 
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.prompt import build_prompt
@@ -28,21 +30,22 @@ from adatp_cli.tiny.contrast import (
     Contrast,
     build_text_tokenizer,
     match_matrix,
-    mentions,
     pair_batch,
 )
+from adatp_cli.tiny.grounding import LOOK_HEADS, LOOK_LAYERS, look_loss, words_of
 from adatp_cli.tiny.learning import (
-    DENSE_DEPTH,
     DecoderHeads,
     TowerHeads,
     decode,
     decoder_loss,
     exact_answers,
+    packed_attention,
     tower_features,
     tower_loss,
     use_packed_attention,
 )
-from adatp_cli.tiny.world import Thing
+from adatp_cli.tiny.questions import asked_thing, draw_shape_lookups, mentions
+from adatp_cli.tiny.world import Thing, random_clip
 from tests.checkpoint import spread
 
 Model = LlavaOnevisionForConditionalGeneration
@@ -125,7 +128,7 @@ def test_exact_answers_are_those_of_greedy_generation(
     """On a model that has learnt the first few of a clip's questions by heart."""
     learnt, asked = (questions_of(tokenizer, clips=1, questions=count) for count in (4, 12))
     torch.manual_seed(0)
-    student = build_model(tokenizer, layers=DENSE_DEPTH)
+    student = build_model(tokenizer, layers=LOOK_LAYERS[-1] + 1)
     use_packed_attention(student)
     heads = DecoderHeads()
     with torch.no_grad():
@@ -133,7 +136,7 @@ def test_exact_answers_are_those_of_greedy_generation(
     optimiser = torch.optim.AdamW([*student.parameters(), *heads.parameters()], 2e-3)
     said: list[float] = []
     for _ in range(60):
-        losses = decoder_loss(student, heads, features, learnt, 0.3)
+        losses = decoder_loss(student, heads, features, learnt, words_of(tokenizer), 0.0)
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
@@ -141,7 +144,7 @@ def test_exact_answers_are_those_of_greedy_generation(
     assert said[-1] < 0.2 * said[0]
 
     verdicts = exact_answers(student, features, asked)
-    twin = build_model(tokenizer, layers=DENSE_DEPTH).eval()
+    twin = build_model(tokenizer, layers=LOOK_LAYERS[-1] + 1).eval()
     twin.load_state_dict(student.state_dict())
     generated: dict[str, list[bool]] = {}
     for question in asked.questions[0]:
@@ -178,7 +181,7 @@ def trained(
 ) -> list[dict[str, Tensor]]:
     """Weights after each stage, as the training command goes through them."""
     torch.manual_seed(recipe.seed)
-    model = build_model(tokenizer, layers=DENSE_DEPTH)
+    model = build_model(tokenizer, layers=LOOK_LAYERS[-1] + 1)
     module: nn.Module = model
     module.to(torch.bfloat16)
     after = [copy.deepcopy(model.state_dict())]
@@ -331,3 +334,42 @@ def test_a_batch_of_pairs_has_matches_and_mismatches(sentences: list[str]) -> No
     assert batch.matches.shape == (len(batch.token_ids), len(batch.pixels))
     # A question is about a clip's own thing, but four frames may all miss the moment it is seen.
     assert 0.02 < batch.matches.float().mean() < 0.6
+
+
+def test_look_ups_by_shape_name_no_colour() -> None:
+    for number in range(40):
+        clip = random_clip(np.random.default_rng(number))
+        for asked in draw_shape_lookups(clip, np.random.default_rng(number), 4):
+            ((colour, shape),) = mentions(asked.text)
+            assert colour is None
+            assert asked_thing(clip, asked) in [t for t in clip.things if t.shape == shape]
+
+
+@torch.no_grad()
+def test_the_look_loss_is_read_off_the_attention(tokenizer: Qwen2Tokenizer) -> None:
+    """What the layer really computes, renormalised over what stands before the text."""
+    torch.manual_seed(0)
+    model = spread(build_model(tokenizer, layers=4)).eval()
+    batch = clip_batch(tokenizer, 0, 0, clips=3, samples=SAMPLES, questions=6, lookups=2)
+    kept: dict[int, Tensor] = {}
+
+    def watching(module: Any, query: Tensor, key: Tensor, *rest: Any, **options: Any) -> Any:
+        groups = query.shape[1] // key.shape[1]
+        scores = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * options["scaling"]
+        kept[module.layer_idx] = scores
+        return packed_attention(module, query, key, *rest, **options)
+
+    AttentionInterface.register("watching", watching)
+    model.model.language_model.set_attn_implementation("watching")
+    features = tower_features(model, batch.pixels.flatten(0, 1))
+    *_, hidden, start = decode(model, features, batch)
+    count = SAMPLES * GRID * GRID
+    targets = torch.zeros(len(batch.asked), count, dtype=torch.bool)
+    targets[1:, 5:9] = True  # the first question's thing is in no frame, and does not count
+    assert len(targets) > 4
+    layer, prefix = LOOK_LAYERS[0], start + count + 1
+    clip, row = batch.asked[1:, 0], batch.asked[1:, 1]
+    scores = kept[layer][clip, :LOOK_HEADS, prefix + row, :prefix]
+    share = scores.softmax(-1)[..., start + 5 : start + 9].sum(-1)
+    loss = look_loss(model, hidden[layer], layer, batch, targets)
+    assert float(loss) == pytest.approx(float(-share.log().mean()), rel=1e-3)

@@ -66,24 +66,26 @@ def pruned_layers(
         When the range is empty or lies outside the model.
     """
     published = layers >= _PUBLISHED_FROM
-    if first_layer == "auto":
-        first_layer = 2 if published else max(1, round(layers / 14))
-    if not 1 <= first_layer < layers:
+    if isinstance(first_layer, int):
+        first = first_layer
+    else:
+        first = 2 if published else max(1, round(layers / 14))
+    if not 1 <= first < layers:
         raise UsageError(
-            f"schedule.first_layer is {first_layer}, but this model has layers 0 to {layers - 1} "
+            f"schedule.first_layer is {first}, but this model has layers 0 to {layers - 1} "
             "and layer 0 must see every token",
             f"choose a first pruned layer between 1 and {layers - 1}",
         )
-    if last_layer == "auto":
+    if not isinstance(last_layer, int):
         auto = layers - 12 if published else round(4 * layers / 7)
-        return first_layer, max(first_layer, auto)
-    if not first_layer <= last_layer < layers:
+        return first, max(first, auto)
+    if not first <= last_layer < layers:
         raise UsageError(
             f"schedule.last_layer is {last_layer}, but it must lie between the first pruned layer "
-            f"({first_layer}) and this model's last one ({layers - 1})",
+            f"({first}) and this model's last one ({layers - 1})",
             "choose one in that range, or 'auto'",
         )
-    return first_layer, last_layer
+    return first, last_layer
 
 
 def keep_schedule(

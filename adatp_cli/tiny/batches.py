@@ -15,8 +15,13 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from adatp_cli.tiny.architecture import GRID, IMAGE_SIZE, PATCHES
-from adatp_cli.tiny.questions import Question, draw_questions
-from adatp_cli.tiny.render import Labels, Pixels, label, render, sample_times
+from adatp_cli.tiny.questions import (
+    Question,
+    asked_thing,
+    draw_questions,
+    draw_shape_lookups,
+)
+from adatp_cli.tiny.render import Labels, Pixels, label, look_of, render, sample_times
 from adatp_cli.tiny.world import Clip, random_clip
 
 
@@ -40,6 +45,9 @@ class ClipBatch:
     offset: Tensor  # (B, L) place inside its question
     is_answer: Tensor  # (B, L) whether the token is to be predicted from the one before it
     questions: list[list[Question]]
+    # One row per question for a single thing: clip, place of the last prompt token in its text, and
+    # the thing's shape and colour as in the labels.
+    asked: Tensor
 
 
 def normalise(pixels: Pixels) -> Tensor:
@@ -81,23 +89,38 @@ def encode_question(tokenizer: Qwen2Tokenizer, question: Question) -> tuple[list
 
 
 def clip_batch(
-    tokenizer: Qwen2Tokenizer, seed: int, step: int, *, clips: int, samples: int, questions: int
+    tokenizer: Qwen2Tokenizer,
+    seed: int,
+    step: int,
+    *,
+    clips: int,
+    samples: int,
+    questions: int,
+    lookups: int = 0,
 ) -> ClipBatch:
-    """A batch of fresh clips that `samples` frames suffice for."""
+    """A batch of fresh clips that `samples` frames suffice for.
+
+    Each has `questions` questions of all kinds, and `lookups` more by shape.
+    """
     drawn: list[tuple[Clip, list[Question]]] = []
     for number in range(clips):
         rng = _generator(seed, step, number)
         clip = random_clip(rng, samples=samples)
-        drawn.append((clip, draw_questions(clip, rng, questions)))
+        asked = draw_questions(clip, rng, questions)
+        drawn.append((clip, asked + draw_shape_lookups(clip, rng, lookups)))
     times = sample_times(samples)
     pixels = np.stack([render(clip, times, IMAGE_SIZE) for clip, _ in drawn])
     encoded = [[encode_question(tokenizer, question) for question in asked] for _, asked in drawn]
     longest = max(sum(len(ids) for ids, _ in row) for row in encoded)
     length = -(-longest // 32) * 32  # few different lengths, for compiled layers
     text, owner, offset, answer = (np.zeros((clips, length), np.int64) for _ in range(4))
+    looked_for: list[tuple[int, int, int, int]] = []
     for b, row in enumerate(encoded):
         at = 0
         for number, (ids, before) in enumerate(row, start=1):
+            thing = asked_thing(drawn[b][0], drawn[b][1][number - 1])
+            if thing is not None:
+                looked_for.append((b, at + before - 1, *look_of(thing)))
             span = slice(at, at + len(ids))
             text[b, span], owner[b, span], offset[b, span] = ids, number, np.arange(len(ids))
             answer[b, at + before : at + len(ids)] = 1
@@ -111,6 +134,7 @@ def clip_batch(
         offset=torch.from_numpy(offset),
         is_answer=torch.from_numpy(answer).bool(),
         questions=[asked for _, asked in drawn],
+        asked=torch.tensor(looked_for, dtype=torch.int64).reshape(-1, 4),
     )
 
 

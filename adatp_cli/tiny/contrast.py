@@ -24,9 +24,9 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from adatp_cli.model.relevance import QuestionTokenizer, canonical
 from adatp_cli.tiny.architecture import IMAGE_SIZE, TOWER_WIDTH, tower_settings, write_json
 from adatp_cli.tiny.batches import normalise
-from adatp_cli.tiny.questions import draw_questions
+from adatp_cli.tiny.questions import draw_questions, is_called, mentions
 from adatp_cli.tiny.render import Pixels, render, shown_at
-from adatp_cli.tiny.world import COLOURS, SHAPES, Thing, random_clip
+from adatp_cli.tiny.world import Thing, random_clip
 
 TEXT_TOKENS = 64
 _END, _UNKNOWN = "</s>", "<unk>"
@@ -39,19 +39,6 @@ class PairBatch:
     pixels: Tensor  # (F, 3, S, S)
     token_ids: Tensor  # (Q, TEXT_TOKENS)
     matches: Tensor  # (Q, F) bool
-
-
-def mentions(text: str) -> list[tuple[str | None, str | None]]:
-    """The things a question speaks of, as (colour, shape) with None for what it leaves open."""
-    found: list[tuple[str | None, str | None]] = []
-    colour: str | None = None
-    for word in canonical(text).split():
-        if word in SHAPES:
-            found.append((colour, word))
-            colour = None
-        elif word in COLOURS:
-            colour = word
-    return [*found, (colour, None)] if colour else found
 
 
 def match_matrix(texts: Sequence[str], things: Sequence[Sequence[Thing]]) -> Tensor:
@@ -70,14 +57,14 @@ def match_matrix(texts: Sequence[str], things: Sequence[Sequence[Thing]]) -> Ten
         bool, (Q, F).
     """
     wanted = [mentions(text) for text in texts]
-    return torch.tensor([[_is_about(row, column) for column in things] for row in wanted])
-
-
-def _is_about(wanted: list[tuple[str | None, str | None]], things: Sequence[Thing]) -> bool:
-    return any(
-        colour in (None, thing.colour) and shape in (None, thing.shape)
-        for colour, shape in wanted
-        for thing in things
+    return torch.tensor(
+        [
+            [
+                any(is_called(thing, mention) for mention in row for thing in shown)
+                for shown in things
+            ]
+            for row in wanted
+        ]
     )
 
 

@@ -17,6 +17,7 @@ from transformers import AttentionInterface, LlavaOnevisionForConditionalGenerat
 
 from adatp_cli.tiny.architecture import DECODER_WIDTH, GRID, PATCHES, TOWER_WIDTH
 from adatp_cli.tiny.batches import ClipBatch, TowerBatch, packed_bias
+from adatp_cli.tiny.grounding import LOOK_LAYERS, Words, look_loss, word_loss
 from adatp_cli.tiny.render import Labels
 from adatp_cli.tiny.world import COLOURS, MAX_SCENES, MOTIONS, SHAPES
 
@@ -232,13 +233,15 @@ def decoder_loss(
     heads: DecoderHeads,
     features: Tensor,
     batch: ClipBatch,
+    words: Words,
     dense_weight: float,
 ) -> Losses:
-    """Cross-entropy on the answers, plus `dense_weight` times that on the visual tokens' labels."""
+    """Cross-entropy on the answers, plus `dense_weight` times all that the labels teach."""
     logits, targets, hidden, start = decode(model, features, batch)
     language = functional.cross_entropy(logits.float(), targets)
-    count = _label_tensor(batch.labels, "shape").shape[1]
-    busy = (_label_tensor(batch.labels, "shape") > 0).to(features.device)
+    count = batch.labels[0].shape.size
+    labels = {name: _label_tensor(batch.labels, name) for name in ("shape", "colour")}
+    busy = (labels["shape"] > 0).to(features.device)
     settled = _label_tensor(batch.labels, "settled").to(features.device)
     dense: dict[str, Tensor] = {}
     for level, state in (("entrance", hidden[0]), ("depth", hidden[DENSE_DEPTH])):
@@ -253,6 +256,15 @@ def decoder_loss(
                 )
             else:
                 dense[f"{level}.{name}"] = _balanced(reader(seen), wanted, busy)
+        for name, ids in (("shape", words.shape), ("colour", words.colour)):
+            table: Tensor = model.lm_head.weight  # tied to the embeddings
+            embeddings = table[ids.to(features.device)]
+            wanted = labels[name].to(features.device)[busy] - 1
+            dense[f"{level}.word-{name}"] = word_loss(seen[busy], wanted, embeddings.float())
+    clip, _, shape, colour = batch.asked.unbind(1)
+    shown = (labels["shape"][clip] == shape[:, None]) & (labels["colour"][clip] == colour[:, None])
+    for layer in LOOK_LAYERS:
+        dense[f"look-{layer}"] = look_loss(model, hidden[layer], layer, batch, shown)
     extra = torch.stack(list(dense.values())).sum()
     parts = {"language": float(language.detach())} | {
         k: float(v.detach()) for k, v in dense.items()

@@ -6,13 +6,14 @@ right only when they are equal word for word.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from adatp_cli.tiny.world import Clip, Thing
+from adatp_cli.tiny.world import COLOURS, SHAPES, Clip, Thing
 
 NUMBERS = ("zero", "one", "two", "three")
 KINDS = (
@@ -22,6 +23,9 @@ KINDS = (
 
 # Kind, wordings, answer.
 Row = tuple[str, list[str], str]
+
+# A thing as a question names it: colour and shape, None for what it leaves open.
+Mention = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,49 @@ def draw_questions(clip: Clip, rng: np.random.Generator, count: int) -> list[Que
                 Question(str(kind), _vary(wordings[int(rng.integers(len(wordings)))], rng), answer)
             )
     return drawn
+
+
+def draw_shape_lookups(clip: Clip, rng: np.random.Generator, count: int) -> list[Question]:
+    """Draw up to `count` questions that name a thing by its shape alone, which is learned last."""
+    rows = [
+        (kind, [text for text in wordings if mentions(text)[0][0] is None], answer)
+        for kind, wordings, answer in all_questions(clip)
+        if kind in ("colour", "motion")
+    ]
+    rows = [row for row in rows if row[1]]
+    rng.shuffle(rows)
+    return [
+        Question(kind, _vary(wordings[int(rng.integers(len(wordings)))], rng), answer)
+        for kind, wordings, answer in rows[:count]
+    ]
+
+
+def mentions(text: str) -> list[Mention]:
+    """The things that a question speaks of."""
+    found: list[Mention] = []
+    colour: str | None = None
+    for word in re.findall("[a-z]+", text.lower()):
+        if word in SHAPES:
+            found.append((colour, word))
+            colour = None
+        elif word in COLOURS:
+            colour = word
+    return [*found, (colour, None)] if colour else found
+
+
+def is_called(thing: Thing, mention: Mention) -> bool:
+    """Whether a mention fits a thing."""
+    colour, shape = mention
+    return colour in (None, thing.colour) and shape in (None, thing.shape)
+
+
+def asked_thing(clip: Clip, question: Question) -> Thing | None:
+    """The one thing whose look or way a question asks for; None where it asks for other things."""
+    if question.kind not in ("colour", "shape", "motion", "size"):
+        return None
+    (mention,) = mentions(question.text)
+    (thing,) = (thing for thing in clip.things if is_called(thing, mention))
+    return thing
 
 
 def _vary(text: str, rng: np.random.Generator) -> str:

@@ -140,6 +140,11 @@ def render(clip: Clip, times: NDArray[np.float64], side: int) -> Pixels:
     return frames
 
 
+def look_of(thing: Thing) -> tuple[int, int]:
+    """A thing's shape and colour as `Labels` has them."""
+    return 1 + SHAPES.index(thing.shape), 1 + list(COLOURS).index(thing.colour)
+
+
 def label(clip: Clip, times: NDArray[np.float64], cells: int) -> Labels:
     """What each cell shows at each of `times`: a thing that covers any of nine points of it."""
     count = len(times)
@@ -174,8 +179,7 @@ def label(clip: Clip, times: NDArray[np.float64], cells: int) -> Labels:
             )
             inside = distance(thing.shape, dx, dy, thing.radius) < 0
             mask = inside.reshape(cells, 3, cells, 3).any((1, 3))
-            result.shape[t][mask] = 1 + SHAPES.index(thing.shape)
-            result.colour[t][mask] = 1 + list(COLOURS).index(thing.colour)
+            result.shape[t][mask], result.colour[t][mask] = look_of(thing)
             result.motion[t][mask] = 1 + list(MOTIONS).index(thing.motion)
             result.large[t][mask] = 1 + int(thing.large)
             way_x, way_y = np.broadcast_arrays(

@@ -28,6 +28,7 @@ from adatp_cli.tiny.architecture import (
 )
 from adatp_cli.tiny.batches import clip_batch, tower_batch
 from adatp_cli.tiny.contrast import Contrast, build_text_tokenizer, pair_batch
+from adatp_cli.tiny.grounding import words_of
 from adatp_cli.tiny.learning import (
     DecoderHeads,
     Losses,
@@ -46,7 +47,8 @@ log = logging.getLogger("adatp.tiny.train")
 TOWER_FRAMES = 96
 # Visual frames in a decoder step; the number of clips follows from the clip's length.
 STEP_FRAMES = 128
-QUESTIONS = 12
+QUESTIONS = 10
+LOOKUPS = 4
 PAIR_CLIPS = 24  # in a step of the relevance encoder
 HELD_OUT = 10**9  # step numbers from here on are never trained on
 
@@ -68,7 +70,7 @@ class Recipe:
     rate
         Highest learning rate.
     dense_weight
-        Weight of the labels on the visual tokens beside the language loss.
+        Weight of everything that is learned from labels beside the language loss.
     """
 
     seed: int = 0
@@ -177,6 +179,7 @@ def train_decoder(
     """Packed questions, the tower frozen until the last steps; see `learning.decoder_loss`."""
     torch.manual_seed(recipe.seed + 1)
     heads = DecoderHeads().to(model.device)
+    words = words_of(tokenizer)
     use_packed_attention(model)
     if compiled:
         for layer in model.model.language_model.layers:
@@ -193,10 +196,11 @@ def train_decoder(
             clips=STEP_FRAMES // samples,
             samples=samples,
             questions=QUESTIONS,
+            lookups=LOOKUPS,
         )
         with torch.set_grad_enabled(number >= recipe.decoder_steps - recipe.joint_steps):
             features = tower_features(model, batch.pixels.flatten(0, 1))
-        losses = decoder_loss(model, heads, features, batch, recipe.dense_weight)
+        losses = decoder_loss(model, heads, features, batch, words, recipe.dense_weight)
         optimiser.step(number, losses.total)
         if number % 20 == 0:
             _report("decoder", number, recipe.decoder_steps, began, losses)
