@@ -179,17 +179,23 @@ def short_steps(monkeypatch: pytest.MonkeyPatch) -> train.Recipe:
 def trained(
     recipe: train.Recipe, tokenizer: Qwen2Tokenizer, sentences: list[str]
 ) -> list[dict[str, Tensor]]:
-    """Weights after each stage, as the training command goes through them."""
+    """Weights after each stage, as the training command goes through them.
+
+    A stage may not depend on the random state that it is entered with: a broken run goes on.
+    """
     torch.manual_seed(recipe.seed)
     model = build_model(tokenizer, layers=LOOK_LAYERS[-1] + 1)
     module: nn.Module = model
     module.to(torch.bfloat16)
     after = [copy.deepcopy(model.state_dict())]
+    torch.seed()
     train.train_tower(model, recipe)
     after.append(copy.deepcopy(model.state_dict()))
+    torch.seed()
     train.train_decoder(model, tokenizer, recipe, lambda: None, compiled=False)
     after.append(copy.deepcopy(model.state_dict()))
     contrast = Contrast(build_text_tokenizer(sentences))
+    torch.seed()
     train.train_relevance(model, contrast, recipe)
     return [*after, contrast.state_dict()]
 
