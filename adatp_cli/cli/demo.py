@@ -77,3 +77,8 @@ def _run(path: Path, options: RunOptions, output: Output) -> None:
         video_name=str(path),
         truths=[question.answer for question in made.questions],
     ).run()
+    if not output.json:
+        output.note(
+            "cost: visual tokens that reach the last layer; the language model's share of its\n"
+            "unpruned cost, in the paper's count; all work from pixels to answer, end to end"
+        )

@@ -136,8 +136,9 @@ class Output:
     # stderr
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
-        self._print(Text(one_line(text)))
+        """Something the user should know, a line or more."""
+        for line in text.splitlines():
+            self._print(Text(one_line(line)))
 
     def question(self, index: int, text: str) -> None:
         """Which of several questions the coming answer is to; said once, to people."""
@@ -241,11 +242,11 @@ def statistics(record: AnswerRecord) -> list[tuple[str, str]]:
 
 
 def _summary(record: AnswerRecord) -> str:
-    """The cost in one line: tokens kept, and the share of the cost of pruning nothing."""
-    tokens, flops = record.tokens, record.flops
+    """The cost in one line: tokens kept, the LLM's share in the paper's count, end to end."""
+    tokens, paper, full = record.tokens, record.flops.paper, record.flops.end_to_end
     return (
-        f"{tokens.kept_final} of {tokens.visual} visual tokens to the last layer; "
-        f"LLM {percent(flops.paper.ratio)}, end to end {percent(flops.end_to_end.ratio)}"
+        f"{tokens.kept_final} of {tokens.visual} tokens kept; LLM {percent(paper.ratio)}; "
+        f"{amount(full.pruned)} of {amount(full.vanilla)}FLOP ({percent(full.ratio)})"
     )
 
 
