@@ -1,0 +1,48 @@
+"""README.md says what the program does, and CI does what README.md says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from adatp_cli.profiles import builtin_names
+from tests.conftest import Run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_first_command_installs_and_answers_and_the_second_tests() -> None:
+    assert SHELL[0] == "pip install -c constraints.txt . && adatp demo\n"
+    assert SHELL[1] == 'pip install -c constraints.txt ".[test]" && python -m pytest\n'
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("install -q ", "install ")
+    steps = [step.strip() for command in SHELL[:2] for step in command.split("&&")]
+    places = [ci.index(step) for step in steps]
+    assert places == sorted(places)
+    assert ci.rstrip().endswith("python -m pytest")
+
+
+def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
+    commands = set(re.findall(r"adatp (ask|demo|doctor|schema|profiles)\b", README))
+    assert commands == {"ask", "demo", "doctor", "schema", "profiles"}
+    known = "".join(
+        adatp(*command, "--help").out
+        for command in (("ask",), ("demo",), ("doctor",), ("profiles", "show"))
+    )
+    for option in set(re.findall(r"(?<=[ `])--[a-z][a-z-]+", README)) - {"--extra-index-url"}:
+        assert option in known, option
+
+
+def test_the_profiles_are_those_that_come_along() -> None:
+    assert re.findall(r"^\| `((?:adatp|vanilla)[a-z-]*)` \|", README, re.MULTILINE) == sorted(
+        builtin_names(), key=["adatp", "adatp-light", "adatp-aggressive", "vanilla"].index
+    )
+
+
+def test_the_forecast_is_what_the_program_prints(adatp: Run) -> None:
+    (block,) = re.findall(r"```\n(# On 7b.*?)```", README, flags=re.DOTALL)
+    assert adatp("profiles", "show", "adatp").out.endswith(block)
+    small = adatp("profiles", "show", "adatp", "-m", "0.5b").out
+    (share,) = re.findall(r"FLOP \(([\d.]+ %)\)", small)
+    assert f"40.9 % here, and {share} for the 0.5B" in README
