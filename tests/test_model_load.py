@@ -76,7 +76,7 @@ def test_a_folder_in_the_hubs_layout_loads_by_path(whole: Path, dtype: str) -> N
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert loaded.shape.grid == GRID
     assert loaded.shape.language.layers == 3
-    assert loaded.shape.language.head_dim == 32
+    assert loaded.shape.language.head_dim == 48
     assert loaded.shape.vision.patches == 144
     assert loaded.default_frames == 16
     assert loaded.context_length == 32768
