@@ -283,6 +283,7 @@ def train(out: Path, recipe: Recipe, compiled: bool) -> None:
     _stage(
         model, out / "decoder.pt", lambda: train_decoder(model, tokenizer, recipe, save, compiled)
     )
+    torch.manual_seed(recipe.seed + 2)  # the same first weights after a stage that was only loaded
     contrast = Contrast(build_text_tokenizer(sentences)).to(model.device)
     _stage(contrast, out / "relevance.pt", lambda: train_relevance(model, contrast, recipe))
     write_checkpoint(out / "bundle", model, tokenizer)
