@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,31 @@ def test_an_interrupt_is_exit_130(
     run = adatp("ask", clip, "What?", "-m", checkpoint, "--json", "--verbose")
     assert (run.code, run.out) == (130, "")
     assert run.error == "error: interrupted"
+
+
+def test_what_libraries_say_is_for_those_who_ask(
+    adatp: Run,
+    checkpoint: Path,
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def chatter(*_args: Any, **_named: Any) -> Iterator[Any]:
+        warnings.warn("a kernel is missing", UserWarning, stacklevel=1)
+        logging.getLogger("bitsandbytes").warning("compiled without a GPU")
+        return iter(())
+
+    def said(*arguments: str) -> tuple[bool, bool]:
+        caplog.clear()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            adatp("ask", clip, "What?", "-m", checkpoint, *arguments)
+        kernel = any("kernel" in str(warning.message) for warning in caught)
+        return kernel, "compiled without a GPU" in caplog.text
+
+    monkeypatch.setattr(adatp_cli.engine.Engine, "ask", chatter)
+    assert said() == (False, False)
+    assert said("--verbose") == (True, True)
 
 
 def test_json_has_a_row_for_each_question_that_failed(
