@@ -11,7 +11,7 @@ import pytest
 from adatp_cli.engine import Answered, Engine, GenerationSettings
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
-from adatp_cli.tiny.clips import write_clips
+from adatp_cli.tiny.clips import write_clips, write_demo_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling
 from tests.conftest import Run
@@ -117,5 +117,7 @@ def test_the_demo_tells_the_truth(adatp: Run, tmp_path: Path) -> None:
     records = done.records
     assert len(records) >= 5
     assert all(record["ok"] and record["model"]["name"] == "tiny" for record in records)
+    told = write_demo_clip(tmp_path / "again.mp4").questions
+    assert [record["answer"] for record in records] == [question.answer for question in told]
     assert records[0]["tokens"]["visual"] == 576
     assert records[0]["tokens"]["kept_final"] < 100
