@@ -40,12 +40,16 @@ def test_show_tells_the_cost_that_the_papers_setting_comes_to(adatp: Run) -> Non
     assert half["visual_per_layer"][0] == 32 * 196
 
 
-def test_show_for_another_model_and_clip(adatp: Run, checkpoint: Path) -> None:
+def test_show_for_another_model_and_clip(
+    adatp: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (small,) = adatp("profiles", "show", "adatp", "-m", "0.5b", "-n", "8", "--json").records
     assert (small["model"], small["frames"], small["pruned_layers"]) == ("0.5b", 8, [2, 12])
     (own,) = adatp("profiles", "show", "adatp", "-m", checkpoint, "--json").records
     assert (own["frames"], own["visual_per_layer"][0]) == (16, 16 * 36)
     assert own["pruned_layers"] == [1, 7]
+    monkeypatch.setenv("ADATP_MODEL", "72b")
+    assert "# On 72b, 32 frames" in adatp("profiles", "show", "adatp").out
 
 
 def test_vanilla_costs_what_pruning_nothing_costs(adatp: Run) -> None:

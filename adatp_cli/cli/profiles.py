@@ -50,6 +50,7 @@ def show(
         typer.Option(
             "--model",
             "-m",
+            envvar="ADATP_MODEL",
             metavar="NAME",
             help="Tell the cost on auto, tiny, 0.5b, 7b, 72b, a cached hub id, or a folder.",
         ),
