@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,16 @@ from adatp_cli.tiny.learning import (
     tower_loss,
     use_packed_attention,
 )
-from adatp_cli.tiny.questions import asked_thing, draw_shape_lookups, mentions
-from adatp_cli.tiny.world import Thing, random_clip
+from adatp_cli.tiny.questions import (
+    KINDS,
+    NUMBERS,
+    Question,
+    all_questions,
+    draw_lookups,
+    evidence,
+    mentions,
+)
+from adatp_cli.tiny.world import COLOURS, SHAPES, Thing, random_clip
 from tests.checkpoint import spread
 
 Model = LlavaOnevisionForConditionalGeneration
@@ -183,7 +193,7 @@ def trained(
     A stage may not depend on the random state that it is entered with: a broken run goes on.
     """
     torch.manual_seed(recipe.seed)
-    model = build_model(tokenizer, layers=LOOK_LAYERS[-1] + 1)
+    model = build_model(tokenizer, layers=max(LOOK_LAYERS) + 1)
     module: nn.Module = model
     module.to(torch.bfloat16)
     after = [copy.deepcopy(model.state_dict())]
@@ -341,13 +351,45 @@ def test_a_batch_of_pairs_has_matches_and_mismatches(sentences: list[str]) -> No
     assert 0.02 < batch.matches.float().mean() < 0.6
 
 
-def test_look_ups_by_shape_name_no_colour() -> None:
+def test_look_ups_name_no_colour_or_ask_for_an_order() -> None:
+    kinds: Counter[str] = Counter()
     for number in range(40):
         clip = random_clip(np.random.default_rng(number))
-        for asked in draw_shape_lookups(clip, np.random.default_rng(number), 4):
+        for asked in draw_lookups(clip, np.random.default_rng(number), 4):
+            kinds[asked.kind] += 1
+            if asked.kind in ("order", "next"):
+                continue
             ((colour, shape),) = mentions(asked.text)
             assert colour is None
-            assert asked_thing(clip, asked) in [t for t in clip.things if t.shape == shape]
+            (found,), (answers,) = evidence(clip, asked)
+            assert found is answers
+            assert found in [t for t in clip.things if t.shape == shape]
+    assert set(kinds) == {"colour", "motion", "order", "next"}
+
+
+def test_the_evidence_holds_the_answer() -> None:
+    """What a question is made to look at shows every word of the answer that names a look."""
+    kinds: set[str] = set()
+    for number in range(60):
+        clip = random_clip(np.random.default_rng(number))
+        for kind, wordings, answer in all_questions(clip):
+            for text in wordings:
+                found, answers = evidence(clip, Question(kind, text, answer))
+                kinds.add(kind)
+                looks = [word for thing in answers for word in (thing.colour, thing.shape)]
+                named = re.findall("|".join([*COLOURS, *SHAPES]), answer)
+                assert set(named) <= set(looks)
+                if kind == "count":
+                    assert NUMBERS[len(answers)] == answer
+                if kind == "order":
+                    assert len(found) == 2
+                    assert answers[0] in found
+                if kind == "next":
+                    assert abs(clip.things.index(found[0]) - clip.things.index(answers[0])) > 0
+                if kind == "motion":
+                    assert answers[0].motion in answer
+                assert bool(answers) == (kind != "scenes" and answer != "nothing")
+    assert kinds == set(KINDS)
 
 
 @torch.no_grad()
@@ -372,7 +414,7 @@ def test_the_look_loss_is_read_off_the_attention(tokenizer: Qwen2Tokenizer) -> N
     targets = torch.zeros(len(batch.asked), count, dtype=torch.bool)
     targets[1:, 5:9] = True  # the first question's thing is in no frame, and does not count
     assert len(targets) > 4
-    layer, prefix = LOOK_LAYERS[0], start + count + 1
+    layer, prefix = min(LOOK_LAYERS), start + count + 1
     clip, row = batch.asked[1:, 0], batch.asked[1:, 1]
     scores = kept[layer][clip, :LOOK_HEADS, prefix + row, :prefix]
     share = scores.softmax(-1)[..., start + 5 : start + 9].sum(-1)

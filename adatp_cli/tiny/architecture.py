@@ -30,7 +30,7 @@ DEFAULT_FRAMES = 16
 RELEVANCE_FOLDER = "relevance"  # inside the checkpoint's
 TOWER_WIDTH = 128
 VOCAB_SIZE = 512  # rows of the embedding; as in the published ones, more than the tokenizer has
-DECODER_LAYERS = 12
+DECODER_LAYERS = 16
 DECODER_WIDTH = 192
 
 _PADDING, _END_OF_TURN = "<|endoftext|>", "<|im_end|>"
@@ -99,7 +99,7 @@ def build_model(
     text = Qwen2Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=DECODER_WIDTH,
-        intermediate_size=512,
+        intermediate_size=384,
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,

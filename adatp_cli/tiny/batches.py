@@ -17,12 +17,20 @@ from transformers import Qwen2Tokenizer
 from adatp_cli.tiny.architecture import GRID, IMAGE_SIZE, PATCHES
 from adatp_cli.tiny.questions import (
     Question,
-    asked_thing,
+    draw_lookups,
     draw_questions,
-    draw_shape_lookups,
+    evidence,
 )
-from adatp_cli.tiny.render import Labels, Pixels, label, look_of, render, sample_times
-from adatp_cli.tiny.world import Clip, random_clip
+from adatp_cli.tiny.render import (
+    LOOK_CODES,
+    Labels,
+    Pixels,
+    label,
+    look_code,
+    render,
+    sample_times,
+)
+from adatp_cli.tiny.world import Clip, Thing, random_clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +53,10 @@ class ClipBatch:
     offset: Tensor  # (B, L) place inside its question
     is_answer: Tensor  # (B, L) whether the token is to be predicted from the one before it
     questions: list[list[Question]]
-    # One row per question for a single thing: clip, place of the last prompt token in its text, and
-    # the thing's shape and colour as in the labels.
+    # One row per question that things answer: clip, place of the last prompt token in its text.
     asked: Tensor
+    # (rows of `asked`, 2, LOOK_CODES) bool: the things to find for it, and those that answer it.
+    evidence: Tensor
 
 
 def normalise(pixels: Pixels) -> Tensor:
@@ -100,27 +109,29 @@ def clip_batch(
 ) -> ClipBatch:
     """A batch of fresh clips that `samples` frames suffice for.
 
-    Each has `questions` questions of all kinds, and `lookups` more by shape.
+    Each has `questions` questions of all kinds, and `lookups` more of the hardest.
     """
     drawn: list[tuple[Clip, list[Question]]] = []
     for number in range(clips):
         rng = _generator(seed, step, number)
         clip = random_clip(rng, samples=samples)
         asked = draw_questions(clip, rng, questions)
-        drawn.append((clip, asked + draw_shape_lookups(clip, rng, lookups)))
+        drawn.append((clip, asked + draw_lookups(clip, rng, lookups)))
     times = sample_times(samples)
     pixels = np.stack([render(clip, times, IMAGE_SIZE) for clip, _ in drawn])
     encoded = [[encode_question(tokenizer, question) for question in asked] for _, asked in drawn]
     longest = max(sum(len(ids) for ids, _ in row) for row in encoded)
     length = -(-longest // 32) * 32  # few different lengths, for compiled layers
     text, owner, offset, answer = (np.zeros((clips, length), np.int64) for _ in range(4))
-    looked_for: list[tuple[int, int, int, int]] = []
+    asked_at: list[tuple[int, int]] = []
+    wanted: list[Tensor] = []
     for b, row in enumerate(encoded):
         at = 0
         for number, (ids, before) in enumerate(row, start=1):
-            thing = asked_thing(drawn[b][0], drawn[b][1][number - 1])
-            if thing is not None:
-                looked_for.append((b, at + before - 1, *look_of(thing)))
+            things = evidence(drawn[b][0], drawn[b][1][number - 1])
+            if things[0]:
+                asked_at.append((b, at + before - 1))
+                wanted.append(_codes_of(things))
             span = slice(at, at + len(ids))
             text[b, span], owner[b, span], offset[b, span] = ids, number, np.arange(len(ids))
             answer[b, at + before : at + len(ids)] = 1
@@ -134,8 +145,16 @@ def clip_batch(
         offset=torch.from_numpy(offset),
         is_answer=torch.from_numpy(answer).bool(),
         questions=[asked for _, asked in drawn],
-        asked=torch.tensor(looked_for, dtype=torch.int64).reshape(-1, 4),
+        asked=torch.tensor(asked_at, dtype=torch.int64).reshape(-1, 2),
+        evidence=torch.stack(wanted),
     )
+
+
+def _codes_of(parts: tuple[list[Thing], list[Thing]]) -> Tensor:
+    marked = torch.zeros(len(parts), LOOK_CODES, dtype=torch.bool)
+    for row, things in zip(marked, parts, strict=True):
+        row[[look_code(thing) for thing in things]] = True
+    return marked
 
 
 def packed_bias(owner: Tensor, prefix: int) -> Tensor:

@@ -7,6 +7,7 @@ taken for a mismatch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,12 @@ def build_text_tokenizer(sentences: list[str]) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator([canonical(sentence) for sentence in sentences], trainer)
+    # The trainer adds in no fixed order: the last digits of its scores differ from run to run.
+    trained = json.loads(tokenizer.to_str())
+    trained["model"]["vocab"] = [
+        [piece, round(score, 6)] for piece, score in trained["model"]["vocab"]
+    ]
+    tokenizer = Tokenizer.from_str(json.dumps(trained))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {_END}", special_tokens=[(_END, _end_id(tokenizer))]
     )

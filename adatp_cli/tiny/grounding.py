@@ -20,8 +20,9 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 from adatp_cli.tiny.batches import ClipBatch
 from adatp_cli.tiny.world import COLOURS, SHAPES
 
-# Before one of the layers that prune, and after most of them.
-LOOK_LAYERS = (3, 6)
+# Layers whose last prompt token is made to look: at what is to be found (0), where most of the
+# pruning is done, then at what answers (1).
+LOOK_LAYERS = {1: 0, 3: 0, 5: 1, 8: 1}
 # Query heads that are made to look, all of the first key/value head; the others stay free.
 LOOK_HEADS = 2
 _SHARPNESS = 16.0

@@ -22,7 +22,7 @@ from adatp_cli.tiny.render import Labels
 from adatp_cli.tiny.world import COLOURS, MAX_SCENES, MOTIONS, SHAPES
 
 # After so many decoder layers the visual tokens are asked for what only earlier frames can tell.
-DENSE_DEPTH = 5
+DENSE_DEPTH = 2
 
 
 class TowerHeads(nn.Module):
@@ -261,9 +261,9 @@ def decoder_loss(
             embeddings = table[ids.to(features.device)]
             wanted = labels[name].to(features.device)[busy] - 1
             dense[f"{level}.word-{name}"] = word_loss(seen[busy], wanted, embeddings.float())
-    clip, _, shape, colour = batch.asked.unbind(1)
-    shown = (labels["shape"][clip] == shape[:, None]) & (labels["colour"][clip] == colour[:, None])
-    for layer in LOOK_LAYERS:
+    codes = _label_tensor(batch.labels, "look")[batch.asked[:, 0]]
+    for layer, part in LOOK_LAYERS.items():
+        shown = batch.evidence[:, part].gather(1, codes)
         dense[f"look-{layer}"] = look_loss(model, hidden[layer], layer, batch, shown)
     extra = torch.stack(list(dense.values())).sum()
     parts = {"language": float(language.detach())} | {

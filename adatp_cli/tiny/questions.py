@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
 
@@ -20,6 +20,9 @@ KINDS = (
     "happens", "first", "last", "middle", "colour", "shape", "motion", "size", "scenes", "count",
     "order", "next", "flash",
 )  # fmt: skip
+
+# Index of the scene that a kind, or a scene's name, speaks of.
+_SCENE_OF = {"first": 0, "middle": 1, "last": -1}
 
 # Kind, wordings, answer.
 Row = tuple[str, list[str], str]
@@ -158,18 +161,25 @@ def draw_questions(clip: Clip, rng: np.random.Generator, count: int) -> list[Que
     return drawn
 
 
-def draw_shape_lookups(clip: Clip, rng: np.random.Generator, count: int) -> list[Question]:
-    """Draw up to `count` questions that name a thing by its shape alone, which is learned last."""
-    rows = [
-        (kind, [text for text in wordings if mentions(text)[0][0] is None], answer)
-        for kind, wordings, answer in all_questions(clip)
-        if kind in ("colour", "motion")
-    ]
-    rows = [row for row in rows if row[1]]
-    rng.shuffle(rows)
+def draw_lookups(clip: Clip, rng: np.random.Generator, count: int) -> list[Question]:
+    """Draw up to `count` more of what is learned last, in turns.
+
+    Questions that name a thing by its shape alone, and questions for what came before and after.
+    """
+    by_shape: list[Row] = []
+    by_time: list[Row] = []
+    for kind, wordings, answer in all_questions(clip):
+        if kind in ("colour", "motion"):
+            bare = [text for text in wordings if mentions(text)[0][0] is None]
+            by_shape += [(kind, bare, answer)] if bare else []
+        elif kind in ("order", "next"):
+            by_time.append((kind, wordings, answer))
+    rng.shuffle(by_shape)
+    rng.shuffle(by_time)
+    turns = [row for pair in zip_longest(by_time, by_shape) for row in pair if row is not None]
     return [
         Question(kind, _vary(wordings[int(rng.integers(len(wordings)))], rng), answer)
-        for kind, wordings, answer in rows[:count]
+        for kind, wordings, answer in turns[:count]
     ]
 
 
@@ -192,13 +202,34 @@ def is_called(thing: Thing, mention: Mention) -> bool:
     return colour in (None, thing.colour) and shape in (None, thing.shape)
 
 
-def asked_thing(clip: Clip, question: Question) -> Thing | None:
-    """The one thing whose look or way a question asks for; None where it asks for other things."""
-    if question.kind not in ("colour", "shape", "motion", "size"):
-        return None
-    (mention,) = mentions(question.text)
-    (thing,) = (thing for thing in clip.things if is_called(thing, mention))
-    return thing
+def evidence(clip: Clip, question: Question) -> tuple[list[Thing], list[Thing]]:
+    """What one has to look at to answer: first the things to be found, then those that answer.
+
+    Both are empty where no single thing answers, as in counting scenes.
+    """
+    text, kind = question.text.lower(), question.kind
+    scenes = clip.scenes
+    if kind == "scenes":
+        return [], []
+    if kind == "happens":
+        subjects = [scene.subject for scene in scenes]
+        return subjects, subjects
+    if kind in _SCENE_OF:
+        subject = [scenes[_SCENE_OF[kind]].subject]
+        return subject, subject
+    if kind == "count":
+        shown = [
+            thing
+            for name, index in _SCENE_OF.items()
+            if f"{name} scene" in text
+            for thing in scenes[index].things
+        ]
+        return shown, shown
+    named = [t for mention in mentions(text) for t in clip.things if is_called(t, mention)]
+    if kind in ("order", "next", "flash"):
+        answer = [thing for thing in clip.things if question.answer.endswith(f" {thing.name}")]
+        return named or answer, answer
+    return named, named
 
 
 def _vary(text: str, rng: np.random.Generator) -> str:

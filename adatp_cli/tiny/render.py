@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from adatp_cli.tiny.world import COLOURS, MOTIONS, SHAPES, Clip, Thing
 
 Pixels = NDArray[np.uint8]
+LOOK_CODES = (1 + len(SHAPES)) * (1 + len(COLOURS))
 SETTLED_AFTER = 0.2  # share of a scene in which a moving thing covers more than half a pooled cell
 
 
@@ -44,6 +45,11 @@ class Labels:
     scene: NDArray[np.int64]
     flash: NDArray[np.int64]
     settled: NDArray[np.bool_]
+
+    @property
+    def look(self) -> NDArray[np.int64]:
+        """(T, cells, cells): shape and colour as one number below `LOOK_CODES`."""
+        return _code(self.shape, self.colour)
 
 
 def distance(
@@ -140,9 +146,19 @@ def render(clip: Clip, times: NDArray[np.float64], side: int) -> Pixels:
     return frames
 
 
+def _code(shape: NDArray[np.int64], colour: NDArray[np.int64]) -> NDArray[np.int64]:
+    return shape * (1 + len(COLOURS)) + colour
+
+
 def look_of(thing: Thing) -> tuple[int, int]:
     """A thing's shape and colour as `Labels` has them."""
     return 1 + SHAPES.index(thing.shape), 1 + list(COLOURS).index(thing.colour)
+
+
+def look_code(thing: Thing) -> int:
+    """The number of `Labels.look` for a thing."""
+    shape, colour = (np.asarray(part, np.int64) for part in look_of(thing))
+    return int(_code(shape, colour))
 
 
 def label(clip: Clip, times: NDArray[np.float64], cells: int) -> Labels:

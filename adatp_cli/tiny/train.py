@@ -74,10 +74,10 @@ class Recipe:
     """
 
     seed: int = 0
-    tower_steps: int = 600
-    decoder_steps: int = 1800
-    short_steps: int = 160
-    long_steps: int = 400
+    tower_steps: int = 700
+    decoder_steps: int = 1700
+    short_steps: int = 100
+    long_steps: int = 700
     joint_steps: int = 200
     relevance_steps: int = 500
     rate: float = 3e-3
@@ -163,10 +163,10 @@ def train_tower(model: LlavaOnevisionForConditionalGeneration, recipe: Recipe) -
 def _samples(recipe: Recipe, number: int) -> int:
     """Frames of this step's clips: short ones teach most for the money, so long ones come last."""
     if number < recipe.short_steps:
-        return (4, 4, 4, 8)[number % 4]
+        return (4, 8)[number % 2]
     if number >= recipe.decoder_steps - recipe.long_steps:
-        return (16, 12, 16, 8)[number % 4]
-    return (8, 8, 12, 8, 8, 16)[number % 6]
+        return (16, 12, 16, 16)[number % 4]
+    return (8, 12, 8, 16)[number % 4]
 
 
 def train_decoder(
