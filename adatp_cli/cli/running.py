@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from adatp_cli.cli.errors import failure_of
+from adatp_cli.cli.loading import load_engine
 from adatp_cli.cli.options import RunOptions, trace_path
 from adatp_cli.cli.output import Output, OutputClosedError
-from adatp_cli.profiles import Profile
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Answered, ClipReady, Engine, Stage, TextChunk
-    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.engine import Answered, ClipReady, Stage, TextChunk
 
 
 class Interview:
@@ -83,7 +81,7 @@ class Interview:
         self._know(profile=profile.to_dict())
         sampling = options.sampling()
         check_source(self._source, name)  # a wrong path must not wait for a model to load
-        engine, loaded = self._load(profile)
+        engine, loaded = load_engine(profile, options, self._output, self._know)
         sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
         events = engine.ask(
             self._source, self._questions, sampling, video_name=name, stream=not options.json
@@ -121,48 +119,6 @@ class Interview:
     def _introduce(self) -> None:
         if len(self._questions) > 1:
             self._output.question(self._done, self._questions[self._done])
-
-    def _load(self, profile: Profile) -> tuple[Engine, LoadedModel]:
-        """Load the model that the options name, saying what goes on and what was chosen."""
-        options, output = self._options, self._output
-        started = time.perf_counter()
-        output.stage("importing PyTorch and transformers")
-        from adatp_cli import account
-        from adatp_cli.engine import Engine, GenerationSettings
-        from adatp_cli.model.load import LoadRequest, load_model
-
-        def progress(text: str) -> None:
-            # What is announced once stays on the screen; what counts up to its end does not.
-            passing = text.startswith(("loading ", "fetching "))
-            (output.stage if passing else output.note)(text)
-
-        settings = GenerationSettings(
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed or 0,
-        )
-        if options.seed is not None and options.temperature is None:
-            output.note("--seed has no effect on greedy decoding; it needs --temperature")
-        loaded = load_model(
-            LoadRequest(
-                model=options.model,
-                quantization=options.quantize.value,
-                device=options.device,
-                dtype=options.dtype.value,
-                offline=options.offline,
-                relevance="none" if profile.method == "vanilla" else profile.relevance.encoder,
-            ),
-            progress,
-        )
-        seconds = time.perf_counter() - started
-        self._know(model=account.model_info(loaded), versions=account.versions())
-        weights = {"none": loaded.dtype}.get(loaded.quantization, loaded.quantization)
-        output.note(f"{loaded.name} in {weights} on {loaded.device}, profile {profile.name}")
-        keep_trace = options.trace is not None
-        engine = Engine(loaded, profile, settings, keep_trace=keep_trace, load_seconds=seconds)
-        self._know(profile=engine.profile.to_dict())
-        return engine, loaded
 
     def _know(self, **facts: object) -> None:
         """Remember what a failure record will tell, should one be needed."""

@@ -1,0 +1,78 @@
+"""From options to an engine: what every command that answers questions does first."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from adatp_cli.cli.options import RunOptions
+from adatp_cli.cli.output import Output
+from adatp_cli.profiles import Profile
+
+if TYPE_CHECKING:
+    from adatp_cli.engine import Engine
+    from adatp_cli.generation import GenerationSettings
+    from adatp_cli.model.load import LoadedModel
+
+
+class Know(Protocol):
+    """Takes facts as they become known, by their names in `FailureRecord`."""
+
+    def __call__(self, **facts: object) -> None: ...
+
+
+def load_engine(
+    profile: Profile, options: RunOptions, output: Output, know: Know
+) -> tuple[Engine, LoadedModel]:
+    """Load the model that the options name, saying what goes on and what was chosen.
+
+    Raises
+    ------
+    ModelError, MemoryLimitError, UsageError
+        The model cannot be had, does not fit, or does not go with the profile.
+    """
+    started = time.perf_counter()
+    output.stage("importing PyTorch and transformers")
+    from adatp_cli import account
+    from adatp_cli.engine import Engine
+    from adatp_cli.model.load import LoadRequest, load_model
+
+    def progress(text: str) -> None:
+        # What is announced once stays on the screen; what counts up to its end does not.
+        passing = text.startswith(("loading ", "fetching "))
+        (output.stage if passing else output.note)(text)
+
+    settings = generation_settings(options)
+    if options.seed is not None and options.temperature is None:
+        output.note("--seed has no effect on greedy decoding; it needs --temperature")
+    loaded = load_model(
+        LoadRequest(
+            model=options.model,
+            quantization=options.quantize.value,
+            device=options.device,
+            dtype=options.dtype.value,
+            offline=options.offline,
+            relevance="none" if profile.method == "vanilla" else profile.relevance.encoder,
+        ),
+        progress,
+    )
+    seconds = time.perf_counter() - started
+    know(model=account.model_info(loaded), versions=account.versions())
+    weights = {"none": loaded.dtype}.get(loaded.quantization, loaded.quantization)
+    output.note(f"{loaded.name} in {weights} on {loaded.device}, profile {profile.name}")
+    keep_trace = options.trace is not None
+    engine = Engine(loaded, profile, settings, keep_trace=keep_trace, load_seconds=seconds)
+    know(profile=engine.profile.to_dict())
+    return engine, loaded
+
+
+def generation_settings(options: RunOptions) -> GenerationSettings:
+    """How answers are decoded."""
+    from adatp_cli.generation import GenerationSettings
+
+    return GenerationSettings(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed or 0,
+    )
