@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
@@ -30,7 +31,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """The clip as it was decoded: sizes in pixels after rotation, times in seconds."""
+    """The clip as it was decoded: sizes in pixels after rotation, times in seconds.
+
+    `frames_lost` counts frames that were found not to decode or that a cut file lacks.
+    """
 
     decoder: str
     codec: str
@@ -39,6 +43,7 @@ class VideoFacts:
     fps: float
     duration_s: float
     frames_total: int
+    frames_lost: int
     frames_used: int
     timestamps_s: list[float]
 
@@ -155,7 +160,7 @@ class AnswerRecord:
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
-        return _one_line(self.to_dict())
+        return json_line(self.to_dict())
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +191,7 @@ class FailureRecord:
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
-        return _one_line(self.to_dict())
+        return json_line(self.to_dict())
 
 
 def schema_text() -> str:
@@ -194,7 +199,14 @@ def schema_text() -> str:
     return resources.files("adatp_cli").joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
 
 
-def _one_line(data: dict[str, Any]) -> str:
+def json_line(data: Mapping[str, Any]) -> str:
+    """Any record, with what was added to it, as one line of JSON.
+
+    Raises
+    ------
+    ValueError
+        A number in it is not finite.
+    """
     # ASCII alone: a file name that is no valid Unicode, or a line separator inside an answer, can
     # then neither break the line nor the output's encoding. NaN is not JSON and raises.
     return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(", ", ": "))

@@ -1,0 +1,1 @@
+"""Many clips and their questions: where they come from, and the file that the answers go to."""

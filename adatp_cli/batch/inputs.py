@@ -1,0 +1,212 @@
+"""From what a user names as the source of a batch to clips with their questions."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from adatp_cli.batch.jobs import ClipJob, Collection, Skipped
+from adatp_cli.batch.manifest import MANIFEST_EXTENSIONS, read_manifest
+from adatp_cli.batch.shards import Shard, parse_shard, select
+from adatp_cli.batch.walk import (
+    VIDEO_EXTENSIONS,
+    Finds,
+    Found,
+    expand_pattern,
+    is_pattern,
+    walk_folder,
+)
+from adatp_cli.errors import UsageError
+from adatp_cli.video.source import printable
+
+__all__ = [
+    "ClipJob",
+    "Collection",
+    "Shard",
+    "Skipped",
+    "collect",
+    "parse_shard",
+    "read_questions_file",
+    "select",
+]
+
+STDIN = "-"
+_SOURCES = "give a folder, a quoted glob, a manifest (.jsonl, .csv), or - for a list on stdin"
+_NO_QUESTION_HINT = "ask with -q QUESTION or with --questions FILE"
+# A list of files has no NUL in its first bytes unless it is separated by them; a video has.
+_HEAD_BYTES = 1 << 16
+
+
+def collect(
+    source: str,
+    questions: Sequence[str],
+    *,
+    stdin: BinaryIO | None = None,
+    null_separated: bool = False,
+) -> Collection:
+    """Every clip that a source names, with what is asked about it.
+
+    Parameters
+    ----------
+    source
+        ``-``: a list on stdin, one path a line. A folder: all videos below it, by extension. A
+        ``.jsonl`` or ``.csv`` file: a manifest. Any other file: that one clip. Else a pattern with
+        ``*``, ``?``, ``[...]`` or ``**``.
+    questions
+        Asked about every clip; of a manifest, about the rows that have none of their own.
+    stdin
+        Where a list is read from; None where there is no standard input.
+    null_separated
+        The list is separated by NUL bytes, as `find -print0` writes it.
+
+    Returns
+    -------
+    Collection
+        Folders and patterns sorted by path components, numbers by their value; lists and manifests
+        in the order in which each file first comes. A list's entry is always a job: what cannot be
+        read becomes a failed row. So is a file without an extension of videos that is named alone.
+
+    Raises
+    ------
+    UsageError
+        There is nothing to ask, nothing to ask about, or a list or manifest that cannot be read.
+    """
+    asked = tuple(dict.fromkeys(questions))
+    if not all(question.strip() for question in asked):
+        raise UsageError("a question is blank", "ask something")
+    if null_separated and source != STDIN:
+        raise UsageError("-0 is about a list on stdin", "give - as the source, or leave -0 out")
+    if source == STDIN:
+        return _listed(_stdin_entries(stdin, null_separated=null_separated), asked)
+    mode = _mode(source)
+    if mode is None:
+        if not is_pattern(source):
+            raise UsageError(f"{printable(source) or repr('')}: no such file or folder", _SOURCES)
+        return _searched(source, expand_pattern(source), asked, "no video matches the pattern")
+    if stat.S_ISDIR(mode):
+        return _searched(source, _walked(source), asked, "no video in it or below it")
+    if not stat.S_ISREG(mode):
+        what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise UsageError(f"{printable(source)}: is {what}, which is no source", _SOURCES)
+    if os.path.splitext(source)[1].lower() in MANIFEST_EXTENSIONS:
+        return read_manifest(source, asked)
+    _need_questions(asked)
+    return Collection((ClipJob(source, asked, os.path.basename(source)),))
+
+
+def read_questions_file(path: str | os.PathLike[str]) -> list[str]:
+    """The questions in a text file, one a line; blank lines and those that start with # are none.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, is not UTF-8, or holds no question.
+    """
+    shown = printable(os.fspath(path))
+    hint = "write one question a line, as UTF-8 text"
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{shown}: is not UTF-8 text, so no file of questions", hint) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{shown}: the questions cannot be read: {reason}", hint) from None
+    # Not splitlines(): it also breaks at characters that may stand inside a question.
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise UsageError(f"{shown}: holds no question", hint)
+    return found
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        raise UsageError(
+            f"{printable(path)}: cannot be read: {error.strerror}", "check the path"
+        ) from None
+
+
+def _walked(folder: str) -> Finds:
+    try:
+        return walk_folder(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{printable(folder)}: the folder cannot be read: {error.strerror}", "check its rights"
+        ) from None
+
+
+def _searched(source: str, finds: Finds, asked: tuple[str, ...], nothing: str) -> Collection:
+    if not finds.files:
+        seen = _seen(finds)
+        raise UsageError(
+            f"{printable(source)}: {nothing}{seen}",
+            f"videos are told by their extensions: {' '.join(sorted(VIDEO_EXTENSIONS))}",
+        )
+    _need_questions(asked)
+    jobs = tuple(_job(found, asked) for found in finds.files)
+    return Collection(jobs, tuple(finds.skipped), finds.ignored)
+
+
+def _seen(finds: Finds) -> str:
+    """` (3 other files; 2 skipped, the first: clips/.a.mp4, hidden)`, or nothing."""
+    parts = []
+    if finds.ignored:
+        parts.append(f"{finds.ignored} other file{'s' * (finds.ignored > 1)}")
+    if finds.skipped:
+        first = finds.skipped[0]
+        told = f"{printable(first.path)}, {printable(first.reason)}"
+        parts.append(f"{len(finds.skipped)} skipped, the first: {told}")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _job(found: Found, asked: tuple[str, ...]) -> ClipJob:
+    return ClipJob(found.path, asked, found.relative)
+
+
+def _listed(entries: Iterable[str], asked: tuple[str, ...]) -> Collection:
+    _need_questions(asked)
+    return Collection(tuple(ClipJob(entry, asked, entry) for entry in dict.fromkeys(entries)))
+
+
+def _stdin_entries(stdin: BinaryIO | None, *, null_separated: bool) -> list[str]:
+    """The entries of the list on stdin; bytes that are no UTF-8 as the file system has them."""
+    if stdin is None or stdin.isatty():
+        raise UsageError(
+            "the source is -, and stdin is no file or pipe",
+            "as in: find clips -name '*.mp4' | adatp batch - -q QUESTION",
+        )
+    try:
+        data = stdin.read(_HEAD_BYTES)
+        rest = b"" if b"\0" in data and not null_separated else stdin.read()
+    except OSError as error:
+        raise UsageError(
+            f"the list on stdin cannot be read: {error.strerror}", "write one path a line"
+        ) from None
+    if b"\0" in data and not null_separated:
+        raise UsageError(
+            "the list on stdin holds NUL bytes",
+            "give -0 if they separate its entries; a video itself goes to `adatp ask -`",
+        )
+    data += rest
+    if null_separated:
+        entries = data.split(b"\0")
+    else:
+        entries = [
+            line.removesuffix(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        ]
+    found = [os.fsdecode(entry) for entry in entries if entry]
+    if not found:
+        raise UsageError("no file on stdin", "write one path a line")
+    return found
+
+
+def _need_questions(asked: tuple[str, ...]) -> None:
+    if not asked:
+        raise UsageError("no question is asked", _NO_QUESTION_HINT)

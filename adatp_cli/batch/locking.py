@@ -1,0 +1,199 @@
+"""Opening a file that only one run may write, and seeing bytes onto the disk.
+
+The lock is on the file itself and is the kernel's: it goes with the process, however that ends, so
+no lock file is ever left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from adatp_cli.errors import AdatpError, UsageError
+
+_NOT_SUPPORTED = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EROFS}
+)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+# How often a file may be replaced between opening and locking it before this is called a conflict.
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """An open file.
+
+    Parameters
+    ----------
+    fd
+        Its descriptor; the lock lasts until it is closed.
+    path
+        Absolute and without links, or None for a pipe or device, which has no lock.
+    created
+        Whether it was not there before.
+    notes
+        What the user should know, a line each.
+    """
+
+    fd: int
+    path: Path | None
+    created: bool
+    notes: tuple[str, ...] = ()
+
+
+def open_stream(path: str | os.PathLike[str], name: str) -> Locked:
+    """Open a pipe or device to write to.
+
+    Raises
+    ------
+    AdatpError
+        It cannot be opened.
+    """
+    try:
+        return Locked(os.open(path, os.O_WRONLY), None, False)
+    except OSError as error:
+        raise cannot_write(name, error) from error
+
+
+def open_locked(path: str | os.PathLike[str], name: str, *, may_exist: bool) -> Locked:
+    """Open a regular file to read and write, made if need be, and lock it.
+
+    Raises
+    ------
+    UsageError
+        It exists and must not, is a folder, is locked by another run, or has no folder to be in.
+    AdatpError
+        It cannot be opened.
+    """
+    if os.path.isdir(path):
+        raise UsageError(f"{name}: is a folder", "name a file in it with -o")
+    if not may_exist and os.path.lexists(path):
+        raise _exists(name)
+    try:
+        # The rewriting of the file replaces it by name, and must replace no link.
+        real = Path(os.path.realpath(path))
+        for _ in range(_ATTEMPTS):
+            locked = _try_lock(real, name, may_exist=may_exist)
+            if locked is not None:
+                return locked
+    except FileExistsError:
+        raise _exists(name) from None
+    except BlockingIOError:
+        pass
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{name}: the folder for it does not exist", "make it first, or name another -o FILE"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise cannot_write(name, error) from error
+    raise UsageError(
+        f"{name}: another run is writing this file", "wait for it, or name another file with -o"
+    )
+
+
+def lock(fd: int) -> bool:
+    """Lock an open file for this process; False where the file system knows no locks.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED:
+            return False
+        raise
+    return True
+
+
+def sync(fd: int) -> None:
+    """See what was written onto the disk, where there is one: a pipe has none, nor has /dev/null.
+
+    Raises
+    ------
+    OSError
+        The disk took it not.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """See a file's name onto the disk, where folders can be synchronised."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def cannot_write(name: str, error: OSError | ValueError) -> AdatpError:
+    """What to tell about a result file that takes no rows."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, BrokenPipeError):
+        return AdatpError(f"{name}: its reader has gone", "nothing more can be written there")
+    if number in _FULL:
+        hint = "make room and run again with --resume"
+    elif number in _FORBIDDEN:
+        hint = "name a file with -o that you may write to"
+    else:
+        hint = "check the disk and run again with --resume"
+    return AdatpError(f"{name}: the rows cannot be written: {reason}", hint)
+
+
+def _try_lock(path: Path, name: str, *, may_exist: bool) -> Locked | None:
+    """One attempt; None where another run has put a new file in the place of the one opened."""
+    created = True
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        if not may_exist:
+            raise
+        created = False
+        try:
+            fd = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+    try:
+        locked = lock(fd)
+        if not is_at(fd, path):
+            os.close(fd)
+            return None
+    except BaseException:
+        os.close(fd)
+        raise
+    if created:
+        sync_folder(path.parent)
+    note = f"{name}: this file system knows no locks; let no other run write this file"
+    return Locked(fd, path, created, () if locked else (note,))
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name, and not one that was replaced."""
+    mine = os.fstat(fd)
+    try:
+        now = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (mine.st_dev, mine.st_ino) == (now.st_dev, now.st_ino)
+
+
+def _exists(name: str) -> UsageError:
+    return UsageError(
+        f"{name}: exists already", "go on with it with --resume, or replace it with --overwrite"
+    )

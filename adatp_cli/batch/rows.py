@@ -1,0 +1,134 @@
+"""A row of results: what names it, and how it is written as JSON or CSV.
+
+A row is an answer or failure record as plain data, with an object `batch` that holds its key and
+what the file looked like: `{"key", "size_bytes", "mtime_ns"}`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from adatp_cli.record import json_line
+
+FORMATS = ("jsonl", "csv")
+
+# The columns of a CSV row, and where their values stand in the record. The rest of a record does
+# not fit a table; JSON Lines has it.
+COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("ok", ("ok",)),  # true or false
+    ("video", ("video",)),
+    ("question", ("question",)),
+    ("answer", ("answer",)),  # empty in a failed row, as all below but the error and the key
+    ("error_kind", ("error", "kind")),
+    ("error_message", ("error", "message")),
+    ("frames_used", ("video_info", "frames_used")),
+    ("duration_s", ("video_info", "duration_s")),
+    ("visual_tokens", ("tokens", "visual")),  # before pruning
+    ("kept_mean_ratio", ("tokens", "kept_mean_ratio")),  # of these, mean over the layers
+    ("flops_ratio", ("flops", "end_to_end", "ratio")),  # of the unpruned run, end to end
+    ("seconds_total", ("seconds", "total")),
+    ("key", ("batch", "key")),
+)
+
+# Spreadsheets run a cell that begins so as a formula, and file names and answers are anyone's.
+# The full-width signs count as their plain ones in some languages.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # noqa: RUF001
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
+
+
+def row_key(
+    path: str,
+    size_bytes: int | None,
+    mtime_ns: int | None,
+    question: str,
+    settings: Mapping[str, object],
+) -> str:
+    """What names a row: the same file, question and settings give the same key, on any machine.
+
+    Parameters
+    ----------
+    path
+        As the job has it. `clips/a.mp4` and `./clips//a.mp4` are one path, another folder's is
+        another.
+    size_bytes, mtime_ns
+        From `file_stamp`.
+    question
+        As it is asked.
+    settings
+        Whatever else decides the answer: resolved profile, model, sampling, generation. Plain data.
+
+    Returns
+    -------
+    str
+        SHA-256 of all these as canonical JSON, in hexadecimal.
+    """
+    named = {
+        "path": os.path.normpath(path).replace(os.sep, "/"),
+        "size_bytes": size_bytes,
+        "mtime_ns": mtime_ns,
+        "question": question,
+        "settings": settings,
+    }
+    text = json.dumps(named, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def file_stamp(path: str) -> tuple[int, int] | tuple[None, None]:
+    """Size in bytes and time of the last change in nanoseconds; None for both where unknown."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+def jsonl_line(row: Mapping[str, Any]) -> str:
+    """A row as JSON with its line end, ASCII alone."""
+    return f"{json_line(row)}\n"
+
+
+def csv_header() -> str:
+    """The first line of a CSV table, with its line end."""
+    return _csv([name for name, _ in COLUMNS])
+
+
+def csv_line(row: Mapping[str, Any]) -> str:
+    r"""A row as CSV (RFC 4180) with its line end, valid as UTF-8.
+
+    A cell of text that a spreadsheet would run as a formula gets an apostrophe in front, unless it
+    is a number. To undo it, take one apostrophe off each cell that matches ``^'+[=+\-@\t\r\n]`` or
+    the full-width signs. A file name's bytes that are no UTF-8 become escapes as in ``\udcff``.
+    """
+    return _csv([_cell(_look_up(row, where)) for _, where in COLUMNS])
+
+
+def _look_up(row: Mapping[str, Any], where: tuple[str, ...]) -> object:
+    value: Any = row
+    for name in where:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        return repr(value)
+    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    runs = _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
+    return f"'{text}" if runs else text
+
+
+def _csv(cells: list[str]) -> str:
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue()

@@ -1,0 +1,176 @@
+"""Reading a result file that a run left behind, however that run ended."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BufferedReader
+
+from adatp_cli.batch.rows import COLUMNS, csv_header
+from adatp_cli.errors import UsageError
+from adatp_cli.record import SCHEMA_VERSION
+
+# No row is this long. It keeps a film that was given by mistake out of the memory.
+_MAX_ROW_BYTES = 1 << 26
+_KEY = re.compile(r"[0-9a-f]{64}")
+_JSON_START = b'{"schema_version"'
+_HINT = "name another file with -o, or replace this one with --overwrite"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One row as it stands in the file, with its line end; `key` is None for the CSV header."""
+
+    raw: bytes
+    key: str | None
+    ok: bool
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a result file holds.
+
+    Parameters
+    ----------
+    done
+        The keys of its rows; True where a row of that key is an answer.
+    end
+        Where the last whole row ends, in bytes from the start.
+    torn
+        Whether something follows that is no whole row.
+    """
+
+    done: dict[str, bool] = field(default_factory=dict)
+    end: int = 0
+    torn: bool = False
+
+
+def scan(stream: BufferedReader, form: str, name: str) -> Scan:
+    """Read a result file from its start.
+
+    Parameters
+    ----------
+    stream
+        The file.
+    form
+        `jsonl` or `csv`.
+    name
+        For messages, printable.
+
+    Raises
+    ------
+    UsageError
+        The file is none of ours: another kind of file, another format, a damaged row in its midst.
+    """
+    result = Scan()
+    for piece in pieces(stream, form, name):
+        if piece is None:
+            result.torn = True
+            break
+        result.end += len(piece.raw)
+        if piece.key is not None:
+            result.done[piece.key] = result.done.get(piece.key, False) or piece.ok
+    return result
+
+
+def pieces(stream: BufferedReader, form: str, name: str) -> Iterator[Piece | None]:
+    """The rows of a result file; None at the end for a last one that is not whole.
+
+    Raises
+    ------
+    UsageError
+        As `scan`.
+    """
+    stream.seek(0)
+    parse = _parse_csv if form == "csv" else _parse_json
+    first, line = True, 1
+    for raw, whole in _raw_rows(stream, quotes=form == "csv"):
+        piece = parse(raw, first=first) if whole else None
+        if piece is None and not (
+            _is_torn(raw, form, whole=whole, first=first) and _at_end(stream)
+        ):
+            what = f"{name}: is no {form} file of rows of adatp batch"
+            damage = f"{name}, line {line}: is no row of adatp batch, or a damaged one"
+            raise UsageError(what if first else damage, _HINT)
+        yield piece
+        first = False
+        line += raw.count(b"\n")
+
+
+def _is_torn(raw: bytes, form: str, *, whole: bool, first: bool) -> bool:
+    """Whether these bytes, which are no row of ours, may be what is left of one.
+
+    Behind rows of ours stands nobody else's row; the first one is ours only if it begins so.
+    """
+    if whole and (form == "csv" or _is_json(raw)):
+        return False
+    if not first:
+        return True
+    start = csv_header().encode() if form == "csv" else _JSON_START
+    return raw[: len(start)] == start[: len(raw)]
+
+
+def _at_end(stream: BufferedReader) -> bool:
+    return not stream.peek(1)
+
+
+def _raw_rows(stream: BufferedReader, *, quotes: bool) -> Iterator[tuple[bytes, bool]]:
+    """Each row's bytes, and whether it ends as rows do; `quotes`: not at line ends inside them.
+
+    Inside a quoted cell a quote is written twice, so a row is over where their count is even.
+    """
+    lines: list[bytes] = []
+    size, inside = 0, False
+    while line := stream.readline(_MAX_ROW_BYTES):
+        lines.append(line)
+        size += len(line)
+        inside ^= quotes and line.count(b'"') % 2 == 1
+        whole = line.endswith(b"\n") and not inside
+        if whole or size >= _MAX_ROW_BYTES:
+            yield b"".join(lines), whole
+            lines, size, inside = [], 0, False
+    if lines:
+        yield b"".join(lines), False
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parse_json(raw: bytes, *, first: bool) -> Piece | None:
+    del first
+    try:
+        row = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or row.get("schema_version") != SCHEMA_VERSION:
+        return None
+    batch, ok = row.get("batch"), row.get("ok")
+    key = batch.get("key") if isinstance(batch, dict) else None
+    if not isinstance(ok, bool) or not isinstance(key, str) or not _KEY.fullmatch(key):
+        return None
+    return Piece(raw, key, ok)
+
+
+def _parse_csv(raw: bytes, *, first: bool) -> Piece | None:
+    if first:
+        whole = raw.rstrip(b"\r\n") == csv_header().encode().rstrip()
+        return Piece(raw, None, False) if whole else None
+    try:
+        text = raw.decode("utf-8")
+        cells = next(csv.reader([text], strict=True), [])
+    except (UnicodeDecodeError, csv.Error):
+        return None
+    if len(cells) != len(COLUMNS):
+        return None
+    row = dict(zip((name for name, _ in COLUMNS), cells, strict=True))
+    if row["ok"] not in ("true", "false") or not _KEY.fullmatch(row["key"]):
+        return None
+    return Piece(raw, row["key"], row["ok"] == "true")
