@@ -55,6 +55,7 @@ def video_facts(frames: Frames) -> VideoFacts:
         fps=info.fps,
         duration_s=info.duration_s,
         frames_total=info.frames_total,
+        frames_lost=info.frames_lost,
         frames_used=len(frames),
         timestamps_s=[float(moment) for moment in frames.timestamps_s],
     )

@@ -20,20 +20,16 @@ from adatp_cli.generation import (
     generate,
     generate_streaming,
 )
-from adatp_cli.model.memory import (
-    available_memory,
-    check_run,
-    estimate_run,
-    is_out_of_memory,
-)
+from adatp_cli.model.memory import available_memory, check_run, estimate_run, is_out_of_memory
 from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import ClipSignals, PruningPlan, VisualLayout
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.record import AnswerRecord, Seconds, VideoFacts
 from adatp_cli.trace import Trace, build_trace
-from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
+from adatp_cli.video.reader import FrameReader
+from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -151,12 +147,19 @@ class Engine:
         """The profile as it runs, every `auto` replaced."""
         return self._profile
 
+    @property
+    def resize(self) -> Resize:
+        """What every frame is resized to before the model sees it."""
+        preprocess = self._loaded.preprocess
+        return Resize(preprocess.size, preprocess.resample)
+
     def ask(
         self,
         source: str | os.PathLike[str] | bytes,
         questions: Sequence[str],
         sampling: Sampling,
         *,
+        reader: FrameReader,
         video_name: str,
         stream: bool = True,
     ) -> Iterator[Stage | ClipReady | TextChunk | Answered]:
@@ -166,6 +169,8 @@ class Engine:
         ----------
         source
             A file, or a clip's bytes.
+        reader
+            Decodes it.
         video_name
             What records and errors call it.
         stream
@@ -179,7 +184,7 @@ class Engine:
         """
         yield Stage("decode", video_name)
         started = time.perf_counter()
-        frames = read_frames(source, sampling, name=video_name)
+        frames = reader.read(source, sampling, name=video_name, resize=self.resize)
         decode_s = time.perf_counter() - started
         yield ClipReady(account.video_facts(frames), frames.notes)
         prompts = [self.prompt(question, len(frames)) for question in questions]

@@ -18,7 +18,7 @@ def answer_record(**changes: Any) -> record.AnswerRecord:
         finish_reason="eos",
         model=record.ModelInfo("tiny", None, "none", "float32", "cpu", 12),
         profile=load_profile("adatp").to_dict(),
-        video_info=record.VideoFacts("decord", "h264", 96, 96, 8.0, 4.0, 32, 2, [1.0, 3.0]),
+        video_info=record.VideoFacts("decord", "h264", 96, 96, 8.0, 4.0, 32, 0, 2, [1.0, 3.0]),
         segments=[
             record.SegmentFacts(0, 0, 0.0, 2.0, 0.25, True, 12),
             record.SegmentFacts(1, 1, 2.0, 4.0, None, False, 8),

@@ -19,6 +19,7 @@ import adatp_cli.engine
 import adatp_cli.model.memory
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.record import schema_text
+from adatp_cli.video.isolated import IsolatedReader
 from tests.conftest import Run
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
@@ -65,16 +66,16 @@ def test_several_questions_read_and_encode_the_clip_once(
     adatp: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for name in ("read_frames", "encode_clip"):
-        original = getattr(adatp_cli.engine, name)
+    for owner, name in ((IsolatedReader, "read"), (adatp_cli.engine, "encode_clip")):
+        original = getattr(owner, name)
 
         def counting(*args: Any, _name: str = name, _original: Any = original, **named: Any) -> Any:
             calls.append(_name)
             return _original(*args, **named)
 
-        monkeypatch.setattr(adatp_cli.engine, name, counting)
+        monkeypatch.setattr(owner, name, counting)
     run = adatp("ask", clip, "What?", "Which colour?", "-m", checkpoint, *FEW, "--json")
-    assert calls == ["read_frames", "encode_clip"]
+    assert calls == ["read", "encode_clip"]
     assert [record["question"] for record in run.records] == ["What?", "Which colour?"]
     for record in run.records:
         VALIDATOR.validate(record)

@@ -171,33 +171,57 @@ def test_a_damaged_clip_is_used_where_enough_of_it_decodes() -> None:
     assert frames.info.decoder == "pyav"
     assert frames.info.frames_total == 50
     assert "1 of 50 frames could not be decoded: left out" in frames.notes
+    assert frames.info.frames_lost == 1
     assert (np.diff(frames.indices) > 0).all()
     # No frame stands in for another one.
     assert all(not np.array_equal(a, b) for a, b in pairwise(frames.pixels))
     assert frames.timestamps_s == pytest.approx(frames.indices / 10)
 
 
-def test_damage_between_the_frames_used_is_told(tmp_path: Path, clips: Path) -> None:
-    data = bytearray((clips / "plain.mp4").read_bytes())
-    with av.open(clips / "plain.mp4") as container:
+def wipe(clip: Path, places: range) -> bytes:
+    """The clip with the frames at these places overwritten with zeros."""
+    data = bytearray(clip.read_bytes())
+    with av.open(clip) as container:
         stream = container.streams.video[0]
         stored = {packet.pts: packet for packet in container.demux(stream) if packet.size}
-    packet = stored[sorted(stored)[28]]  # Frames 6, 18, 30, 42, 54 are used.
-    assert packet.pos is not None
-    data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
-    (tmp_path / "damaged.mp4").write_bytes(data)
-    frames = read_frames(tmp_path / "damaged.mp4", Sampling(frames=5), decoder="pyav")
+    for place in places:
+        packet = stored[sorted(stored)[place]]
+        assert packet.pos is not None
+        data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    return bytes(data)
+
+
+def test_damage_between_the_frames_used_is_told(clips: Path) -> None:
+    damaged = wipe(clips / "plain.mp4", range(28, 29))  # Frames 6, 18, 30, 42, 54 are used.
+    frames = read_frames(damaged, Sampling(frames=5), decoder="pyav")
     assert len(frames) == 5
     assert frames.notes == ("1 of 60 frames could not be decoded: left out",)
-    assert 28 not in read_frames(tmp_path / "damaged.mp4", EVERY).indices
+    assert frames.info.frames_lost == 1
+    assert 28 not in read_frames(damaged, EVERY).indices
+    # Nobody looked where the damage is.
+    assert read_frames(damaged, Sampling(frames=2, end_s=0.5)).info.frames_lost == 0
 
 
-def test_a_damaged_clip_is_refused_where_too_little_of_it_decodes() -> None:
-    error = failure(DATA / "corrupted.mp4", Sampling(frames=50))
-    assert error.kind == "truncated"
-    assert "only 49 of its 50 frames can be decoded, 50 are needed" in error.message
-    assert "--frames 49 or fewer" in error.hint
-    assert len(read_frames(DATA / "corrupted.mp4", Sampling(frames=49))) == 49
+def test_a_damaged_clip_is_used_from_half_of_the_frames_wanted_on(tmp_path: Path) -> None:
+    frames = read_frames(DATA / "corrupted.mp4", Sampling(frames=50))
+    assert (len(frames), frames.info.frames_lost) == (49, 1)
+    assert frames.notes == (
+        "decoded by PyAV: decord cannot decode all of the frames needed",
+        "1 of 50 frames could not be decoded: left out",
+        "50 frames asked for, 49 are there: each is used once",
+    )
+    write_clip(tmp_path / "intra.mp4", 40, options={"g": "1", "preset": "ultrafast"})
+    half, less = (wipe(tmp_path / "intra.mp4", range(first, 40)) for first in (20, 19))
+    for asked in (Sampling(frames=40), Sampling(fps=30.0), EVERY):
+        frames = read_frames(half, asked, decoder="pyav")
+        assert (numbers(frames), frames.info.frames_lost) == (list(range(20)), 20)
+        error = failure(less, asked, decoder="pyav")
+        assert error.kind == "truncated"
+        assert "only 19 of its 40 frames can be decoded, at least 20 are needed" in error.message
+        assert "--frames 19 or fewer" in error.hint
+    assert numbers(read_frames(less, Sampling(frames=19), decoder="pyav")) == list(range(19))
+    # Nothing of what was asked about is left, and what came before stands in for none of it.
+    assert failure(less, Sampling(frames=1, start_s=1.0), decoder="pyav").kind == "truncated"
 
 
 def test_timestamps_stored_out_of_order_come_out_in_order() -> None:
@@ -623,13 +647,24 @@ def test_a_cut_mp4_with_its_index_first_is_used_as_far_as_it_goes(
     frames = read_frames(tmp_path / "cut.mp4", Sampling(frames=8))
     assert numbers(frames) == frames.indices.tolist()
     assert len(frames) == 8
+    left = frames.info.frames_total
+    assert 30 < left < 50
+    assert frames.info.frames_lost == 60 - left
     assert any(
         note.startswith("the file is cut short:") and note.endswith("of 60 frames")
         for note in frames.notes
     )
-    error = failure(tmp_path / "cut.mp4", Sampling(frames=50))
+    many = read_frames(tmp_path / "cut.mp4", Sampling(frames=50))
+    assert numbers(many) == list(range(left))
+    assert f"50 frames asked for, {left} are there: each is used once" in many.notes
+    over = read_frames(tmp_path / "cut.mp4", Sampling(frames=9, start_s=0.3, end_s=1.9))
+    assert len(over) == 9  # As long as half of it is there, a range may run into what is missing.
+    with pytest.raises(UsageError, match=r"is 2\.00 s long"):
+        read_frames(tmp_path / "cut.mp4", Sampling(frames=9, end_s=9.0))
+    (tmp_path / "short.mp4").write_bytes(whole[: len(whole) * 4 // 10])
+    error = failure(tmp_path / "short.mp4", Sampling(frames=60))
     assert error.kind == "truncated"
-    assert "of its 60 frames can be decoded, 50 are needed" in error.message
+    assert "of its 60 frames can be decoded, at least 30 are needed" in error.message
     late = failure(tmp_path / "cut.mp4", Sampling(frames=2, start_s=1.8))
     assert late.kind == "truncated"
     assert "before --start 1.8 s" in late.message
@@ -646,6 +681,7 @@ def test_a_cut_matroska_file_says_how_far_it_goes(tmp_path: Path) -> None:
     frames = read_frames(tmp_path / "cut.mkv", Sampling(frames=8))
     assert frames.timestamps_s[-1] < 6
     assert any("of 10.33 s" in note for note in frames.notes)
+    assert frames.info.frames_lost + frames.info.frames_total == pytest.approx(310, abs=1)
     (tmp_path / "head.mkv").write_bytes(whole[:600])
     error = failure(tmp_path / "head.mkv")
     assert error.kind == "truncated"
@@ -725,6 +761,7 @@ def test_a_rate_above_the_clips_own_is_told(clips: Path) -> None:
 
 def test_frames_check_themselves() -> None:
     info = VideoInfo("pyav", "h264", 4, 2, 30.0, 1.0, 30, 0)
+    assert info.frames_lost == 0
     pixels, times, places = np.zeros((2, 2, 4, 3), np.uint8), np.array([0.0, 1.0]), np.array([0, 9])
     frames = Frames(pixels, times, places, info)
     assert len(frames) == 2

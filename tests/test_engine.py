@@ -36,6 +36,8 @@ from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import RelevanceSettings
 from adatp_cli.pruning.methods.adatp import AdaTPPlan
+from adatp_cli.video.frames import Frames
+from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.sampling import Sampling
 
 CLIP = Path(__file__).parent / "data" / "flipping_a_pancake.mkv"
@@ -149,17 +151,22 @@ def test_the_checkpoint_says_what_ends_an_answer(loaded: LoadedModel):
     assert ended.record.tokens.generated == ids.index(ids[1]) + 1
 
 
-def test_several_questions_decode_and_encode_once(
-    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-):
+def test_several_questions_decode_and_encode_once(loaded: LoadedModel):
     decoded: list[object] = []
-    monkeypatch.setattr(engine, "read_frames", lambda *_, **__: decoded.append(1) or noisy_clip())
+
+    class Counting:
+        def read(self, *_: Any, **__: Any) -> Frames:
+            decoded.append(1)
+            return noisy_clip()
+
     encoded: list[object] = []
     handle = loaded.model.model.vision_tower.register_forward_hook(lambda *_: encoded.append(1))
     questions = [QUESTION, "How many?", "What colour is the circle?"]
     try:
         events = list(
-            engine_of(loaded, profile()).ask("x", questions, Sampling(), video_name="x.mp4")
+            engine_of(loaded, profile()).ask(
+                "x", questions, Sampling(), reader=Counting(), video_name="x.mp4"
+            )
         )
     finally:
         handle.remove()
@@ -174,7 +181,9 @@ def test_several_questions_decode_and_encode_once(
 
 def test_a_real_clip_gives_a_record_that_fits_the_schema(loaded: LoadedModel):
     asked = engine_of(loaded, profile(0.4))
-    events = list(asked.ask(CLIP, [QUESTION], Sampling(frames=5), video_name="pancake"))
+    reader = InProcessReader()
+    sampling = Sampling(frames=5)
+    events = list(asked.ask(CLIP, [QUESTION], sampling, reader=reader, video_name="pancake"))
     stages = [event.name for event in events if isinstance(event, Stage)]
     assert stages == ["decode", "vision", "relevance", "prefill"]
     ready = [event for event in events if isinstance(event, ClipReady)]
@@ -277,8 +286,14 @@ def test_a_clip_that_cannot_fit_is_refused_before_it_is_encoded(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(engine, "available_memory", lambda _device: 30_000_000)
-    monkeypatch.setattr(engine, "read_frames", lambda *_, **__: noisy_clip(60))
-    events = engine_of(loaded, profile()).ask("x", [QUESTION], Sampling(), video_name="x")
+
+    class Reader:
+        def read(self, *_: Any, **__: Any) -> Frames:
+            return noisy_clip(60)
+
+    events = engine_of(loaded, profile()).ask(
+        "x", [QUESTION], Sampling(), reader=Reader(), video_name="x"
+    )
     seen: list[object] = []
     with pytest.raises(MemoryLimitError, match="60 frames need about") as caught:
         seen.extend(events)

@@ -21,7 +21,8 @@ KEYS = {
     "": "schema_version ok video question answer finish_reason model profile video_info segments "
     "tokens flops seconds peak_memory_bytes versions",
     "model": "name revision quantization dtype device layers",
-    "video_info": "decoder codec width height fps duration_s frames_total frames_used timestamps_s",
+    "video_info": "decoder codec width height fps duration_s frames_total frames_lost frames_used "
+    "timestamps_s",
     "tokens": "text visual kept_per_layer kept_final kept_mean_ratio generated",
     "flops": "paper end_to_end",
     "seconds": "load decode vision relevance prefill first_token generate total",

@@ -12,6 +12,7 @@ from adatp_cli.cli.loading import load_engine
 from adatp_cli.cli.options import RunOptions, trace_path
 from adatp_cli.cli.output import Output, OutputClosedError
 from adatp_cli.record import ErrorInfo, FailureRecord
+from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
@@ -64,8 +65,12 @@ class Interview:
         from adatp_cli.model.quiet import quiet_libraries
 
         try:
-            with self._output.running(), quiet_libraries(verbose=self._options.verbose):
-                self._ask()
+            with (
+                self._output.running(),
+                quiet_libraries(verbose=self._options.verbose),
+                IsolatedReader() as reader,
+            ):
+                self._ask(reader)
         except (OutputClosedError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -75,16 +80,22 @@ class Interview:
                 self._output.failed(failure)
             raise
 
-    def _ask(self) -> None:
+    def _ask(self, reader: IsolatedReader) -> None:
         options, name = self._options, self._known.video
         profile = options.resolved_profile()
         self._know(profile=profile.to_dict())
         sampling = options.sampling()
         check_source(self._source, name)  # a wrong path must not wait for a model to load
+        reader.start()  # it is ready by the time that the model is
         engine, loaded = load_engine(profile, options, self._output, self._know)
         sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
         events = engine.ask(
-            self._source, self._questions, sampling, video_name=name, stream=not options.json
+            self._source,
+            self._questions,
+            sampling,
+            reader=reader,
+            video_name=name,
+            stream=not options.json,
         )
         # Closed at once when something goes wrong: the engine then stops its thread.
         with contextlib.closing(

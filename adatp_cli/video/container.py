@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import VideoError
+from adatp_cli.video.canvas import Progress, no_progress
 from adatp_cli.video.source import Source, explain_unopened
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class ClipIndex:
         key frame and shown before it.
     promised_frames, promised_s
         What the header says there should be, where the file holds less; else None.
+    missing
+        How many frames that is less, by the clip's rate where only the length is promised.
     notes
         What was mended.
     """
@@ -86,10 +89,16 @@ class ClipIndex:
     closed: bool
     promised_frames: int | None
     promised_s: float | None
+    missing: int
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.timestamps_s)
+
+    @property
+    def promised_end_s(self) -> float:
+        """When the last frame would stop being shown if none were missing."""
+        return self.end_s + self.missing / self.fps
 
 
 def quiet_libav() -> None:
@@ -192,7 +201,7 @@ def _pixels(stream: VideoStream) -> int:
     return codec.width * codec.height if codec is not None else 0
 
 
-def index_clip(source: Source) -> ClipIndex:
+def index_clip(source: Source, progress: Progress = no_progress) -> ClipIndex:
     """Read all packets of the clip, decoding none.
 
     Raises
@@ -201,7 +210,7 @@ def index_clip(source: Source) -> ClipIndex:
         No video to read, or a video stream without a single frame.
     """
     with open_clip(source) as (container, stream):
-        packets = _read_packets(container, stream)
+        packets = _read_packets(container, stream, progress)
         return _build_index(source, container, stream, packets)
 
 
@@ -217,12 +226,13 @@ class _Packets:
     last_duration: int = 0
 
 
-def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
+def _read_packets(container: InputContainer, stream: VideoStream, progress: Progress) -> _Packets:
     packets = _Packets(array("q"), array("q"))
     jump = int(5.0 / float(stream.time_base or 1))
     newest = 0
     try:
         for packet in container.demux(stream):
+            progress()
             if packet.size == 0:
                 continue
             packets.total += 1
@@ -293,6 +303,10 @@ def _build_index(
     mean = count / (end - float(times[0]))
     promised_s = _promised_seconds(container, stream)
     cut = promised_s is not None and promised_s > end + max(1.0, 0.05 * promised_s)
+    fps = rate if rate is not None and abs(rate - mean) < 0.01 * mean else mean
+    missing = max(0, promised - packets.total)
+    if missing == 0 and cut and promised_s is not None:
+        missing = max(1, round((promised_s - end) * fps))
     return ClipIndex(
         format=container.format.name,
         codec=codec,
@@ -302,11 +316,12 @@ def _build_index(
         time_base_s=base,
         timestamps_s=times,
         end_s=end,
-        fps=rate if rate is not None and abs(rate - mean) < 0.01 * mean else mean,
+        fps=fps,
         exact=exact,
         closed=packets.closed,
         promised_frames=promised if promised > packets.total else None,
         promised_s=promised_s if cut else None,
+        missing=missing,
         notes=notes,
     )
 

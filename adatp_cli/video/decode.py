@@ -8,6 +8,7 @@ sampling is repeated over the frames that really came out.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 
@@ -16,9 +17,11 @@ import numpy.typing as npt
 
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.video import decord_decoder, pyav_decoder
+from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.container import ClipIndex, index_clip
 from adatp_cli.video.frames import Frames, VideoInfo
 from adatp_cli.video.pyav_decoder import FirstFrame
+from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.source import Source, check_source
 
@@ -26,6 +29,11 @@ DECODERS = ("auto", "decord", "pyav")
 MAX_PIXEL_BYTES = 6 << 30
 # Identical neighbours are looked at with a second decoder; in a still clip a few will do.
 _REPEATS_CHECKED = 3
+# Frames that a header may promise beyond those in the file, for what would have been chosen.
+_MOST_MISSING = 1_000_000
+
+IndexArray = npt.NDArray[np.int64]
+TimeArray = npt.NDArray[np.float64]
 
 
 def read_frames(
@@ -34,6 +42,8 @@ def read_frames(
     *,
     decoder: str = "auto",
     name: str | None = None,
+    resize: Resize | None = None,
+    canvas: Canvas | None = None,
 ) -> Frames:
     """The frames of a clip that `sampling` asks for.
 
@@ -42,12 +52,17 @@ def read_frames(
     source
         A local file, or a clip's bytes.
     sampling
-        Which frames. A clip that has fewer gives each once, and a note says so.
+        Which frames. A clip that has fewer gives each once, and a note says so. Of a clip that is
+        damaged or cut short, at least half of the frames that the whole one would have given.
     decoder
         ``auto``: decord where it is there and can be trusted with the file, else PyAV.
         ``decord`` or ``pyav``: this one or an error.
     name
         What messages call the clip. Default: the path, or "standard input" for bytes.
+    resize
+        Resize frames that are larger, each as it is decoded.
+    canvas
+        Where the pixels go, in place of memory of this process; its own `resize` counts then.
 
     Raises
     ------
@@ -56,60 +71,94 @@ def read_frames(
     UsageError
         A time range beyond the clip, or an unknown decoder.
     MemoryLimitError
-        More frames than fit the memory.
+        More frames than fit the memory; from a MemoryError where an allocation failed.
     """
-    if decoder not in DECODERS:
-        raise UsageError(f"no decoder {decoder!r}", f"one of: {', '.join(DECODERS)}")
+    check_decoder(decoder)
+    canvas = canvas or Canvas(resize)
     checked = check_source(source, name)
-    index = index_clip(checked)
+    index = index_clip(checked, canvas.progress)
     first = pyav_decoder.probe(checked)
     if first is None:
-        if index.promised_frames is not None or index.promised_s is not None:
-            raise _cut_short(checked, index, 0, sampling)
-        raise VideoError(
-            f"{checked.name}: none of its {len(index)} frames can be decoded ({index.codec})",
-            "the file is damaged; get or record it again",
-        )
+        raise _nothing_decodes(checked, index, sampling)
     _check_promised_range(checked, index, sampling)
-    wanted = sample_indices(index.timestamps_s, sampling, duration_s=index.end_s, name=checked.name)
-    _check_memory(checked, first, len(wanted))
+    clip = _Clip(checked, index, first, sampling, canvas)
+    if index.missing:
+        clip.needed()  # a range beyond the whole clip is told before anything is decoded
+    wanted = clip.chosen(index.timestamps_s)
+    _check_memory(clip, len(wanted))
     try:
-        picked = _decode(checked, index, first, sampling, wanted, decoder)
-    except MemoryError:
+        picked = _decode(clip, wanted, decoder)
+    except MemoryError as error:
         raise MemoryLimitError(
             f"{checked.name}: no memory for {len(wanted)} frames of {first.width}x{first.height}",
             "use fewer --frames",
-        ) from None
-    return _frames(checked, index, first, sampling, picked)
+        ) from error
+    return _frames(clip, picked)
+
+
+def check_decoder(decoder: str) -> None:
+    """UsageError for a name that is not in `DECODERS`."""
+    if decoder not in DECODERS:
+        raise UsageError(f"no decoder {decoder!r}", f"one of: {', '.join(DECODERS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    """A clip that can be decoded, and what is wanted of it."""
+
+    source: Source
+    index: ClipIndex
+    first: FirstFrame
+    sampling: Sampling
+    canvas: Canvas
+
+    def chosen(self, times: TimeArray) -> IndexArray:
+        """Which frames to use where those at `times` are there.
+
+        A range that ends where only the missing end of a cut file would be ends with the file.
+        """
+        sampling, end = self.sampling, self.index.end_s
+        if self.index.missing and sampling.end_s is not None and sampling.end_s > end:
+            sampling = dataclasses.replace(sampling, end_s=end)
+        return sample_indices(times, sampling, duration_s=end, name=self.source.name)
+
+    def needed(self) -> int:
+        """How many frames would be used if nothing were damaged or missing.
+
+        Raises
+        ------
+        UsageError
+            The time range is beyond even that.
+        """
+        index = self.index
+        missing = np.arange(1, min(index.missing, _MOST_MISSING) + 1) / index.fps
+        times = np.concatenate([index.timestamps_s, index.timestamps_s[-1] + missing])
+        end = index.promised_end_s
+        return len(sample_indices(times, self.sampling, duration_s=end, name=self.source.name))
 
 
 @dataclass(frozen=True, slots=True)
 class _Picked:
     """Decoded frames: (T, H, W, 3) pixels, their times and positions, and who decoded them."""
 
-    pixels: npt.NDArray[np.uint8]
-    times: npt.NDArray[np.float64]
-    positions: npt.NDArray[np.int64]
+    pixels: Pixels
+    times: TimeArray
+    positions: IndexArray
     decoder: str
     notes: tuple[str, ...] = ()
+    lost: int = 0
 
 
-def _decode(
-    source: Source,
-    index: ClipIndex,
-    first: FirstFrame,
-    sampling: Sampling,
-    wanted: npt.NDArray[np.int64],
-    decoder: str,
-) -> _Picked:
+def _decode(clip: _Clip, wanted: IndexArray, decoder: str) -> _Picked:
+    source, index, first, canvas = clip.source, clip.index, clip.first, clip.canvas
     times = index.timestamps_s[wanted]
     notes: tuple[str, ...] = ()
     if decoder == "decord" and not decord_decoder.installed():
         raise UsageError("decord is not installed", "leave the choice of the decoder to adatp")
     if decoder != "pyav" and decord_decoder.installed():
         try:
-            pixels = decord_decoder.decode(source, index, first, wanted)
-            _check_repeats(source, index, first, wanted, pixels)
+            pixels = decord_decoder.decode(source, index, first, wanted, canvas)
+            _check_repeats(clip, wanted, pixels)
             return _Picked(pixels, times, wanted, "decord")
         except decord_decoder.DecordUnfitError as reason:
             if decoder == "decord":
@@ -117,70 +166,73 @@ def _decode(
                     f"{source.name}: {reason}", "leave the choice of the decoder to adatp"
                 ) from None
             notes = (f"decoded by PyAV: {reason}",)
-    found = pyav_decoder.decode_by_pts(source, index, first, wanted)
+    found = pyav_decoder.decode_by_pts(source, index, first, wanted, canvas)
     if found is not None:
         return _Picked(found, times, wanted, "pyav", notes)
-    return _decode_in_a_row(source, index, first, sampling, len(wanted), notes)
+    return _decode_in_a_row(clip, notes)
 
 
-def _check_repeats(
-    source: Source,
-    index: ClipIndex,
-    first: FirstFrame,
-    wanted: npt.NDArray[np.int64],
-    pixels: npt.NDArray[np.uint8],
-) -> None:
+def _check_repeats(clip: _Clip, wanted: IndexArray, pixels: Pixels) -> None:
     """DecordUnfitError where frames that decord gave twice differ for PyAV."""
     repeats = decord_decoder.repeated(pixels)
     if len(repeats) == 0:
         return
     spread = np.linspace(0, len(repeats) - 1, min(len(repeats), _REPEATS_CHECKED))
     pairs = [[k - 1, k] for k in repeats[spread.astype(np.int64)]]
-    again = [pyav_decoder.decode_by_pts(source, index, first, wanted[pair]) for pair in pairs]
+    # Elsewhere than `pixels`, which are still wanted; resized like them, to be as alike.
+    apart = clip.canvas.private()
+    again = [
+        pyav_decoder.decode_by_pts(clip.source, clip.index, clip.first, wanted[pair], apart)
+        for pair in pairs
+    ]
     if any(two is None or not np.array_equal(two[0], two[1]) for two in again):
         raise decord_decoder.DecordUnfitError("decord repeats frames that differ")
 
 
-def _decode_in_a_row(
-    source: Source,
-    index: ClipIndex,
-    first: FirstFrame,
-    sampling: Sampling,
-    needed: int,
-    notes: tuple[str, ...],
-) -> _Picked:
+def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
     """Sample over the frames that really come out when all are decoded in a row."""
+    source, index, sampling, canvas = clip.source, clip.index, clip.sampling, clip.canvas
     until = None
     if sampling.end_s is not None and index.exact:
         later = int(np.searchsorted(index.timestamps_s, sampling.end_s))
         until = int(index.pts[min(later, len(index) - 1)])
     # An index without errors of its own is tried at full speed first.
-    survey = pyav_decoder.survey(source, until, careful=index.exact)
+    survey = pyav_decoder.survey(source, until, careful=index.exact, progress=canvas.progress)
     careful = index.exact or survey.errors > 0
     if careful and not index.exact:
-        survey = pyav_decoder.survey(source, until, careful=True)
+        survey = pyav_decoder.survey(source, until, careful=True, progress=canvas.progress)
     times, positions = _surveyed_times(index, survey.pts, until is not None)
     expected = len(index) if until is None else int(np.searchsorted(index.pts, until, "right"))
-    lost = expected - len(times)
-    if survey.errors and lost <= 0:
-        notes += ("some of the data is damaged; every frame could still be decoded",)
-    elif survey.errors:
+    lost = max(0, expected - len(times)) if survey.errors else 0
+    if lost:
         notes += (f"{lost} of {expected} frames could not be decoded: left out",)
-    chosen = sample_indices(times, sampling, duration_s=index.end_s, name=source.name)
-    # A count is met or refused; a rate, or all frames, is worth having from one half on.
-    exact_count = sampling.frames is not None and sampling.fps is None
-    enough = len(chosen) >= needed if exact_count else 2 * len(chosen) >= needed
-    if len(chosen) == 0 or (survey.errors and not enough):
-        raise _cut_short(source, index, len(times), sampling)
-    pixels = pyav_decoder.decode_by_count(source, first, chosen, careful=careful)
+    elif survey.errors:
+        notes += ("some of the data is damaged; every frame could still be decoded",)
+    chosen = clip.chosen(times)
+    if lost and sampling.start_s is not None:
+        # What is left before the range stands in for nothing in it.
+        shown = np.searchsorted(index.timestamps_s, sampling.start_s, side="right") - 1
+        chosen = chosen[times[chosen] >= index.timestamps_s[max(int(shown), 0)]]
+    if len(chosen) == 0 or (survey.errors and not _enough(clip, len(chosen))):
+        raise _cut_short(clip, len(times))
+    pixels = pyav_decoder.decode_by_count(source, clip.first, chosen, canvas, careful=careful)
     if len(pixels) < len(chosen):
-        raise _cut_short(source, index, len(pixels), sampling)
-    return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes)
+        raise _cut_short(clip, len(pixels))
+    return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes, lost)
+
+
+def _enough(clip: _Clip, used: int) -> bool:
+    """Whether so many frames of a damaged clip are worth having.
+
+    From one half on: fewer leave most moments that were asked about unseen, and refusing at the
+    first lost frame would throw away long recordings for a scratch.
+    """
+    return 2 * used >= clip.needed()
 
 
 def _surveyed_times(
     index: ClipIndex, pts: list[int | None], partial: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+) -> tuple[TimeArray, IndexArray]:
     """When each frame that came out is shown, and which frame of the clip it is."""
     count = len(pts)
     ordinals = np.arange(count, dtype=np.int64)
@@ -197,52 +249,58 @@ def _surveyed_times(
 
 def _check_promised_range(source: Source, index: ClipIndex, sampling: Sampling) -> None:
     """A range that the header promises and the file no longer holds is no usage error."""
-    if index.promised_s is None and index.promised_frames is None:
-        return
-    promised = index.promised_s or (index.promised_frames or 0) / index.fps
-    beyond = max(sampling.start_s or 0.0, 0.0)
-    if index.end_s <= beyond < promised:
+    beyond = sampling.start_s or 0.0
+    if index.missing and index.end_s <= beyond < index.promised_end_s:
         raise VideoError(
             f"{source.name}: cut short: its frames end at {index.end_s:.2f} s "
-            f"of {promised:.2f} s, before --start {beyond:g} s",
+            f"of {index.promised_end_s:.2f} s, before --start {beyond:g} s",
             "get or record the whole file again",
             kind="truncated",
         )
 
 
-def _cut_short(source: Source, index: ClipIndex, decoded: int, sampling: Sampling) -> VideoError:
+def _nothing_decodes(source: Source, index: ClipIndex, sampling: Sampling) -> VideoError:
+    """Not a single frame of the file can be decoded."""
+    if index.missing:
+        unseen = FirstFrame(1, 1, pyav_decoder.Orientation())
+        return _cut_short(_Clip(source, index, unseen, sampling, Canvas()), 0)
+    return VideoError(
+        f"{source.name}: none of its {len(index)} frames can be decoded ({index.codec})",
+        "the file is damaged; get or record it again",
+    )
+
+
+def _cut_short(clip: _Clip, decoded: int) -> VideoError:
     """Too few of the frames that the file should hold."""
-    promised = index.promised_frames or round((index.promised_s or 0.0) * index.fps)
-    needed = f", {sampling.frames} are needed" if sampling.frames is not None else ""
+    index = clip.index
+    half = -(-clip.needed() // 2)
     hint = f"ask for --frames {decoded} or fewer, or get" if decoded else "get"
     return VideoError(
-        f"{source.name}: cut short or damaged: only {decoded} of its {max(promised, len(index))} "
-        f"frames can be decoded{needed}",
+        f"{clip.source.name}: cut short or damaged: only {decoded} of its "
+        f"{len(index) + index.missing} frames can be decoded, at least {half} are needed",
         f"{hint} the whole file again",
         kind="truncated",
     )
 
 
-def _check_memory(source: Source, first: FirstFrame, frames: int) -> None:
-    each = first.width * first.height * 3
+def _check_memory(clip: _Clip, frames: int) -> None:
+    height, width = clip.canvas.kept(clip.first.height, clip.first.width)
+    each = height * width * 3
     if frames * each > MAX_PIXEL_BYTES:
         raise MemoryLimitError(
-            f"{source.name}: {frames} frames of {first.width}x{first.height} would take "
+            f"{clip.source.name}: {frames} frames of {width}x{height} would take "
             f"{frames * each / 2**30:.1f} GB",
             f"ask for --frames {max(1, MAX_PIXEL_BYTES // each)} or fewer",
         )
 
 
-def _frames(
-    source: Source, index: ClipIndex, first: FirstFrame, sampling: Sampling, picked: _Picked
-) -> Frames:
+def _frames(clip: _Clip, picked: _Picked) -> Frames:
+    index, first, sampling = clip.index, clip.first, clip.sampling
     notes = list(index.notes + picked.notes)
     used = len(picked.pixels)
-    short = sampling.frames is not None and sampling.fps is None and used < sampling.frames
-    if index.promised_frames is not None or index.promised_s is not None:
-        reaches_cut = sampling.end_s is None or sampling.end_s > index.end_s
-        if short and reaches_cut:
-            raise _cut_short(source, index, len(index), sampling)
+    if index.missing:
+        if not _enough(clip, used):
+            raise _cut_short(clip, len(index))
         promised = (
             f"{index.promised_frames} frames"
             if index.promised_frames is not None
@@ -251,7 +309,7 @@ def _frames(
         notes.append(
             f"the file is cut short: {len(index)} frames to {index.end_s:.2f} s of {promised}"
         )
-    if short:
+    if sampling.frames is not None and sampling.fps is None and used < sampling.frames:
         notes.append(f"{sampling.frames} frames asked for, {used} are there: each is used once")
     if sampling.fps is not None and sampling.fps > 1.01 * index.fps:
         notes.append(f"--fps {sampling.fps:g} is above the clip's rate of {index.fps:.3g}")
@@ -273,6 +331,7 @@ def _frames(
             duration_s=index.end_s,
             frames_total=len(index),
             rotation=turned.clockwise,
+            frames_lost=index.missing + picked.lost,
         ),
         notes=tuple(notes),
     )

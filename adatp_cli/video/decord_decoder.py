@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.container import MAX_THREADS, ClipIndex
 from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.source import Source
 
-Pixels = npt.NDArray[np.uint8]
-
-# Frames decoded and copied at a time: decord holds each batch twice.
-_BATCH = 8
+# Bytes of frames that are decoded at a time, a frame at least: decord holds each batch twice.
+_BATCH_BYTES = 1 << 26
 # Smaller than one frame of any clip: one recovered (repeated) frame is already an error.
 _NO_FAULTS = 1e-9
 
@@ -39,9 +38,13 @@ def installed() -> bool:
 
 
 def decode(
-    source: Source, index: ClipIndex, first: FirstFrame, wanted: npt.NDArray[np.int64]
+    source: Source,
+    index: ClipIndex,
+    first: FirstFrame,
+    wanted: npt.NDArray[np.int64],
+    canvas: Canvas,
 ) -> Pixels:
-    """The frames at positions `wanted` of the index: (T, H, W, 3) uint8, upright.
+    """The frames at positions `wanted` of the index: (T, H, W, 3) uint8, upright, resized.
 
     Raises
     ------
@@ -63,11 +66,15 @@ def decode(
         raise DecordUnfitError("decord cannot open it") from None
     if not _same_frames(times, index):
         raise DecordUnfitError("decord sees other frames than the file holds")
-    pixels = np.empty((len(wanted), first.height, first.width, 3), dtype=np.uint8)
+    shape = (first.height, first.width, 3)
+    at_once = max(1, _BATCH_BYTES // (first.height * first.width * 3))
+    pixels = canvas.room(len(wanted), first.height, first.width)
     try:
-        for begin in range(0, len(wanted), _BATCH):
-            batch = reader.get_batch([int(i) for i in wanted[begin : begin + _BATCH]])
-            pixels[begin : begin + _BATCH] = _as_array(batch, pixels.shape[1:])
+        for begin in range(0, len(wanted), at_once):
+            canvas.progress()
+            batch = reader.get_batch([int(i) for i in wanted[begin : begin + at_once]])
+            for slot, image in enumerate(_as_array(batch, shape), begin):
+                pixels[slot] = canvas.fit(image)
     except DecordUnfitError:
         raise
     except Exception:

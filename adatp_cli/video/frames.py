@@ -19,7 +19,7 @@ class VideoInfo:
     codec
         FFmpeg's name of the codec (``h264``, ``av1``).
     width, height
-        Pixels, as shown: after rotation.
+        Pixels, as shown: after rotation, and before any resizing.
     fps
         Frames a second; the mean where the rate varies.
     duration_s
@@ -28,6 +28,10 @@ class VideoInfo:
         Frames in the file.
     rotation
         Degrees clockwise that the file asks to be rotated by, and that the pixels were.
+    frames_lost
+        Frames that should be there and are not: those that were found not to decode, and those
+        missing from a file that is cut short. Parts of the file that no frame was wanted from are
+        taken to be whole.
     """
 
     decoder: str
@@ -38,6 +42,7 @@ class VideoInfo:
     duration_s: float
     frames_total: int
     rotation: int
+    frames_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

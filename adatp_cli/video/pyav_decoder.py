@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
+from adatp_cli.video.canvas import Canvas, Pixels, Progress, no_progress
 from adatp_cli.video.container import ClipIndex, decoding_errors, open_clip
 from adatp_cli.video.source import Source
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from av.sidedata.sidedata import SideData
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
-
-Pixels = npt.NDArray[np.uint8]
 
 # Decoding on over this many frames is cheaper than a seek, which starts at a key frame anyway.
 _SEEK_GAP = 4
@@ -83,7 +82,7 @@ class FirstFrame:
 def probe(source: Source) -> FirstFrame | None:
     """Decode one frame; None where not a single one can be decoded."""
     with open_clip(source) as (container, stream):
-        frame = next(_decoded(container, stream, _Errors()), None)
+        frame = next(_decoded(container, stream, _Errors(), no_progress), None)
         if frame is None:
             return None
         orientation = _orientation(frame)
@@ -94,7 +93,11 @@ def probe(source: Source) -> FirstFrame | None:
 
 
 def decode_by_pts(
-    source: Source, index: ClipIndex, first: FirstFrame, wanted: npt.NDArray[np.int64]
+    source: Source,
+    index: ClipIndex,
+    first: FirstFrame,
+    wanted: npt.NDArray[np.int64],
+    canvas: Canvas,
 ) -> Pixels | None:
     """The frames at positions `wanted` of the index, found by their timestamps.
 
@@ -102,19 +105,19 @@ def decode_by_pts(
 
     Returns
     -------
-    (T, H, W, 3) uint8, upright; None where a frame is missing or a packet does not decode, so
-    that nothing but a pass over all frames can tell what is there.
+    (T, H, W, 3) uint8, upright, resized; None where a frame is missing or a packet does not
+    decode, so that nothing but a pass over all frames can tell what is there.
     """
     if not index.exact or len(index.key_pts) == 0:
         return None
-    pixels = _room(first, len(wanted))
+    pixels = canvas.room(len(wanted), first.height, first.width)
     with open_clip(source) as (container, stream):
-        cursor = _Cursor(container, stream, index)
+        cursor = _Cursor(container, stream, index, canvas.progress)
         for slot, position in enumerate(wanted):
             frame = cursor.frame_at(int(position))
             if frame is None or cursor.errors.count:
                 return None
-            pixels[slot] = _upright(frame, first)
+            pixels[slot] = canvas.fit(_upright(frame, first))
     return pixels
 
 
@@ -126,7 +129,7 @@ class Survey:
     errors: int
 
 
-def survey(source: Source, until_pts: int | None, *, careful: bool) -> Survey:
+def survey(source: Source, until_pts: int | None, *, careful: bool, progress: Progress) -> Survey:
     """Decode all frames up to `until_pts` in a row, keeping no pixels.
 
     `careful` where data is damaged: threads that decode a frame each lose more frames, and another
@@ -135,7 +138,7 @@ def survey(source: Source, until_pts: int | None, *, careful: bool) -> Survey:
     found: list[int | None] = []
     errors = _Errors()
     with open_clip(source, share_frames=careful) as (container, stream):
-        for frame in _decoded(container, stream, errors):
+        for frame in _decoded(container, stream, errors, progress):
             if until_pts is not None and frame.pts is not None and frame.pts > until_pts:
                 break
             found.append(frame.pts)
@@ -143,20 +146,26 @@ def survey(source: Source, until_pts: int | None, *, careful: bool) -> Survey:
 
 
 def decode_by_count(
-    source: Source, first: FirstFrame, ordinals: npt.NDArray[np.int64], *, careful: bool
+    source: Source,
+    first: FirstFrame,
+    ordinals: npt.NDArray[np.int64],
+    canvas: Canvas,
+    *,
+    careful: bool,
 ) -> Pixels:
-    """The frames that come out of the decoder as number `ordinals` (ascending), upright.
+    """The frames that come out of the decoder as number `ordinals` (ascending), upright, resized.
 
     Fewer than asked for where the decoder gives fewer than it did before.
     """
-    pixels = _room(first, len(ordinals))
+    pixels = canvas.room(len(ordinals), first.height, first.width)
     slot = 0
     with open_clip(source, share_frames=careful) as (container, stream):
-        for ordinal, frame in enumerate(_decoded(container, stream, _Errors())):
+        frames = _decoded(container, stream, _Errors(), canvas.progress)
+        for ordinal, frame in enumerate(frames):
             if slot == len(ordinals):
                 break
             if ordinal == ordinals[slot]:
-                pixels[slot] = _upright(frame, first)
+                pixels[slot] = canvas.fit(_upright(frame, first))
                 slot += 1
     return pixels[:slot]
 
@@ -170,6 +179,7 @@ def _decoded(
     container: InputContainer,
     stream: VideoStream,
     errors: _Errors,
+    progress: Progress,
     ignore_before: int | None = None,
 ) -> Iterator[VideoFrame]:
     """Frames from where the container stands, over packets that do not decode.
@@ -185,6 +195,7 @@ def _decoded(
             return
         if packet is None:
             return
+        progress()
         try:
             frames = packet.decode()
         except decoding_errors():
@@ -201,10 +212,17 @@ def _decoded(
 class _Cursor:
     """A place in a clip that moves to frames by their timestamps."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, index: ClipIndex) -> None:
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        index: ClipIndex,
+        progress: Progress,
+    ) -> None:
         self.errors = _Errors()
         self._container, self._stream, self._index = container, stream, index
-        self._frames = _decoded(container, stream, self.errors)
+        self._progress = progress
+        self._frames = _decoded(container, stream, self.errors, progress)
         self._position = -1
 
     def frame_at(self, position: int) -> VideoFrame | None:
@@ -241,7 +259,7 @@ class _Cursor:
             self._container.seek(key_pts, stream=self._stream, backward=True)
         except decoding_errors():
             self.errors.count += 1
-        self._frames = _decoded(self._container, self._stream, self.errors, key_pts)
+        self._frames = _decoded(self._container, self._stream, self.errors, self._progress, key_pts)
         self._position = -1
 
 
@@ -261,7 +279,3 @@ def _upright(frame: VideoFrame, first: FirstFrame) -> Pixels:
         width, height = height, width
     rgb = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
     return first.orientation.apply(np.asarray(rgb, dtype=np.uint8))
-
-
-def _room(first: FirstFrame, frames: int) -> Pixels:
-    return np.empty((frames, first.height, first.width, 3), dtype=np.uint8)
