@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from adatp_cli import __version__
-from adatp_cli.cli import ask, demo, doctor, profiles, schema
+from adatp_cli.cli import ask, batch, demo, doctor, profiles, schema
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.output import Output
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 all answered, 1 unexpected, 2 usage, 3 a video cannot be read, "
-    "4 model or environment, 5 out of memory, 130 interrupted.",
+    "4 model or environment, 5 out of memory, 6 a batch ended with some failures, 130 interrupted.",
 )
 
 
@@ -51,6 +51,7 @@ def adatp(
 app.command("demo", rich_help_panel=_START)(demo.demo)
 app.command("doctor", rich_help_panel=_START)(doctor.doctor)
 app.command("ask", rich_help_panel=_ASK)(ask.ask)
+app.command("batch", rich_help_panel=_ASK)(batch.batch)
 app.add_typer(profiles.app, name="profiles", rich_help_panel=_ABOUT)
 app.command("schema", rich_help_panel=_ABOUT)(schema.schema)
 

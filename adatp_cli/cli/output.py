@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from adatp_cli.cli.progress import BatchProgress
 from adatp_cli.errors import AdatpError
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 from adatp_cli.video.source import printable
@@ -158,6 +159,12 @@ class Output:
                 self._status.start()
             else:
                 self._status.update(line)
+
+    def progress(self, total: int, *, rows_on_stdout: bool) -> BatchProgress:
+        """How far a run of `total` rows is: a bar, where it does not stand between the rows."""
+        moving = self._stderr.is_terminal and not (rows_on_stdout and sys.stdout.isatty())
+        self._clear_status()
+        return BatchProgress(self._stderr, total, moving=moving, quiet=self.quiet)
 
     def trouble(self, text: str) -> None:
         """Several lines on what went wrong, whatever --quiet says."""

@@ -1,0 +1,319 @@
+"""`adatp batch`: many clips, a row for every question, and nothing that stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
+from adatp_cli.cli.interrupts import Interrupts
+from adatp_cli.cli.loading import generation_settings, load_engine
+from adatp_cli.cli.options import RunOptions, with_run_options
+from adatp_cli.cli.output import Output
+from adatp_cli.cli.progress import BatchProgress, duration
+from adatp_cli.cli.rows import OutputFormat, Sink, StdoutRows
+from adatp_cli.errors import UsageError
+from adatp_cli.record import ErrorInfo, FailureRecord
+
+if TYPE_CHECKING:
+    from adatp_cli.batch.inputs import ClipJob
+    from adatp_cli.engine import Engine
+    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.video.sampling import Sampling
+
+SOME_FAILED = 6
+_SKIPPED_SHOWN = 5
+_BATCH = "Batch"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What `batch` takes beside the options that commands share."""
+
+    questions: Sequence[str]
+    questions_file: Path | None
+    null_separated: bool
+    output: Path | None
+    output_format: OutputFormat
+    resume: bool
+    overwrite: bool
+    retry_failed: bool
+    shard: str | None
+
+    def check(self) -> None:
+        """What can be said before anything is read.
+
+        Raises
+        ------
+        UsageError
+            Options that exclude or need each other.
+        """
+        if self.output is None and (self.resume or self.overwrite or self.retry_failed):
+            raise UsageError(
+                "--resume, --overwrite and --retry-failed are about an output file",
+                "name it with -o FILE",
+            )
+        if self.retry_failed and not self.resume:
+            raise UsageError("--retry-failed is a way to resume", "give --resume too")
+        if any(not question.strip() for question in self.questions):
+            raise UsageError("a question is blank", "ask something")
+
+
+@with_run_options
+def batch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            show_default=False,
+            help="A folder, a quoted glob, a manifest (.jsonl or .csv with columns video and "
+            "question), a video, or - for a list of files on stdin.",
+        ),
+    ],
+    options: RunOptions,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--question",
+            "-q",
+            metavar="TEXT",
+            rich_help_panel=_BATCH,
+            help="Ask this about every clip; may be given several times.",
+        ),
+    ] = None,
+    questions_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--questions",
+            metavar="FILE",
+            rich_help_panel=_BATCH,
+            help="Ask every line of this file about every clip.",
+        ),
+    ] = None,
+    null_separated: Annotated[
+        bool,
+        typer.Option(
+            "--null",
+            "-0",
+            rich_help_panel=_BATCH,
+            help="The list on stdin is separated by NUL, as find -print0 writes it.",
+        ),
+    ] = False,
+    output_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=_BATCH,
+            help="Write the rows here, each the moment it is known. Default: stdout.",
+        ),
+    ] = None,
+    output_format: Annotated[
+        OutputFormat,
+        typer.Option(
+            "--output-format",
+            rich_help_panel=_BATCH,
+            help="jsonl: whole records (see `adatp schema`). csv: a few columns, for spreadsheets.",
+        ),
+    ] = OutputFormat.jsonl,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            rich_help_panel=_BATCH,
+            help="Go on with -o FILE: what has a row there is not asked again.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", rich_help_panel=_BATCH, help="Replace -o FILE."),
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            rich_help_panel=_BATCH,
+            help="With --resume: ask again what has failed before.",
+        ),
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            rich_help_panel=_BATCH,
+            help="Only the I-th of N parts of the clips, the same clips on every machine.",
+        ),
+    ] = None,
+) -> None:
+    """Answer questions about many clips; a clip that fails is a row, and the batch goes on.
+
+    Rows are JSON Lines. Ctrl-C finishes the row it is at; a second one stops at once.
+    """  # fmt: skip
+    output = Output(json=True, quiet=options.quiet, verbose=options.verbose)
+    with reporting(output):
+        options.check()
+        if options.trace is not None:
+            raise UsageError(
+                "--trace holds one clip's choices, a batch has many",
+                "trace a clip with adatp ask",
+            )
+        wanted = BatchOptions(
+            questions or [], questions_file, null_separated, output_file, output_format,
+            resume, overwrite, retry_failed, shard,
+        )  # fmt: skip
+        wanted.check()
+        code = Batch(source, wanted, options, output).run()
+    if code:
+        raise typer.Exit(code)
+
+
+class Batch:
+    """One run of `adatp batch`."""
+
+    def __init__(
+        self, source: str, wanted: BatchOptions, options: RunOptions, output: Output
+    ) -> None:
+        self._source = source
+        self._wanted = wanted
+        self._options = options
+        self._output = output
+        self._known = FailureRecord("", "", ErrorInfo("", "", ""))
+
+    def run(self) -> int:
+        """Answer everything and return the exit code.
+
+        Raises
+        ------
+        AdatpError
+            Nothing could be begun, or the rows cannot be written.
+        """
+        from adatp_cli.model.quiet import quiet_libraries
+
+        profile = self._options.resolved_profile()
+        sampling = self._options.sampling()
+        jobs = self._jobs()
+        with (
+            self._output.running(),
+            quiet_libraries(verbose=self._options.verbose),
+            self._sink() as sink,
+        ):
+            engine, loaded = load_engine(profile, self._options, self._output, self._know)
+            sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
+            return self._answer(engine, loaded, sampling, jobs, sink)
+
+    def _jobs(self) -> list[ClipJob]:
+        from adatp_cli.batch import inputs
+
+        wanted = self._wanted
+        questions = list(wanted.questions)
+        if wanted.questions_file is not None:
+            questions += inputs.read_questions_file(wanted.questions_file)
+        stdin = sys.stdin.buffer if sys.stdin is not None and self._source == "-" else None
+        found = inputs.collect(
+            self._source, questions, stdin=stdin, null_separated=wanted.null_separated
+        )
+        for item in found.skipped[:_SKIPPED_SHOWN]:
+            self._output.note(f"skipped {item.path}: {item.reason}")
+        if len(found.skipped) > _SKIPPED_SHOWN:
+            self._output.note(f"skipped {len(found.skipped) - _SKIPPED_SHOWN} more")
+        jobs = list(found.jobs)
+        if wanted.shard is not None:
+            jobs = list(inputs.select(jobs, inputs.parse_shard(wanted.shard)))
+        return jobs
+
+    def _know(self, **facts: object) -> None:
+        self._known = dataclasses.replace(self._known, **facts)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def _sink(self) -> Iterator[Sink]:
+        from adatp_cli.batch.results import ResultFile
+
+        wanted = self._wanted
+        if wanted.output is None:
+            yield StdoutRows(self._output, wanted.output_format)
+            return
+        opened = ResultFile.open(
+            wanted.output,
+            format=wanted.output_format.value,
+            resume=wanted.resume,
+            overwrite=wanted.overwrite,
+        )
+        with opened as file:
+            for note in file.notes:
+                self._output.note(note)
+            yield file
+
+    def _answer(
+        self,
+        engine: Engine,
+        loaded: LoadedModel,
+        sampling: Sampling,
+        jobs: Sequence[ClipJob],
+        sink: Sink,
+    ) -> int:
+        from adatp_cli.batch.runner import BatchRunner, plan, without
+        from adatp_cli.video.isolated import IsolatedReader
+
+        planned = plan(jobs, self._settings(engine, sampling))
+        keys = [key for item in planned for _, key in item.questions]
+        if self._wanted.retry_failed:
+            sink.forget_failed(keys)
+        before = {key: sink.done[key] for key in keys if key in sink.done}
+        pending = without(planned, before)
+        total = len(keys) - len(before)
+        with IsolatedReader() as reader, Interrupts(self._output.note) as interrupts:
+            runner = BatchRunner(
+                engine,
+                lambda path: reader.read(path, sampling, resize=engine.resize),
+                lambda error: failure_of(error).info,
+                self._known,
+            )
+            progress = self._output.progress(total, rows_on_stdout=self._wanted.output is None)
+            try:
+                for row in runner.run(pending, interrupts.asked):
+                    sink.write(row.data)
+                    progress.advance(row.data["video"], row.error)
+            finally:
+                progress.stop()
+        self._summary(before, progress)
+        if interrupts.asked():
+            self._output.note(f"interrupted: {total - progress.rows} questions are left")
+            return INTERRUPTED
+        failed = sum(progress.failed.values()) + list(before.values()).count(False)
+        return SOME_FAILED if failed else 0
+
+    def _settings(self, engine: Engine, sampling: Sampling) -> dict[str, object]:
+        """What decides an answer beside the file and the question; part of every row's key."""
+        # Not the device: a run may be resumed on another machine.
+        model = self._known.model
+        named = ("name", "revision", "quantization", "dtype")
+        return {
+            "profile": engine.profile.to_dict(),
+            "model": {name: getattr(model, name) for name in named},
+            "sampling": dataclasses.asdict(sampling),
+            "generation": dataclasses.asdict(generation_settings(self._options)),
+        }
+
+    def _summary(self, before: Mapping[str, bool], progress: BatchProgress) -> None:
+        output, failed = self._output, sum(progress.failed.values())
+        output.note(
+            f"{progress.answered} answered, {failed} failed in {duration(progress.seconds)}"
+        )
+        for kind, count in progress.failed.most_common():
+            output.note(f"  {count} {kind}")
+        if progress.rows:
+            rate = progress.clips / max(progress.seconds, 1e-9) * 60
+            output.note(f"{progress.clips} clips, {rate:.1f} a minute")
+        if before:
+            missed = list(before.values()).count(False)
+            tail = f", {missed} of them failed: --retry-failed asks again" if missed else ""
+            output.note(f"{len(before)} had rows before{tail}")
