@@ -1,0 +1,209 @@
+"""What a decoding process and its parent say to each other.
+
+Messages are JSON, so that a child gone wrong can send nothing that acts in the parent. Open files
+travel along with them: clips' bytes one way, room for pixels that both see the other way. Such a
+file has no name, so nothing is left of it when either side dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import mmap
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from adatp_cli.errors import AdatpError, MemoryLimitError, UsageError, VideoError
+from adatp_cli.video.canvas import Pixels
+from adatp_cli.video.frames import Frames, VideoInfo
+
+Message = dict[str, Any]
+
+_HEADER_BYTES = 4
+_MOST_FILES = 2
+# Timestamps of some million frames; more is no message.
+_MOST_BYTES = 1 << 28
+_ERRORS: dict[str, type[AdatpError]] = {
+    kind.__name__: kind for kind in (AdatpError, MemoryLimitError, UsageError, VideoError)
+}
+
+
+class ChannelClosedError(Exception):
+    """The other side is gone, or sends what is no message."""
+
+
+class Channel:
+    """One end of a connection between two processes.
+
+    Parameters
+    ----------
+    end
+        A connected Unix socket; the channel closes it.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def send(self, message: Message, files: Sequence[int] = ()) -> None:
+        """Send a message, and copies of open files with it.
+
+        Raises
+        ------
+        ChannelClosedError
+            Nobody is there to take it.
+        """
+        body = json.dumps(message).encode()
+        header = len(body).to_bytes(_HEADER_BYTES, "big")
+        try:
+            self._socket.settimeout(None)
+            # The files go with the header, which is too short to be sent in parts.
+            socket.send_fds(self._socket, [header], list(files))
+            self._socket.sendall(body)
+        except OSError:
+            raise ChannelClosedError from None
+
+    def receive(self, deadline: float | None = None) -> tuple[Message, list[int]]:
+        """The next message, and the files that came with it, which the caller closes.
+
+        Parameters
+        ----------
+        deadline
+            Until when to wait, by `time.monotonic`; None for ever.
+
+        Raises
+        ------
+        ChannelClosedError
+            None will come.
+        TimeoutError
+            None has come.
+        """
+        self._wait_until(deadline)
+        try:
+            header, files, _, _ = socket.recv_fds(self._socket, _HEADER_BYTES, _MOST_FILES)
+            while len(header) < _HEADER_BYTES:
+                header += self._bytes(_HEADER_BYTES - len(header), deadline)
+            size = int.from_bytes(header, "big")
+            if size > _MOST_BYTES:
+                raise ChannelClosedError
+            message = json.loads(b"".join(self._body(size, deadline)))
+        except TimeoutError:
+            raise
+        except (OSError, ValueError):
+            raise ChannelClosedError from None
+        if not isinstance(message, dict):
+            raise ChannelClosedError
+        return message, files
+
+    def close(self) -> None:
+        """Let the other side know that nothing will come any more."""
+        self._socket.close()
+
+    def _body(self, size: int, deadline: float | None) -> Iterator[bytes]:
+        while size > 0:
+            part = self._bytes(size, deadline)
+            size -= len(part)
+            yield part
+
+    def _bytes(self, most: int, deadline: float | None) -> bytes:
+        self._wait_until(deadline)
+        part = self._socket.recv(min(most, 1 << 20))
+        if not part:
+            raise ChannelClosedError
+        return part
+
+    def _wait_until(self, deadline: float | None) -> None:
+        # Zero would mean not to wait at all, which is another error when nothing is there.
+        left = None if deadline is None else max(1e-3, deadline - time.monotonic())
+        self._socket.settimeout(left)
+
+
+@contextmanager
+def shared_file(content: bytes = b"") -> Iterator[int]:
+    """A file in memory without a name, for as long as anybody has it open."""
+    try:
+        file = os.memfd_create("adatp", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (AttributeError, OSError):  # not Linux, or not allowed there
+        with tempfile.TemporaryFile() as unnamed:
+            file = os.dup(unnamed.fileno())
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        yield file
+    finally:
+        os.close(file)
+
+
+def map_pixels(file: int, shape: tuple[int, ...]) -> Pixels:
+    """The first bytes of a shared file as an array that everybody who maps it sees.
+
+    Raises
+    ------
+    ValueError
+        The file is too short, or the shape is none.
+    """
+    size = int(np.prod(shape, dtype=np.int64)) if min(shape, default=0) > 0 else 0
+    if size == 0 or size > os.fstat(file).st_size:
+        raise ValueError(f"no room for {shape}")
+    return np.frombuffer(mmap.mmap(file, size), dtype=np.uint8).reshape(shape)
+
+
+def keep_size(file: int) -> None:
+    """Keep a shared file from shrinking, where possible: reading what is gone would be fatal."""
+    import fcntl
+
+    with contextlib.suppress(AttributeError, OSError):
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+
+
+def frames_message(frames: Frames) -> Message:
+    """Everything about frames but their pixels."""
+    return {
+        "shape": list(frames.pixels.shape),
+        "timestamps_s": frames.timestamps_s.tolist(),
+        "indices": frames.indices.tolist(),
+        "info": dataclasses.asdict(frames.info),
+        "notes": list(frames.notes),
+    }
+
+
+def frames_of(message: Message, file: int) -> Frames:
+    """The frames that a message and the shared file with their pixels make up.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        They do not belong together.
+    """
+    return Frames(
+        pixels=map_pixels(file, tuple(message["shape"])),
+        timestamps_s=np.asarray(message["timestamps_s"], dtype=np.float64),
+        indices=np.asarray(message["indices"], dtype=np.int64),
+        info=VideoInfo(**message["info"]),
+        notes=tuple(message["notes"]),
+    )
+
+
+def error_message(error: AdatpError) -> Message:
+    """An error of the family; `overrun` where an allocation failed."""
+    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
+    return {
+        "error": name,
+        "message": error.message,
+        "hint": error.hint,
+        "kind": error.kind,
+        "overrun": isinstance(error.__cause__, MemoryError),
+    }
+
+
+def error_of(message: Message) -> AdatpError:
+    """The error that a message tells of; KeyError where it tells of none."""
+    return _ERRORS[message["error"]](message["message"], message["hint"], kind=message["kind"])

@@ -1,0 +1,188 @@
+"""The child that decodes for `adatp_cli.video.isolated`: ``python -m adatp_cli.video.worker FD``.
+
+It lives on stdin, of which its parent holds the other end and into which nobody writes: when it
+closes, the parent is gone. FD is its socket, over which requests come and replies go. It says
+nothing anywhere else, and whatever happens to it happens to nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adatp_cli.errors import AdatpError
+from adatp_cli.video import decord_decoder
+from adatp_cli.video.canvas import Canvas, Pixels
+from adatp_cli.video.channel import (
+    Channel,
+    ChannelClosedError,
+    Message,
+    error_message,
+    frames_message,
+    map_pixels,
+)
+from adatp_cli.video.decode import read_frames
+from adatp_cli.video.frames import Frames
+from adatp_cli.video.resize import Resize
+from adatp_cli.video.sampling import Sampling
+from adatp_cli.video.source import printable
+
+# Between two signs of life.
+_PROGRESS_S = 0.5
+
+
+def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None:
+    """Answer requests until the parent has no more.
+
+    Parameters
+    ----------
+    end
+        The child's end of the connection.
+    read
+        Reads a clip; takes what `read_frames` takes.
+    """
+    _end_with_the_parent()
+    channel = Channel(end)
+    with contextlib.suppress(ChannelClosedError):
+        settings, _ = channel.receive()
+        _limit_memory(settings["memory_bytes"])
+        import av  # noqa: F401
+        from PIL import Image  # noqa: F401
+
+        channel.send({"ready": True, "memory_bytes": private_bytes()})
+        if settings["decord"]:
+            # Only now: where loading it is fatal, that is to count as its own failure.
+            decord_decoder.installed()
+        while True:
+            request, files = channel.receive()
+            reply = _reply(request, files, channel, read)
+            # Measured when the clip is gone: what is left over is what leaks.
+            channel.send({**reply, "memory_bytes": private_bytes()})
+
+
+def private_bytes() -> int:
+    """Memory of this process alone; elsewhere than on Linux the most that it ever took."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+        return (resident - shared) * mmap.PAGESIZE
+    except (OSError, ValueError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class _Room:
+    """Memory for pixels in a file that the parent sees too."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._given: Pixels | None = None
+
+    def allocate(self, shape: tuple[int, int, int, int]) -> Pixels:
+        """Room at the start of the file; MemoryError where there is none."""
+        try:
+            os.ftruncate(self._file, max(1, int(np.prod(shape, dtype=np.int64))))
+            self._given = map_pixels(self._file, shape)
+        except OSError as error:
+            if error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EFBIG):
+                raise MemoryError from error
+            raise
+        return self._given
+
+    def take(self, pixels: Pixels) -> None:
+        """Have the pixels at the start of the file, where they are unless `read` is odd."""
+        given = self._given
+        if given is None or pixels.ctypes.data != given.ctypes.data:
+            frames, height, width, channels = pixels.shape
+            self.allocate((frames, height, width, channels))[:] = pixels
+
+
+def _reply(
+    request: Message, files: Sequence[int], channel: Channel, read: Callable[..., Frames]
+) -> Message:
+    """What came of a request; everything it held is free again."""
+    told = time.monotonic()
+
+    def progress() -> None:
+        nonlocal told
+        if time.monotonic() - told > _PROGRESS_S:
+            told = time.monotonic()
+            channel.send({"progress": True})
+
+    try:
+        room = _Room(files[0])
+        resize = Resize(**request["resize"]) if request["resize"] else None
+        frames = read(
+            os.fsdecode(request["path"].encode("latin-1")) if request["path"] else _clip(files[1]),
+            Sampling(**request["sampling"]),
+            decoder=request["decoder"],
+            name=request["name"],
+            canvas=Canvas(resize, room.allocate, progress),
+        )
+        room.take(frames.pixels)
+        return frames_message(frames)
+    except AdatpError as error:
+        return error_message(error)
+    except ChannelClosedError:
+        raise
+    except MemoryError:
+        return {"overrun": True}
+    except Exception as error:
+        return {"unexpected": printable(" ".join(f"{type(error).__name__}: {error}".split()))}
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _clip(file: int) -> str | bytes:
+    """The clip in a file without a name: opened anew by each decoder, or else as bytes."""
+    path = f"/proc/self/fd/{file}"
+    if os.path.exists(path):
+        return path
+    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:
+        return bytes(content)
+
+
+def _end_with_the_parent() -> None:
+    """Be gone when the parent is, however it went, and leave interrupts to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        import fcntl
+
+        # A signal when stdin closes, which no hanging decoder can hold up, as it could a thread.
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_wait_for_the_end, daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
+    with contextlib.suppress(OSError):
+        os.read(0, 1)
+    os._exit(0)
+
+
+def _limit_memory(limit: int) -> None:
+    """Let allocations fail beyond `limit` bytes; what is shared with the parent does not count."""
+    import resource
+
+    kinds = ((resource.RLIMIT_DATA, limit), (resource.RLIMIT_CORE, 0))
+    for kind, most in kinds:
+        _, hard = resource.getrlimit(kind)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

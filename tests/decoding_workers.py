@@ -1,0 +1,89 @@
+"""Children that go wrong: ``python decoding_workers.py FAULT WHEN FD``, the rest is the real one.
+
+FAULT is a function of this file. WHEN is ``always``, ``auto`` (not for PyAV alone), or text that
+the clip's name holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from adatp_cli.video import worker
+from adatp_cli.video.canvas import Canvas
+from adatp_cli.video.decode import read_frames
+from adatp_cli.video.frames import Frames
+
+leaked: list[Any] = []
+
+
+def crash(_canvas: Canvas) -> None:
+    ctypes.string_at(0)
+
+
+def hang(_canvas: Canvas) -> None:
+    """As in C code that never lets go of the interpreter's lock."""
+    ctypes.PyDLL(None).pause()
+
+
+def crawl(canvas: Canvas) -> None:
+    """Always busy, never done."""
+    while True:
+        canvas.progress()
+        time.sleep(0.05)
+
+
+def allocate(_canvas: Canvas) -> None:
+    np.ones(1 << 30, dtype=np.uint8)
+
+
+def leak(_canvas: Canvas) -> None:
+    leaked.append(np.ones(64 << 20, dtype=np.uint8))
+
+
+def run_out_of_memory(_canvas: Canvas) -> None:
+    """As the system has it for a process that takes too much."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def give_up(_canvas: Canvas) -> None:
+    os._exit(7)
+
+
+def stumble(_canvas: Canvas) -> None:
+    raise ZeroDivisionError("a bug\nof two lines")
+
+
+def talk_nonsense(_canvas: Canvas) -> None:
+    os.write(int(sys.argv[-1]), b"\xff\xff\xff\xffdecord")
+
+
+def chatter(_canvas: Canvas) -> None:
+    sys.stdout.write("out")
+    sys.stdout.flush()
+    os.write(1, b"out")
+    os.write(2, b"err")
+
+
+def main(fault: str, when: str, end: str) -> None:
+    def read(source: Any, sampling: Any, **more: Any) -> Frames:
+        if (
+            when == "always"
+            or (when == "auto" and more["decoder"] != "pyav")
+            or when in more["name"]
+        ):
+            globals()[fault](more["canvas"])
+        return read_frames(source, sampling, **more)
+
+    worker.serve(socket.socket(fileno=int(end)), read)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,289 @@
+"""What the decoding child does is at worst an error of one clip, and nothing is left of it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, VideoError
+from adatp_cli.video.decode import read_frames
+from adatp_cli.video.frames import Frames
+from adatp_cli.video.isolated import IsolatedReader, Limits
+from adatp_cli.video.sampling import Sampling
+
+DATA = Path(__file__).parent / "data"
+WORKERS = Path(__file__).parent / "decoding_workers.py"
+CLIP = DATA / "unordered.mov"
+TWO = Sampling(frames=2)
+
+Faulty = Callable[..., IsolatedReader]
+
+
+@pytest.fixture
+def faulty() -> Iterator[Faulty]:
+    """`faulty("crash", "auto")`: a reader whose child has this fault, closed after the test."""
+    made: list[IsolatedReader] = []
+
+    def make(fault: str, when: str = "always", **limits: Any) -> IsolatedReader:
+        command = (sys.executable, "-P", str(WORKERS), fault, when)
+        made.append(IsolatedReader(Limits(**limits), command))
+        return made[-1]
+
+    yield make
+    for reader in made:
+        reader.close()
+
+
+def children() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children()
+        if any(part in "".join(child.cmdline()) for part in ("video.worker", WORKERS.name))
+    ]
+
+
+def same(ours: Frames, theirs: Frames) -> bool:
+    return np.array_equal(ours.pixels, theirs.pixels) and (
+        (ours.info, ours.notes) == (theirs.info, theirs.notes)
+    )
+
+
+def failed(reader: IsolatedReader, clip: Path = CLIP, decoder: str = "auto") -> AdatpError:
+    with pytest.raises(AdatpError) as caught:
+        reader.read(clip, TWO, decoder=decoder)
+    error = caught.value
+    assert error.message.startswith(str(clip))
+    assert error.hint
+    assert "\n" not in error.message + error.hint
+    return error
+
+
+def test_frames_stay_when_others_are_read_and_the_child_is_gone() -> None:
+    with IsolatedReader() as reader:
+        first = reader.read(CLIP, TWO)
+        reader.read(DATA / "h265_video.mp4", TWO)
+        assert same(first, read_frames(CLIP, TWO))
+    assert same(first, read_frames(CLIP, TWO))
+
+
+def test_nothing_is_left_behind() -> None:
+    def held() -> tuple[int, list[str]]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), os.listdir("/dev/shm")  # noqa: S108
+
+    with IsolatedReader() as reader:
+        reader.read(CLIP, TWO)
+    before = held()
+    reader = IsolatedReader()
+    for _ in range(3):
+        reader.read(CLIP, TWO)
+        reader.read(CLIP.read_bytes(), TWO)
+        with pytest.raises(VideoError):
+            reader.read(WORKERS, TWO)
+    assert len(children()) == 1
+    reader.close()
+    assert children() == []
+    assert held() == before
+    reader.close()
+    for use in (lambda: reader.read(CLIP, TWO), reader.start):
+        with pytest.raises(RuntimeError, match="closed"):
+            use()
+
+
+def test_the_child_starts_early_lives_on_and_is_used() -> None:
+    with IsolatedReader() as reader:
+        reader.start()
+        reader.start()
+        (child,) = children()
+        reader.read(CLIP, TWO)
+        reader.read(CLIP, TWO)
+        assert [one.pid for one in children()] == [child.pid]
+
+
+def test_the_child_knows_no_model_and_no_screen() -> None:
+    code = "import sys, adatp_cli.video.worker; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = run.stdout.split()
+    ours = {name for name in loaded if name.startswith("adatp_cli")}
+    assert not {"torch", "transformers", "typer", "rich", "yaml"} & set(loaded)
+    assert {name for name in ours if "video" not in name} == {"adatp_cli", "adatp_cli.errors"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "limits", "kind", "said"),
+    [
+        ("crash", {}, "decoder_crashed", "the decoder crashed (SIGSEGV)"),
+        ("give_up", {}, "decoder_crashed", "the decoder crashed (exit code 7)"),
+        ("talk_nonsense", {}, "decoder_crashed", "the decoder crashed (it does not answer)"),
+        ("stumble", {}, "decoder_crashed", "unexpectedly (ZeroDivisionError: a bug of two lines)"),
+        ("hang", {"stall_s": 1.0}, "timeout", "the decoder hung (no progress in 1 s)"),
+        ("crawl", {"clip_s": 1.0}, "timeout", "decoding took longer than 1 s"),
+        ("allocate", {"memory_bytes": 900 << 20}, "out_of_memory", "ran out of memory"),
+        ("run_out_of_memory", {}, "out_of_memory", "decoding ran out of memory (it may take 4.0"),
+    ],
+)
+def test_a_fault_is_an_error_of_the_clip(
+    faulty: Faulty, tmp_path: Path, fault: str, limits: dict[str, Any], kind: str, said: str
+) -> None:
+    reader = faulty(fault, "bad", **limits)
+    bad = tmp_path / "bad.mov"
+    bad.write_bytes(CLIP.read_bytes())
+    for decoder in ("auto", "pyav"):
+        error = failed(reader, bad, decoder)
+        assert error.kind == kind
+        assert said in error.message
+        assert type(error) is (MemoryLimitError if kind == "out_of_memory" else VideoError)
+    assert children() == []
+    if not limits:
+        assert same(reader.read(CLIP, TWO), read_frames(CLIP, TWO))
+
+
+@pytest.mark.parametrize(
+    ("fault", "limits"),
+    [
+        ("crash", {}),
+        ("stumble", {}),
+        ("hang", {"stall_s": 8.0}),
+        ("allocate", {"memory_bytes": 900 << 20}),
+        ("run_out_of_memory", {}),
+    ],
+)
+def test_pyav_gets_its_turn(faulty: Faulty, fault: str, limits: dict[str, Any]) -> None:
+    reader = faulty(fault, "auto", **limits)
+    frames = reader.read(CLIP, TWO)
+    told, *rest = frames.notes
+    assert told.startswith("decoded by PyAV: at the first try ")
+    assert "\n" not in told
+    expected = read_frames(CLIP, TWO, decoder="pyav")
+    assert (frames.info, tuple(rest)) == (expected.info, expected.notes)
+    assert np.array_equal(frames.pixels, expected.pixels)
+    assert len(children()) == 1
+
+
+def test_a_decoder_that_is_demanded_gets_no_stand_in(faulty: Faulty) -> None:
+    reader = faulty("crash", "auto")
+    assert failed(reader, decoder="decord").kind == "decoder_crashed"
+
+
+def test_the_child_says_nothing(faulty: Faulty, capfd: pytest.CaptureFixture[str]) -> None:
+    for fault in ("chatter", "crash", "stumble"):
+        faulty(fault, "auto").read(CLIP, TWO)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_child_that_cannot_start_is_no_fault_of_the_clip() -> None:
+    for command in ((sys.executable, "-c", "raise SystemExit(3)"), ("/no/such/program",)):
+        with IsolatedReader(command=command) as reader:
+            for _ in range(2):
+                with pytest.raises(ModelError, match="does not start") as caught:
+                    reader.read(CLIP, TWO)
+                assert caught.value.exit_code == 4
+                assert "adatp doctor" in caught.value.hint
+
+
+def test_a_child_that_died_unasked_is_replaced_without_a_word() -> None:
+    with IsolatedReader() as reader:
+        reader.read(CLIP, TWO)
+        children()[0].kill()
+        psutil.wait_procs(children())
+        assert same(reader.read(CLIP, TWO), read_frames(CLIP, TWO))
+
+
+def test_the_child_leaves_interrupts_to_its_parent() -> None:
+    with IsolatedReader() as reader:
+        reader.read(CLIP, TWO)
+        (child,) = children()
+        assert os.getpgid(child.pid) != os.getpgid(0)  # A terminal's Ctrl-C does not even reach it.
+        child.send_signal(signal.SIGINT)
+        reader.read(CLIP, TWO)
+        assert [one.pid for one in children()] == [child.pid]
+
+
+def test_the_child_is_replaced_before_it_grows_old(faulty: Faulty) -> None:
+    def pids(reader: IsolatedReader) -> list[int]:
+        found = []
+        for _ in range(4):
+            reader.start()
+            found.append(children()[0].pid)
+            reader.read(CLIP, TWO)
+        reader.close()
+        return found
+
+    a, b, c, d = pids(IsolatedReader(Limits(clips=2)))
+    assert a == b != c == d
+    a, b, c, d = pids(faulty("leak", growth_bytes=100 << 20))
+    assert a == b != c == d
+    assert len(set(pids(IsolatedReader(Limits(growth_bytes=100 << 20))))) == 1
+
+
+def test_closing_from_another_thread_ends_a_clip(faulty: Faulty) -> None:
+    reader = faulty("hang")
+    errors: list[Exception] = []
+
+    def read() -> None:
+        try:
+            reader.read(CLIP, TWO)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    while not children():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    reader.close()
+    assert children() == []
+    thread.join(30)
+    assert [type(error) for error in errors] == [RuntimeError]
+
+
+def test_an_interrupt_ends_the_clip_and_not_the_reader(faulty: Faulty, tmp_path: Path) -> None:
+    reader = faulty("hang", "bad")
+    bad = tmp_path / "bad.mov"
+    bad.write_bytes(CLIP.read_bytes())
+    reader.read(CLIP, TWO)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        reader.read(bad, TWO)
+    assert children() == []
+    assert len(reader.read(CLIP, TWO)) == 2
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["decoding", "idle"])
+def test_the_child_dies_with_its_parent(busy: bool) -> None:
+    code = f"""
+        import sys
+        from adatp_cli.video.isolated import IsolatedReader
+        from adatp_cli.video.sampling import Sampling
+        reader = IsolatedReader(command=(sys.executable, "-P", {str(WORKERS)!r}, "hang", "bad"))
+        reader.read({str(CLIP)!r}, Sampling(frames=1))
+        print(reader._child._process.pid, flush=True)
+        reader.read({str(CLIP)!r}, Sampling(frames=1), name={"bad" if busy else "good"!r})
+        sys.stdin.read()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(1.0)
+        assert child.is_running()
+        parent.kill()
+    child.wait(30)
