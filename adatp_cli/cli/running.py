@@ -88,6 +88,8 @@ class Interview:
         check_source(self._source, name)  # a wrong path must not wait for a model to load
         reader.start()  # it is ready by the time that the model is
         engine, loaded = load_engine(profile, options, self._output, self._know)
+        from adatp_cli.engine import ClipReady
+
         sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
         events = engine.ask(
             self._source,
@@ -102,6 +104,8 @@ class Interview:
             cast("Generator[Stage | ClipReady | TextChunk | Answered]", events)
         ) as run:
             for event in run:
+                if isinstance(event, ClipReady):
+                    reader.close()  # the model can use its memory
                 self._handle(event)
 
     def _handle(self, event: Stage | ClipReady | TextChunk | Answered) -> None:

@@ -18,8 +18,6 @@ from adatp_cli.video.container import MAX_THREADS, ClipIndex
 from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.source import Source
 
-# Bytes of frames that are decoded at a time, a frame at least: decord holds each batch twice.
-_BATCH_BYTES = 1 << 26
 # Smaller than one frame of any clip: one recovered (repeated) frame is already an error.
 _NO_FAULTS = 1e-9
 
@@ -67,14 +65,13 @@ def decode(
     if not _same_frames(times, index):
         raise DecordUnfitError("decord sees other frames than the file holds")
     shape = (first.height, first.width, 3)
-    at_once = max(1, _BATCH_BYTES // (first.height * first.width * 3))
     pixels = canvas.room(len(wanted), first.height, first.width)
     try:
-        for begin in range(0, len(wanted), at_once):
+        # One at a time: decord holds each batch twice, and shows no progress in the middle of one.
+        for slot, position in enumerate(wanted):
             canvas.progress()
-            batch = reader.get_batch([int(i) for i in wanted[begin : begin + at_once]])
-            for slot, image in enumerate(_as_array(batch, shape), begin):
-                pixels[slot] = canvas.fit(image)
+            batch = reader.get_batch([int(position)])
+            pixels[slot] = canvas.fit(_as_array(batch, shape)[0])
     except DecordUnfitError:
         raise
     except Exception:

@@ -30,13 +30,15 @@ from adatp_cli.video.channel import (
     keep_size,
     shared_file,
 )
-from adatp_cli.video.decode import check_decoder
+from adatp_cli.video.decode import check_decoder, read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, check_source
 
 WORKER = (sys.executable, "-P", "-m", "adatp_cli.video.worker")
+# Imports from a cold disk, on a machine that has other things to do.
+_STARTING_S = 120.0
 _DYING_S = 5.0
 
 
@@ -128,7 +130,7 @@ class _Child:
         _ChildFailedError
             It died over it, or it was not heard of for too long.
         """
-        self._await_ready(limits)
+        self._await_ready()
         self._clips += 1
         end = time.monotonic() + limits.clip_s
         try:
@@ -148,11 +150,15 @@ class _Child:
             raise self._death(limits) from None
 
     def kill(self) -> None:
-        """End the process and all that it started, and wait for the end; for any thread."""
+        """End the process and all that it started, and wait for the end; for any thread.
+
+        Not for ever: a disk that does not answer keeps even a killed process.
+        """
         if self.alive():  # else its number may be another's by now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DYING_S)
 
     def close(self) -> None:
         """Kill it and close its pipes; for the thread that talks to it."""
@@ -161,11 +167,11 @@ class _Child:
         if self._process.stdin is not None:
             self._process.stdin.close()
 
-    def _await_ready(self, limits: Limits) -> None:
+    def _await_ready(self) -> None:
         if self._ready:
             return
         try:
-            hello, _ = self._channel.receive(time.monotonic() + limits.stall_s)
+            hello, _ = self._channel.receive(time.monotonic() + _STARTING_S)
         except TimeoutError:
             raise _not_startable("it does not answer") from None
         except ChannelClosedError:
@@ -201,6 +207,8 @@ class IsolatedReader:
     PyAV alone, unless the decoder was given. If that fails too, the clip's error is a VideoError
     with the kind ``decoder_crashed`` or ``timeout``, or a MemoryLimitError.
 
+    On systems whose sockets carry no open files (Windows) it decodes in this process.
+
     Parameters
     ----------
     limits
@@ -226,7 +234,8 @@ class IsolatedReader:
             There is no starting it.
         """
         with self._reading:
-            self._running(decord=True)
+            if can_isolate():
+                self._running(decord=True)
 
     def read(
         self,
@@ -244,6 +253,8 @@ class IsolatedReader:
         RuntimeError
             The reader is closed, or was meanwhile.
         """
+        if not can_isolate():
+            return read_frames(source, sampling, decoder=decoder, name=name, resize=resize)
         check_decoder(decoder)
         checked = check_source(source, name)
         with self._reading, shared_file(checked.data or b"") as clip:
@@ -327,6 +338,11 @@ class IsolatedReader:
             child, self._child = self._child, None
         if child is not None:
             child.close()
+
+
+def can_isolate() -> bool:
+    """Whether this system has what a child needs."""
+    return hasattr(socket, "send_fds")
 
 
 def _request(source: Source, sampling: Sampling, resize: Resize | None, decoder: str) -> Message:
