@@ -76,6 +76,9 @@ def open_locked(path: str | os.PathLike[str], name: str, *, may_exist: bool) -> 
     try:
         # The rewriting of the file replaces it by name, and must replace no link.
         real = Path(os.path.realpath(path))
+        if not real.parent.is_dir():
+            hint = "make it first, or name another file with -o"
+            raise UsageError(f"{name}: the folder for it does not exist", hint)
         for _ in range(_ATTEMPTS):
             locked = _try_lock(real, name, may_exist=may_exist)
             if locked is not None:
@@ -84,10 +87,6 @@ def open_locked(path: str | os.PathLike[str], name: str, *, may_exist: bool) -> 
         raise _exists(name) from None
     except BlockingIOError:
         pass
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            f"{name}: the folder for it does not exist", "make it first, or name another -o FILE"
-        ) from None
     except (OSError, ValueError) as error:
         raise cannot_write(name, error) from error
     raise UsageError(

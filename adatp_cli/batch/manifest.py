@@ -114,9 +114,9 @@ def _json_rows(text: str, name: str) -> Iterator[_Row]:
             raise UsageError(
                 f"{place}: expects an object, not {shown(data)}", 'as in {"video": "clip.mp4"}'
             )
-        cells = {_column(key): value for key, value in data.items()}
-        _check_columns(list(cells), place)
-        yield _Row(place, cells)
+        columns = [_column(key) for key in data]
+        _check_columns(columns, place)
+        yield _Row(place, dict(zip(columns, data.values(), strict=True)))
 
 
 def _csv_rows(text: str, name: str) -> Iterator[_Row]:

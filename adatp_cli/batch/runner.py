@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adatp_cli.batch.inputs import ClipJob
-from adatp_cli.batch.results import file_stamp, row_key
-
 from adatp_cli.account import video_facts
 from adatp_cli.batch.ahead import DecodeAhead, Decoded
+from adatp_cli.batch.inputs import ClipJob
+from adatp_cli.batch.results import file_stamp, row_key
 from adatp_cli.errors import UsageError
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 

@@ -86,10 +86,13 @@ def expand_pattern(pattern: str) -> Finds:
 class _Search:
     """What a walk and a pattern share: judging single files, and taking each only once."""
 
+    # Whether a file without links is come upon once; where each name leads takes long to find out.
+    _each_once = False
+
     def __init__(self, root: str) -> None:
         self._root = root
         self._finds = Finds()
-        self._direct: dict[str, Found] = {}
+        self._direct: list[Found] = []
         self._linked: list[Found] = []
 
     def _take(self, path: str, relative: str, *, linked: bool) -> None:
@@ -102,19 +105,19 @@ class _Search:
         if not stat.S_ISREG(mode):
             what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
             self._skip(path, what)
-        elif linked:
-            self._linked.append(Found(path, relative))
         else:
-            self._direct.setdefault(os.path.realpath(path), Found(path, relative))
+            (self._linked if linked else self._direct).append(Found(path, relative))
 
     def _skip(self, path: str, reason: str) -> None:
         self._finds.skipped.append(Skipped(path, reason))
 
     def _finish(self) -> Finds:
         """Add the links whose files are not taken under their own names, and sort."""
-        taken = dict(self._direct)
-        for found in sorted(self._linked, key=_order):
-            first = taken.setdefault(os.path.realpath(found.path), found)
+        taken: dict[str, Found] = {}
+        for found in (*sorted(self._direct, key=_order), *sorted(self._linked, key=_order)):
+            one_name = self._each_once and not self._linked
+            real = found.path if one_name else os.path.realpath(found.path)
+            first = taken.setdefault(real, found)
             if first is not found:
                 self._skip(found.path, f"the same file as {first.path}")
         self._finds.files = sorted(taken.values(), key=_order)
@@ -123,6 +126,8 @@ class _Search:
 
 
 class _Walk(_Search):
+    _each_once = True
+
     def __init__(self, root: str) -> None:
         super().__init__(root)
         self._seen: set[tuple[int, int]] = set()

@@ -225,6 +225,8 @@ class Batch:
             self._output.note(f"skipped {item.path}: {item.reason}")
         if len(found.skipped) > _SKIPPED_SHOWN:
             self._output.note(f"skipped {len(found.skipped) - _SKIPPED_SHOWN} more")
+        for note in found.notes:
+            self._output.note(note)
         jobs = list(found.jobs)
         if wanted.shard is not None:
             jobs = list(inputs.select(jobs, inputs.parse_shard(wanted.shard)))
