@@ -58,6 +58,11 @@ def held_out_clip(seed: int, number: int) -> tuple[Clip, np.random.Generator]:
     return random_clip(rng), rng
 
 
+def clip_seconds(rng: np.random.Generator) -> float:
+    """How long a held-out clip is, 4 to 8 seconds; drawn before its questions."""
+    return float(rng.uniform(4.0, 8.0))
+
+
 def write_clips(folder: Path, count: int, *, seed: int = 0, questions: int = 6) -> Path:
     """Write `count` held-out clips of 4 to 8 seconds, and what to ask about them.
 
@@ -69,7 +74,7 @@ def write_clips(folder: Path, count: int, *, seed: int = 0, questions: int = 6) 
         for number in range(count):
             clip, rng = held_out_clip(seed, number)
             name = f"{number:05d}.mp4"
-            write_mp4(folder / name, clip, float(rng.uniform(4.0, 8.0)))
+            write_mp4(folder / name, clip, clip_seconds(rng))
             for asked in draw_questions(clip, rng, questions):
                 row = {
                     "video": name,

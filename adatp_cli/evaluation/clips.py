@@ -1,0 +1,180 @@
+"""Clips of a dataset: a file, a part of one, or a folder with a picture for each frame."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from adatp_cli.batch.rows import file_stamp
+from adatp_cli.errors import UsageError, VideoError
+from adatp_cli.evaluation.annotations import Row
+from adatp_cli.video.frames import Frames, VideoInfo
+from adatp_cli.video.reader import FrameReader
+from adatp_cli.video.resize import Resize
+from adatp_cli.video.sampling import Sampling, sample_indices
+from adatp_cli.video.source import printable
+
+# Benchmarks name a video by its id, or with another ending than the copy on disk has.
+ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4")
+_PICTURES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True, slots=True)
+class FileClip:
+    """A video file, or the part of it from `start_s` to `end_s`, in seconds."""
+
+    path: str
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+    def exists(self) -> bool:
+        return os.path.isfile(self.path)
+
+    def stamp(self) -> tuple[int, int] | tuple[None, None]:
+        return file_stamp(self.path)
+
+    def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
+        if self.start_s is not None or self.end_s is not None:
+            sampling = replace(sampling, start_s=self.start_s, end_s=self.end_s)
+        return reader.read(self.path, sampling, name=self.path, resize=resize)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFolder:
+    """A folder of pictures in the order of their names, `fps` of them a second."""
+
+    path: str
+    fps: float
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+    def exists(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def stamp(self) -> tuple[int, int] | tuple[None, None]:
+        return file_stamp(self.path)
+
+    def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
+        del reader  # pictures need no video decoder
+        pictures = self._pictures()
+        # Bounds may lie a little behind the last picture; they are no option of the user's.
+        end = len(pictures) / self.fps
+        start = min(self.start_s or 0.0, end - 1 / self.fps)
+        stop = end if self.end_s is None else min(self.end_s, end)
+        wanted = replace(sampling, start_s=start, end_s=max(stop, start + 1e-3))
+        chosen = sample_indices((len(pictures), self.fps), wanted, name=printable(self.path))
+        size = _size(pictures[0])
+        pixels = [_picture(pictures[index], size, resize) for index in chosen]
+        info = VideoInfo(
+            decoder="pillow",
+            codec="pictures",
+            width=size[0],
+            height=size[1],
+            fps=self.fps,
+            duration_s=end,
+            frames_total=len(pictures),
+            rotation=0,
+        )
+        return Frames(np.stack(pixels), chosen / self.fps, chosen, info)
+
+    def _pictures(self) -> list[Path]:
+        try:
+            names = sorted(os.listdir(self.path))
+        except OSError as error:
+            raise VideoError(
+                f"{printable(self.path)}: cannot be read: {error.strerror}",
+                "check the folder",
+                kind="missing",
+            ) from None
+        found = [Path(self.path, name) for name in names if name.lower().endswith(_PICTURES)]
+        if not found:
+            raise VideoError(
+                f"{printable(self.path)}: a folder without pictures",
+                "unpack the frames again",
+                kind="no_frames",
+            )
+        return found
+
+
+def find_clip(roots: tuple[Path, ...], name: str, row: Row) -> str:
+    """The path of the video file that a row names, below one of several folders.
+
+    Where it is nowhere, the path at which it was expected first.
+
+    Raises
+    ------
+    UsageError
+        The name leads out of the folders.
+    """
+    _check_name(name, row)
+    stem, extension = os.path.splitext(name)
+    stems = [name] if extension.lower() not in ENDINGS else [name, stem]
+    for root in roots:
+        for path in (root / name, *(root / f"{one}{end}" for one in stems for end in ENDINGS)):
+            if path.is_file():
+                return os.fspath(path)
+    expected = name if extension else f"{name}{ENDINGS[0]}"
+    return os.fspath(roots[0] / expected)
+
+
+def find_pictures(roots: tuple[Path, ...], name: str, row: Row) -> str:
+    """The path of the folder of pictures that a row names, as `find_clip`.
+
+    Raises
+    ------
+    UsageError
+        The name leads out of the folders.
+    """
+    _check_name(name, row)
+    return os.fspath(
+        next((root / name for root in roots if (root / name).is_dir()), roots[0] / name)
+    )
+
+
+def _check_name(name: str, row: Row) -> None:
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
+        raise row.error(f"the video's name {printable(name)!r} leads out of the folder")
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise _damaged(path, error) from None
+
+
+def _picture(path: Path, size: tuple[int, int], resize: Resize) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if picture.size != size:
+                raise UsageError(f"{printable(os.fspath(path))}: is not as large as the first one")
+            pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise _damaged(path, error) from None
+    return resize(pixels)
+
+
+def _damaged(path: Path, error: Exception) -> VideoError:
+    return VideoError(
+        f"{printable(os.fspath(path))}: the picture cannot be read: {error}",
+        "unpack the frames again",
+    )

@@ -1,0 +1,75 @@
+"""Generated clips of moving shapes with true answers: what the bundled model knows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from adatp_cli.evaluation.items import Dataset, Item
+from adatp_cli.evaluation.scoring import Scoring, verbatim
+from adatp_cli.tiny.clips import clip_seconds, held_out_clip, write_mp4
+from adatp_cli.tiny.questions import draw_questions
+from adatp_cli.video.frames import Frames
+from adatp_cli.video.reader import FrameReader
+from adatp_cli.video.resize import Resize
+from adatp_cli.video.sampling import Sampling
+
+QUESTIONS = 2  # a clip
+_MAX_NEW_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class ShapesClip:
+    """Clip `number` of evaluation set `seed`; written as an mp4 only while it is read."""
+
+    seed: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"shapes-{self.seed}-{self.number:05d}.mp4"
+
+    def exists(self) -> bool:
+        return True
+
+    def stamp(self) -> tuple[None, None]:
+        return None, None
+
+    def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
+        clip, rng = held_out_clip(self.seed, self.number)
+        with tempfile.TemporaryDirectory(prefix="adatp-shapes-") as folder:
+            path = Path(folder) / self.name
+            write_mp4(path, clip, clip_seconds(rng))
+            return reader.read(os.fspath(path), sampling, name=self.name, resize=resize)
+
+
+def read(clips: int, seed: int, questions: int = QUESTIONS) -> Dataset:
+    """`clips` clips of set `seed` with up to `questions` questions each; training saw none.
+
+    A larger set begins with the clips of a smaller one. The questions are those that
+    `adatp_cli.tiny.clips.write_clips` writes.
+    """
+    items = []
+    for number in range(clips):
+        clip, rng = held_out_clip(seed, number)
+        clip_seconds(rng)  # drawn before the questions, wherever this clip is made
+        for index, asked in enumerate(draw_questions(clip, rng, questions)):
+            items.append(
+                Item(
+                    id=f"{seed}-{number}-{index}",
+                    clip=ShapesClip(seed, number),
+                    prompt=asked.text,
+                    answer=asked.answer,
+                    kind=asked.kind,
+                )
+            )
+    return Dataset(
+        "shapes",
+        f"shapes, {clips} clips of set {seed}",
+        tuple(items),
+        Scoring(verbatim),
+        max_new_tokens=_MAX_NEW_TOKENS,
+        kind_title="kind of question",
+    )
