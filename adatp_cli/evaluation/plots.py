@@ -1,0 +1,165 @@
+"""The report's pictures: accuracy against cost, and accuracy by kind of question."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adatp_cli.errors import AdatpError
+from adatp_cli.evaluation.summary import Result, Summary
+from adatp_cli.video.source import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COST = "accuracy-cost.png"
+KINDS = "kinds.png"
+MISSING = "no plots: they need matplotlib (pip install matplotlib)"
+# Okabe and Ito's colours, which people with any colour vision tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# Profiles beyond the colours begin them again with another mark.
+_MARKERS = ("o", "s", "^", "D")
+_HATCHES = ("", "///", "...", "xxx")
+_COUNTS = (("paper", "LLM cost, paper's count"), ("end_to_end", "end to end, FLOP"))
+_DPI = 150
+
+
+def available() -> bool:
+    """Whether pictures can be drawn here."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def draw(summary: Summary, folder: Path) -> list[str]:
+    """Draw what there is to draw into a folder, and return the files' names.
+
+    Raises
+    ------
+    AdatpError
+        The disk takes it not.
+    """
+    drawn = []
+    if any(result.costs for result in summary.results):
+        _save(_against_cost(summary), folder / COST)
+        drawn.append(COST)
+    if any(len(result.kinds) > 1 for result in summary.results):
+        _save(_by_kind(summary), folder / KINDS)
+        drawn.append(KINDS)
+    return drawn
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
+    try:
+        with warnings.catch_warnings():
+            # A letter that the font lacks is drawn as a box, and the tables have it.
+            warnings.filterwarnings("ignore", "Glyph")
+            figure.savefig(path, dpi=_DPI)
+    except OSError as error:
+        raise AdatpError(
+            f"{printable(os.fspath(path))}: cannot be written: {error.strerror}", "make room"
+        ) from error
+
+
+def _against_cost(summary: Summary) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, (count, title) in zip(axes, _COUNTS, strict=True):
+        for number, result in enumerate(summary.results):
+            _point(axis, result, count, number)
+        axis.set_xlabel(f"{title} (% of unpruned)")
+        axis.set_xlim(0, 105)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("right (%), with 95 % intervals")
+    _legend(figure, axes[0], len(summary.results))
+    figure.suptitle(_label(summary.dataset.title), fontsize=11)
+    return figure
+
+
+def _legend(figure: Figure, axis: Axes, count: int) -> None:
+    """Below the picture, where it covers nothing."""
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=min(count, 5))
+
+
+def _look(number: int) -> tuple[str, int]:
+    """The colour of a profile, and which round of the colours it is."""
+    return _COLOURS[number % len(_COLOURS)], number // len(_COLOURS)
+
+
+def _point(axis: Axes, result: Result, count: str, number: int) -> None:
+    value, bounds = result.share.value, result.share.interval
+    if value is None or bounds is None or count not in result.costs:
+        return
+    colour, turn = _look(number)
+    below, above = 100 * (value - bounds[0]), 100 * (bounds[1] - value)
+    axis.errorbar(
+        [100 * result.costs[count]],
+        [100 * value],
+        yerr=[[below], [above]],
+        fmt=_MARKERS[turn % len(_MARKERS)],
+        capsize=4,
+        color=colour,
+        label=_label(result.name),
+    )
+
+
+def _by_kind(summary: Summary) -> Figure:
+    from matplotlib.figure import Figure
+
+    kinds = list(summary.results[0].kinds)
+    count = len(summary.results)
+    height = max(2.5, 1.4 + len(kinds) * (0.12 + 0.11 * count))
+    figure = Figure(figsize=(8.0, height), layout="constrained")
+    axis = figure.subplots()
+    thick = 0.8 / count
+    for number, result in enumerate(summary.results):
+        offset = (number - (count - 1) / 2) * thick
+        places = [place + offset for place in range(len(kinds))]
+        _bars(axis, places, thick, result, number)
+    axis.set_yticks(range(len(kinds)), [_label(kind) for kind in kinds])
+    axis.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("right (%), with 95 % intervals")
+    axis.grid(axis="x", alpha=0.3)
+    _legend(figure, axis, count)
+    title = f"{summary.dataset.title}, by {summary.dataset.kind_title}"
+    figure.suptitle(_label(title), fontsize=11)
+    return figure
+
+
+def _bars(axis: Axes, places: Sequence[float], thick: float, result: Result, number: int) -> None:
+    colour, turn = _look(number)
+    shares = list(result.kinds.values())
+    values = [100 * (share.value or 0.0) for share in shares]
+    # A kind without answers has no bar, and no whiskers.
+    bounds = [share.interval or (0.0, 0.0) for share in shares]
+    low = [max(value - 100 * bound[0], 0.0) for value, bound in zip(values, bounds, strict=True)]
+    high = [max(100 * bound[1] - value, 0.0) for value, bound in zip(values, bounds, strict=True)]
+    axis.barh(
+        places,
+        values,
+        height=thick,
+        xerr=[low, high],
+        color=colour,
+        hatch=_HATCHES[turn % len(_HATCHES)],
+        edgecolor="white" if turn else colour,
+        linewidth=0.0,
+        label=_label(result.name),
+        error_kw={"elinewidth": 0.8, "capsize": 1.5, "alpha": 0.7},
+    )
+
+
+def _label(text: str) -> str:
+    """A name that is drawn as it is: no mathematics, and no leading underscore, which hides it."""
+    shown = printable(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
