@@ -31,10 +31,32 @@ def load_engine(
     ModelError, MemoryLimitError, UsageError
         The model cannot be had, does not fit, or does not go with the profile.
     """
-    started = time.perf_counter()
-    output.stage("importing PyTorch and transformers")
+    encoder = "none" if profile.method == "vanilla" else profile.relevance.encoder
+    loaded, seconds = load_model_for(encoder, options, output)
     from adatp_cli import account
     from adatp_cli.engine import Engine
+
+    settings = generation_settings(options)
+    if options.seed is not None and options.temperature is None:
+        output.note("--seed has no effect on greedy decoding; it needs --temperature")
+    know(model=account.model_info(loaded), versions=account.versions())
+    output.note(f"{weights_of(loaded)}, profile {profile.name}")
+    keep_trace = options.trace is not None
+    engine = Engine(loaded, profile, settings, keep_trace=keep_trace, load_seconds=seconds)
+    know(profile=engine.profile.to_dict())
+    return engine, loaded
+
+
+def load_model_for(encoder: str, options: RunOptions, output: Output) -> tuple[LoadedModel, float]:
+    """Load the model that the options name with a relevance encoder, and how long that took.
+
+    Raises
+    ------
+    ModelError, MemoryLimitError
+        The model cannot be had or does not fit.
+    """
+    started = time.perf_counter()
+    output.stage("importing PyTorch and transformers")
     from adatp_cli.model.load import LoadRequest, load_model
 
     def progress(text: str) -> None:
@@ -42,9 +64,6 @@ def load_engine(
         passing = text.startswith(("loading ", "fetching "))
         (output.stage if passing else output.note)(text)
 
-    settings = generation_settings(options)
-    if options.seed is not None and options.temperature is None:
-        output.note("--seed has no effect on greedy decoding; it needs --temperature")
     loaded = load_model(
         LoadRequest(
             model=options.model,
@@ -52,18 +71,17 @@ def load_engine(
             device=options.device,
             dtype=options.dtype.value,
             offline=options.offline,
-            relevance="none" if profile.method == "vanilla" else profile.relevance.encoder,
+            relevance=encoder,
         ),
         progress,
     )
-    seconds = time.perf_counter() - started
-    know(model=account.model_info(loaded), versions=account.versions())
+    return loaded, time.perf_counter() - started
+
+
+def weights_of(loaded: LoadedModel) -> str:
+    """Which weights answer: 'tiny in bfloat16 on cpu'."""
     weights = {"none": loaded.dtype}.get(loaded.quantization, loaded.quantization)
-    output.note(f"{loaded.name} in {weights} on {loaded.device}, profile {profile.name}")
-    keep_trace = options.trace is not None
-    engine = Engine(loaded, profile, settings, keep_trace=keep_trace, load_seconds=seconds)
-    know(profile=engine.profile.to_dict())
-    return engine, loaded
+    return f"{loaded.name} in {weights} on {loaded.device}"
 
 
 def generation_settings(options: RunOptions) -> GenerationSettings:

@@ -98,6 +98,18 @@ ProfileOption = Annotated[
         help="Name of a pruning profile (see `adatp profiles list`) or a YAML file.",
     ),
 ]
+ProfilesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        envvar="ADATP_PROFILE",
+        metavar="NAME",
+        show_default=False,
+        rich_help_panel=_PRUNING,
+        help="As for `adatp ask`, once for each profile to compare. Default: vanilla and adatp.",
+    ),
+]
 Budget = Annotated[
     float | None,
     typer.Option(
@@ -304,8 +316,10 @@ def with_run_options(command: Command) -> Command:
     """Give a command every option of `RunOptions`, which it receives as one parameter `options`.
 
     Typer reads a command's options off its signature. This writes the fields of `RunOptions` into
-    it, so that five commands cannot come to define one option in five ways.
+    it, so that five commands cannot come to define one option in five ways. A command that has a
+    parameter `profiles` takes several profiles with it, in place of the one of `RunOptions`.
     """
+    several = "profiles" in inspect.signature(command).parameters
     hints = typing.get_type_hints(RunOptions, include_extras=True)
     shared = [
         inspect.Parameter(
@@ -315,6 +329,7 @@ def with_run_options(command: Command) -> Command:
             annotation=hints[item.name],
         )
         for item in dataclasses.fields(RunOptions)
+        if not (several and item.name == "profile")
     ]
     names = {parameter.name for parameter in shared}
 

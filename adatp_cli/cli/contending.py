@@ -1,0 +1,125 @@
+"""From options to several profiles on one loaded model, for the commands that compare them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adatp_cli.cli.loading import generation_settings, load_model_for, weights_of
+from adatp_cli.cli.options import RunOptions
+from adatp_cli.cli.output import Output
+from adatp_cli.errors import UsageError
+from adatp_cli.profiles import Profile
+from adatp_cli.record import ErrorInfo, FailureRecord, ModelInfo, Versions
+
+if TYPE_CHECKING:
+    from adatp_cli.evaluation.runner import Contender
+    from adatp_cli.generation import GenerationSettings
+    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.video.sampling import Sampling
+
+# What `Profile.encoder` says of a profile that no encoder has to be loaded for.
+_NO_ENCODER = frozenset({"none", "attention"})
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """Profiles that answer the same questions about the same frames.
+
+    Parameters
+    ----------
+    contenders
+        In the order in which they were named.
+    sampling, generation
+        The same for all.
+    model, versions
+        What answers.
+    """
+
+    contenders: tuple[Contender, ...]
+    sampling: Sampling
+    generation: GenerationSettings
+    model: ModelInfo
+    versions: Versions
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides an answer beside file, question and profile; part of every row's key."""
+        # Not the device: a run may be resumed on another machine.
+        named = ("name", "revision", "quantization", "dtype")
+        return {
+            "model": {name: getattr(self.model, name) for name in named},
+            "sampling": dataclasses.asdict(self.sampling),
+            "generation": dataclasses.asdict(self.generation),
+        }
+
+
+def load_arena(
+    profiles: Sequence[Profile], options: RunOptions, output: Output, max_new_tokens: int | None
+) -> Arena:
+    """Load the model once for all profiles.
+
+    Parameters
+    ----------
+    max_new_tokens
+        The longest answer, where the options allow a longer one; None: theirs.
+
+    Raises
+    ------
+    UsageError
+        The profiles cannot look at the same frames, or want different encoders.
+    ModelError, MemoryLimitError
+        The model cannot be had, does not fit, or does not go with a profile.
+    """
+    encoder = _encoder(profiles)
+    frames = _frames(profiles, options)
+    loaded, seconds = load_model_for(encoder, options, output)
+    from adatp_cli import account
+    from adatp_cli.engine import Engine
+    from adatp_cli.evaluation.runner import Contender
+
+    generation = generation_settings(options)
+    if max_new_tokens is not None and max_new_tokens < generation.max_new_tokens:
+        generation = dataclasses.replace(generation, max_new_tokens=max_new_tokens)
+    output.note(f"{weights_of(loaded)}, profiles {', '.join(p.name for p in profiles)}")
+    bare = dataclasses.replace(loaded, relevance=None)
+    model, versions = account.model_info(loaded), account.versions()
+    contenders = []
+    for profile in profiles:
+        # Without an encoder in sight a profile runs as it would alone.
+        own: LoadedModel = bare if profile.encoder in _NO_ENCODER else loaded
+        engine = Engine(own, profile, generation, load_seconds=seconds)
+        known = FailureRecord(
+            "",
+            "",
+            ErrorInfo("", "", ""),
+            model=model,
+            profile=engine.profile.to_dict(),
+            versions=versions,
+        )
+        contenders.append(Contender(profile.name, engine, known))
+    sampling = options.sampling().with_default_frames(frames or loaded.default_frames)
+    return Arena(tuple(contenders), sampling, generation, model, versions)
+
+
+def _encoder(profiles: Sequence[Profile]) -> str:
+    """The relevance encoder that the profiles need."""
+    wanted = {profile.encoder for profile in profiles} - _NO_ENCODER
+    if len(wanted) > 1:
+        raise UsageError(
+            f"the profiles name different relevance encoders: {', '.join(sorted(wanted))}",
+            "compare those with one encoder in one run",
+        )
+    return wanted.pop() if wanted else "none"
+
+
+def _frames(profiles: Sequence[Profile], options: RunOptions) -> int | None:
+    """Frames to look at, where no option says how many."""
+    wanted = {profile.frames for profile in profiles}
+    if len(wanted) > 1 and options.frames is None and options.fps is None:
+        raise UsageError(
+            "the profiles do not want the same number of frames", "give one for all with --frames"
+        )
+    return next(iter(wanted)) if len(wanted) == 1 else None

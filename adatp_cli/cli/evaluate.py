@@ -1,0 +1,395 @@
+"""`adatp eval`: how often profiles are right, on the same questions about the same clips."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adatp_cli.cli.contending import Arena, load_arena
+from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
+from adatp_cli.cli.interrupts import Interrupts
+from adatp_cli.cli.options import ProfilesOption, RunOptions, with_run_options
+from adatp_cli.cli.output import Output
+from adatp_cli.cli.progress import duration
+from adatp_cli.errors import UsageError
+from adatp_cli.profiles import Profile, load_profile
+
+if TYPE_CHECKING:
+    from adatp_cli.batch.results import ResultFile
+    from adatp_cli.evaluation.items import Dataset
+    from adatp_cli.evaluation.outcomes import Outcome
+    from adatp_cli.evaluation.runner import Ask
+    from adatp_cli.evaluation.summary import Summary
+
+SOME_FAILED = 6
+_DEFAULT_PROFILES = ("vanilla", "adatp")
+_DATASET = "Dataset"
+_RESULTS = "Results"
+
+
+class RuleOption(StrEnum):
+    strict = "strict"
+    harness = "harness"
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """What `eval` takes beside the options that commands share."""
+
+    dataset: str
+    profiles: Sequence[str]
+    data: Path | None
+    annotations: Path | None
+    clips: int
+    clips_seed: int
+    rule: RuleOption
+    output: Path | None
+    resume: bool
+    overwrite: bool
+    retry_failed: bool
+    report: Path | None
+
+    def check(self) -> None:
+        """What can be said before anything is read.
+
+        Raises
+        ------
+        UsageError
+            Options that exclude or need each other, or a value out of range.
+        """
+        if self.output is None and (self.resume or self.retry_failed):
+            raise UsageError(
+                "--resume and --retry-failed are about an output file", "name it with -o FILE"
+            )
+        if self.overwrite and self.output is None and self.report is None:
+            raise UsageError("--overwrite has nothing to replace", "name a file with -o FILE")
+        if self.retry_failed and not self.resume:
+            raise UsageError("--retry-failed is a way to resume", "give --resume too")
+        if self.clips < 1:
+            raise UsageError(f"--clips {self.clips} is not at least 1", "ask about some clips")
+        if not 0 <= self.clips_seed < 2**63:
+            raise UsageError(
+                f"--clips-seed {self.clips_seed} is not a number from 0 to 2^63", "give another"
+            )
+
+
+@with_run_options
+def evaluate(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            show_default=False,
+            help="shapes; videomme, mvbench, longvideobench, mlvu, egoschema or nextqa with "
+            "--data; or a .jsonl file with video, question and answer.",
+        ),
+    ],
+    options: RunOptions,
+    profiles: ProfilesOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            rich_help_panel=_DATASET,
+            help="Where the benchmark's files are, as they are downloaded and unpacked.",
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations",
+            metavar="FILE",
+            rich_help_panel=_DATASET,
+            help="The annotation file, where it is not in its usual place.",
+        ),
+    ] = None,
+    clips: Annotated[
+        int,
+        typer.Option(
+            "--clips", metavar="N", rich_help_panel=_DATASET, help="shapes: how many clips."
+        ),
+    ] = 100,
+    clips_seed: Annotated[
+        int,
+        typer.Option(
+            "--clips-seed",
+            metavar="N",
+            rich_help_panel=_DATASET,
+            help="shapes: which clips; training saw none of any.",
+        ),
+    ] = 0,
+    rule: Annotated[
+        RuleOption,
+        typer.Option(
+            "--rule",
+            rich_help_panel=_RESULTS,
+            help="How a letter is read out of an answer. strict: it names exactly one option, or "
+            "is wrong. harness: as lmms-eval does, to compare with published numbers.",
+        ),
+    ] = RuleOption.strict,
+    output_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=_RESULTS,
+            help="Write every answer's record here, each the moment it is known.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            rich_help_panel=_RESULTS,
+            help="Go on with -o FILE: what has a row there is not asked again.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", rich_help_panel=_RESULTS, help="Replace -o FILE and --report."),
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            rich_help_panel=_RESULTS,
+            help="With --resume: ask again what has failed before.",
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FOLDER",
+            rich_help_panel=_RESULTS,
+            help="Write a report here: Markdown, CSV, JSON Lines and plots.",
+        ),
+    ] = None,
+) -> None:
+    """Measure how often profiles answer right, on the same questions about the same clips.
+
+    stdout gets the tables as Markdown, or with --json every answer's record.
+    """
+    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    with reporting(output):
+        options.check()
+        _check_shared(options)
+        names = [str(name) for name in profiles or _DEFAULT_PROFILES]
+        wanted = EvalOptions(
+            dataset, names, data, annotations, clips, clips_seed, rule, output_file, resume,
+            overwrite, retry_failed, report,
+        )  # fmt: skip
+        wanted.check()
+        code = Evaluation(wanted, options, output).run()
+    if code:
+        raise typer.Exit(code)
+
+
+def _check_shared(options: RunOptions) -> None:
+    if options.trace is not None:
+        raise UsageError(
+            "--trace holds one clip's choices, a dataset has many", "trace a clip with adatp ask"
+        )
+    if options.start is not None or options.end is not None:
+        raise UsageError(
+            "--start and --end are a clip's, and the dataset says what to look at", "leave them out"
+        )
+
+
+class Evaluation:
+    """One run of `adatp eval`."""
+
+    def __init__(self, wanted: EvalOptions, options: RunOptions, output: Output) -> None:
+        self._wanted = wanted
+        self._options = options
+        self._output = output
+
+    def run(self) -> int:
+        """Answer everything, write the tables and return the exit code.
+
+        Raises
+        ------
+        AdatpError
+            Nothing could be begun, or the results cannot be written.
+        """
+        from adatp_cli.evaluation.report import prepare_folder
+        from adatp_cli.model.quiet import quiet_libraries
+
+        wanted, output = self._wanted, self._output
+        profiles = self._profiles()
+        self._options.sampling()  # a wrong one is told before anything is read
+        dataset = self._dataset()
+        for note in dataset.notes:
+            output.note(note)
+        if wanted.report is not None:
+            prepare_folder(wanted.report, replace=wanted.overwrite or wanted.resume)
+        with (
+            output.running(),
+            quiet_libraries(verbose=self._options.verbose),
+            self._file() as file,
+        ):
+            arena = load_arena(profiles, self._options, output, dataset.max_new_tokens)
+            return self._answer(dataset, arena, file)
+
+    def _profiles(self) -> list[Profile]:
+        profiles = [load_profile(name) for name in self._wanted.profiles]
+        names = [profile.name for profile in profiles]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(
+                f"two of the profiles are called {twice!r}", "each needs a name of its own"
+            )
+        budget = self._options.budget
+        if budget is None:
+            return profiles
+        if all(profile.method == "vanilla" for profile in profiles):
+            profiles[0].with_budget(budget)  # says that it has no effect
+        return [
+            profile if profile.method == "vanilla" else profile.with_budget(budget)
+            for profile in profiles
+        ]
+
+    def _dataset(self) -> Dataset:
+        from adatp_cli.evaluation import layouts
+
+        wanted = self._wanted
+        if wanted.dataset != layouts.SHAPES:
+            return layouts.open_dataset(wanted.dataset, wanted.data, wanted.annotations)
+        if wanted.data is not None or wanted.annotations is not None:
+            raise UsageError(
+                "shapes are generated, so there is nothing for --data and --annotations to name",
+                "leave them out",
+            )
+        from adatp_cli.evaluation.layouts import shapes
+
+        return shapes.read(wanted.clips, wanted.clips_seed)
+
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[ResultFile | None]:
+        from adatp_cli.batch.results import ResultFile
+
+        wanted = self._wanted
+        if wanted.output is None:
+            yield None
+            return
+        opened = ResultFile.open(wanted.output, resume=wanted.resume, overwrite=wanted.overwrite)
+        with opened as file:
+            for note in file.notes:
+                self._output.note(note)
+            yield file
+
+    def _answer(self, dataset: Dataset, arena: Arena, file: ResultFile | None) -> int:
+        from adatp_cli.evaluation.runner import EvalRunner, plan, without
+        from adatp_cli.video.isolated import IsolatedReader
+
+        output = self._output
+        planned = plan(dataset, arena.contenders, arena.settings)
+        asks = {ask.key: ask for pending in planned for ask in pending.asks}
+        if file is not None and self._wanted.retry_failed:
+            file.forget_failed(asks)
+        before = {} if file is None else {key: file.done[key] for key in asks if key in file.done}
+        outcomes = self._outcomes_before(dataset, asks, before)
+        total = len(asks) - len(before)
+        sampling, resize = arena.sampling, arena.contenders[0].engine.resize
+        with IsolatedReader() as reader, Interrupts(output.note) as interrupts:
+            runner = EvalRunner(
+                dataset,
+                lambda clip: clip.read(reader, sampling, resize),
+                lambda error: failure_of(error).info,
+            )
+            progress = output.progress(total, rows_on_stdout=output.json)
+            try:
+                for ask, row in runner.run(without(planned, before), interrupts.asked):
+                    if file is not None:
+                        file.write(row.data)
+                    if output.json:
+                        output.data(row.data)
+                    outcomes.append(self._outcome(dataset, ask, row.data))
+                    progress.advance(row.data["video"], row.error)
+            finally:
+                progress.stop()
+        if before:
+            output.note(f"{len(before)} answers were there before")
+        output.note(f"{progress.rows} answers in {duration(progress.seconds)}")
+        self._finish(dataset, arena, outcomes)
+        if interrupts.asked():
+            output.note(f"interrupted: {total - progress.rows} answers are missing")
+            return INTERRUPTED
+        return SOME_FAILED if any(outcome.error for outcome in outcomes) else 0
+
+    def _outcomes_before(
+        self, dataset: Dataset, asks: Mapping[str, Ask], before: Mapping[str, bool]
+    ) -> list[Outcome]:
+        from adatp_cli.evaluation.outcomes import stored_rows
+
+        if not before or self._wanted.output is None:
+            return []
+        rows = stored_rows(self._wanted.output, before)
+        return [self._outcome(dataset, asks[key], row) for key, row in rows.items()]
+
+    def _outcome(self, dataset: Dataset, ask: Ask, row: Mapping[str, Any]) -> Outcome:
+        from adatp_cli.evaluation.outcomes import outcome_of
+        from adatp_cli.evaluation.scoring import Rule
+
+        judge = dataset.scoring.judge(Rule(self._wanted.rule))
+        return outcome_of(row, ask.item, ask.contender.name, judge)
+
+    def _finish(self, dataset: Dataset, arena: Arena, outcomes: Sequence[Outcome]) -> None:
+        from adatp_cli.evaluation.report import tables
+        from adatp_cli.evaluation.scoring import Rule
+        from adatp_cli.evaluation.summary import summarise
+
+        contenders = arena.contenders
+        names = [contender.name for contender in contenders]
+        vanilla = [c.name for c in contenders if c.engine.profile.method == "vanilla"]
+        baseline = vanilla[0] if vanilla else None
+        if baseline is None:
+            self._output.note("no differences without an unpruned run: -p vanilla adds one")
+        rule = Rule(self._wanted.rule)
+        summary = summarise(dataset, names, outcomes, baseline=baseline, rule=rule)
+        if not self._output.json:
+            self._output.write(tables(summary))
+        if self._wanted.report is not None:
+            self._report(self._wanted.report, summary, arena, outcomes)
+
+    def _report(
+        self,
+        folder: Path,
+        summary: Summary,
+        arena: Arena,
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        from adatp_cli.evaluation import plots
+        from adatp_cli.evaluation.report import PAGE, write_report
+
+        drawn: list[str] = []
+        if plots.available():
+            drawn = plots.draw(summary, folder)
+        else:
+            self._output.note(plots.MISSING)
+        write_report(folder, summary, outcomes, _facts(summary, arena), drawn)
+        self._output.note(f"the report is {folder / PAGE}")
+
+
+def _facts(summary: Summary, arena: Arena) -> list[str]:
+    """What was run, for the report."""
+    items, sampling = summary.dataset.items, arena.sampling
+    model, versions = arena.model, arena.versions
+    weights = model.dtype if model.quantization == "none" else model.quantization
+    looked = f"{sampling.frames} frames a clip" if sampling.frames else ""
+    if sampling.fps is not None:
+        looked = f"{sampling.fps:g} frames a second" + (f", at most {looked}" if looked else "")
+    clips = len({item.clip for item in items})
+    return [
+        f"{len(items)} questions about {clips} clips, {looked}",
+        f"model {model.name} ({model.revision or 'local'}) in {weights} on {model.device}",
+        f"adatp {versions.adatp}, torch {versions.torch}, transformers {versions.transformers}",
+    ]
