@@ -32,21 +32,22 @@ def pictures(kind: str) -> np.ndarray:
     random = np.random.default_rng(0)
     if kind == "noise":
         return random.integers(0, 256, (4, 270, 480, 3), dtype=np.uint8)
-    return random.integers(0, 2, (4, 150, 120, 3), dtype=np.uint8) * np.uint8(255)
+    shape = (4, 480, 270, 3) if kind == "tall" else (4, 120, 150, 3)
+    return random.integers(0, 2, shape, dtype=np.uint8) * np.uint8(255)
 
 
 @pytest.mark.parametrize("resample", FILTERS)
 @pytest.mark.parametrize("size", [96, 120, 224])
-@pytest.mark.parametrize("kind", ["pancake", "noise", "black or white"])
+@pytest.mark.parametrize("kind", ["pancake", "noise", "tall", "black or white"])
 def test_the_model_sees_the_same_to_a_level(kind: str, size: int, resample: str) -> None:
     resize = Resize(size, resample)
     frames = pictures(kind)
     preprocess = preprocessor(resize)
     early = np.stack([resize(frame) for frame in frames])
     off = (preprocess(early) - preprocess(frames)).abs()
+    assert off.max() <= 2
     assert (off > 1).float().mean() < 1e-4
-    assert off.max() <= 3
-    assert off.mean() < 0.01
+    assert off.mean() < 0.05
     # What would be off if the filter were another one, to see that this test could tell.
     other = Resize(size, FILTERS[resample == FILTERS[0]])
     if resize.shrinks(*frames.shape[1:3]):
