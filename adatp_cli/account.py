@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -11,9 +10,8 @@ import torch
 
 from adatp_cli import __version__
 from adatp_cli.cost import RelevanceShape, end_to_end_cost, paper_cost
+from adatp_cli.encoding import EncodedClip
 from adatp_cli.generation import Generated
-from adatp_cli.profiles import Profile
-from adatp_cli.pruning.budget import pruned_layers
 from adatp_cli.pruning.method import VisualLayout
 from adatp_cli.pruning.segments import SegmentTable
 from adatp_cli.record import (
@@ -21,6 +19,7 @@ from adatp_cli.record import (
     Flops,
     ModelInfo,
     PaperFlops,
+    Seconds,
     SegmentFacts,
     TokenCounts,
     Versions,
@@ -58,33 +57,6 @@ def video_facts(frames: Frames) -> VideoFacts:
         frames_lost=info.frames_lost,
         frames_used=len(frames),
         timestamps_s=[float(moment) for moment in frames.timestamps_s],
-    )
-
-
-def resolve_profile(profile: Profile, loaded: LoadedModel, *, encodes: bool) -> Profile:
-    """The profile with every `auto` replaced by what it came to for this model."""
-    if profile.method == "vanilla":
-        relevance = dataclasses.replace(profile.relevance, encoder="none")
-        return dataclasses.replace(profile, relevance=relevance)
-    knobs, local = profile.schedule, profile.local
-    layers = loaded.shape.language.layers
-    first, last = pruned_layers(layers, knobs.first_layer, knobs.last_layer)
-    encoder = profile.relevance.encoder
-    if encodes and loaded.relevance is not None:
-        encoder = loaded.relevance.name
-    signal = profile.segments.signal
-    if signal == "auto":
-        signal = "relevance" if encodes else "tower"
-    return dataclasses.replace(
-        profile,
-        schedule=dataclasses.replace(knobs, first_layer=first, last_layer=last),
-        segments=dataclasses.replace(profile.segments, signal=signal),
-        relevance=dataclasses.replace(profile.relevance, encoder=encoder),
-        local=dataclasses.replace(
-            local,
-            first_layer=first if local.first_layer == "auto" else local.first_layer,
-            last_layer=last if local.last_layer == "auto" else local.last_layer,
-        ),
     )
 
 
@@ -144,6 +116,8 @@ def flops(
         visual_per_layer=report.visual_per_layer,
         generated=len(generated.ids),
         score_rows=report.score_rows,
+        score_keys=report.score_keys,
+        choosing_macs=report.macs,
         relevance=relevance,
     )
     vanilla = end_to_end_cost(
@@ -168,6 +142,38 @@ def flops(
             scoring=pruned.scoring,
             generate=pruned.generate,
         ),
+    )
+
+
+def seconds(
+    encoded: EncodedClip,
+    generated: Generated,
+    *,
+    load_s: float,
+    decode_s: float,
+    prepared_s: float,
+    embeds: bool,
+) -> Seconds:
+    """Time per stage as if this question had been the only one.
+
+    `first_token` runs from opening the clip, with the loaded model at hand, to the first token;
+    `total` has the loading too. `prepared_s` is the time from the prompt to the prefill: embedding
+    the question where the method `embeds` it, else planning alone, which belongs to the prefill.
+    """
+    embedding_s, planning_s = (prepared_s, 0.0) if embeds else (0.0, prepared_s)
+    relevance_s = encoded.relevance_s + embedding_s
+    prefill_s = planning_s + generated.first_token_s
+    first_token_s = decode_s + encoded.vision_s + relevance_s + prefill_s
+    generate_s = generated.total_s - generated.first_token_s
+    return Seconds(
+        load=load_s,
+        decode=decode_s,
+        vision=encoded.vision_s,
+        relevance=relevance_s,
+        prefill=prefill_s,
+        first_token=first_token_s,
+        generate=generate_s,
+        total=load_s + first_token_s + generate_s,
     )
 
 

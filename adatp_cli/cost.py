@@ -16,7 +16,7 @@ Every function is integer arithmetic on plain numbers; nothing here imports a te
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 COLOUR_CHANNELS = 3
 
@@ -108,6 +108,10 @@ class RelevanceShape:
     text_tokens: int
     projection: int
 
+    def without_text(self) -> RelevanceShape:
+        """The pooling head alone, for a method that compares frames and reads no question."""
+        return replace(self, text_layers=0, projection=0)
+
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
@@ -123,7 +127,8 @@ class EndToEnd:
         All prompt tokens through all layers, and the head on the position that yields the first
         token.
     scoring
-        The score rows that pruning recomputes; 0 without pruning.
+        What choosing tokens takes: score rows, and similarities before the language model; 0
+        without pruning.
     generate
         Every further answer token, through the layers' caches and the head.
     """
@@ -217,17 +222,23 @@ def prefill_cost(tokens_per_layer: Sequence[int], shape: LanguageShape) -> int:
 
 
 def scoring_cost(
-    tokens_per_layer: Sequence[int], rows_per_layer: Mapping[int, int], shape: LanguageShape
+    tokens_per_layer: Sequence[int],
+    rows_per_layer: Mapping[int, int],
+    shape: LanguageShape,
+    keys_per_layer: Mapping[int, int] | None = None,
 ) -> int:
-    """FLOP of the score rows that pruning recomputes.
+    """FLOP of the score rows that pruning computes.
 
     Parameters
     ----------
     tokens_per_layer
         All tokens that enter each layer.
     rows_per_layer
-        Pruning layer l -> how many query rows were recomputed for it, each against all keys that
+        Pruning layer l -> how many query rows were computed for it, each against all keys that
         layer l-1 holds: one query projection and one row of products per row.
+    keys_per_layer
+        Pruning layer l -> how many tokens' keys were projected for these rows alone, where they are
+        no other layer's.
     """
     _check_layers(tokens_per_layer, shape)
     attention_width = shape.heads * shape.head_dim
@@ -235,6 +246,7 @@ def scoring_cost(
         rows * attention_width * (shape.hidden + tokens_per_layer[layer - 1])
         for layer, rows in rows_per_layer.items()
     )
+    macs += sum((keys_per_layer or {}).values()) * shape.hidden * shape.kv_heads * shape.head_dim
     return 2 * macs
 
 
@@ -267,6 +279,8 @@ def end_to_end_cost(
     visual_per_layer: Sequence[int],
     generated: int,
     score_rows: Mapping[int, int] | None = None,
+    score_keys: Mapping[int, int] | None = None,
+    choosing_macs: int = 0,
     relevance: RelevanceShape | None = None,
 ) -> EndToEnd:
     """FLOP of one answered question, asked on its own: clip encoding included, video decoding not.
@@ -285,6 +299,10 @@ def end_to_end_cost(
         Answer tokens sampled, the end-of-sequence token among them.
     score_rows
         As `rows_per_layer` of `scoring_cost`; nothing for a run without pruning.
+    score_keys
+        As its `keys_per_layer`.
+    choosing_macs
+        Multiply-accumulates of choosing and merging tokens before the language model.
     relevance
         The relevance encoder, if one ran.
     """
@@ -294,7 +312,8 @@ def end_to_end_cost(
         vision=vision_cost(frames, shape),
         relevance=relevance_cost(frames, patches, relevance) if relevance else 0,
         prefill=prefill_cost(tokens, shape.language),
-        scoring=scoring_cost(tokens, score_rows or {}, shape.language),
+        scoring=scoring_cost(tokens, score_rows or {}, shape.language, score_keys)
+        + 2 * choosing_macs,
         generate=generate_cost(tokens, generated, shape.language),
     )
 

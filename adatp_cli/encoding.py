@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from adatp_cli.errors import ModelError
+from adatp_cli.pruning.method import ClipSignals
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -34,6 +37,12 @@ class EncodedClip:
         (T, Dv) float32: mean of each frame's vision-tower tokens.
     frame_vectors
         (T, De) float32 of the relevance encoder; None without one.
+    probe_attention
+        (T, P) float32: attention of the encoder's pooling head, pooled as the tokens are; None
+        without an encoder.
+    tower_keys
+        (T, P, dh) float32: keys of the tower's last layer, mean over heads, pooled as the tokens
+        are; None where not asked for.
     vision_s, relevance_s
         Seconds that tokens and frame vectors took.
     """
@@ -44,11 +53,28 @@ class EncodedClip:
     frame_vectors: Tensor | None
     vision_s: float
     relevance_s: float
+    probe_attention: Tensor | None = None
+    tower_keys: Tensor | None = None
+
+    def signals(self, question_vector: Tensor | None) -> ClipSignals:
+        """What a method may know before the language model runs, with the embedded question."""
+        return ClipSignals(
+            self.tower_vectors,
+            self.frame_vectors,
+            question_vector,
+            self.visual[:-1],
+            self.probe_attention,
+            self.tower_keys,
+        )
 
 
 @torch.inference_mode()
 def encode_clip(
-    loaded: LoadedModel, pixels: npt.NDArray[np.uint8], *, with_relevance: bool
+    loaded: LoadedModel,
+    pixels: npt.NDArray[np.uint8],
+    *,
+    with_relevance: bool,
+    with_keys: bool = False,
 ) -> EncodedClip:
     """Run vision tower, projector and pooling once over a clip.
 
@@ -61,6 +87,8 @@ def encode_clip(
         (T, H, W, 3) uint8, RGB.
     with_relevance
         Also pool each frame with the relevance encoder, which must be loaded.
+    with_keys
+        Also keep the keys of the tower's last layer.
     """
     inner: Any = loaded.model.model
     started = time.perf_counter()
@@ -69,18 +97,24 @@ def encode_clip(
     tokens: list[Tensor] = []
     means: list[Tensor] = []
     pooled: list[Tensor] = []
+    probed: list[Tensor] = []
+    keys: list[Tensor] = []
     newline = features.new_empty(0)
     for chunk in torch.split(features, FRAMES_AT_ONCE):
-        with _ProjectorInput(inner.multi_modal_projector) as tower:
+        with _TowerWatch(inner, with_keys=with_keys) as tower:
             output = inner.get_video_features(chunk[None].to(loaded.device), return_dict=True)
         encoded = output.pooler_output[0]
         tokens.append(encoded[:-1])
         newline = encoded[-1:]
         means.append(tower.hidden.float().mean(1).cpu())
+        if with_keys:
+            keys.append(inner.apply_pooling(tower.mean_keys()).cpu())
         if with_relevance and loaded.relevance is not None:
             synchronize(loaded.device)
             pooling = time.perf_counter()
-            pooled.append(loaded.relevance.frame_vectors(tower.hidden).cpu())
+            vectors, attention = loaded.relevance.look(tower.hidden)
+            pooled.append(vectors.cpu())
+            probed.append(inner.apply_pooling(attention[..., None])[..., 0].cpu())
             relevance_s += time.perf_counter() - pooling
     visual = torch.cat((*tokens, newline))
     synchronize(loaded.device)
@@ -91,6 +125,8 @@ def encode_clip(
         frame_vectors=torch.cat(pooled) if pooled else None,
         vision_s=time.perf_counter() - started - relevance_s,
         relevance_s=relevance_s,
+        probe_attention=torch.cat(probed) if probed else None,
+        tower_keys=torch.cat(keys) if keys else None,
     )
 
 
@@ -102,22 +138,49 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
-class _ProjectorInput:
-    """Sees what goes into the projector: the tower's hidden states before any post-layernorm.
+class _TowerWatch:
+    """Sees what leaves the tower, before any post-layernorm, and if asked its last layer's keys.
 
-    Everything the pruning wants to know of a frame is made of it, so the tower runs once.
+    Everything that the pruning wants to know of a frame is made of it, so the tower runs once.
     """
 
-    def __init__(self, projector: nn.Module) -> None:
-        self._projector = projector
+    def __init__(self, inner: Any, *, with_keys: bool) -> None:
+        self._projector: nn.Module = inner.multi_modal_projector
+        self._heads = int(inner.config.vision_config.num_attention_heads)
+        self._last: nn.Module | None = _last_keys(inner.vision_tower) if with_keys else None
         self.hidden = torch.empty(0)
+        self.keys = torch.empty(0)
 
-    def __enter__(self) -> _ProjectorInput:
-        self._handle = self._projector.register_forward_pre_hook(self._see)
+    def __enter__(self) -> _TowerWatch:
+        self._handles = [self._projector.register_forward_pre_hook(self._see)]
+        if self._last is not None:
+            self._handles.append(self._last.register_forward_hook(self._see_keys))
         return self
+
+    def mean_keys(self) -> Tensor:
+        """(T, patches, dh) float32, mean over heads."""
+        per_head = self.keys.view(*self.keys.shape[:-1], self._heads, -1)
+        return per_head.float().mean(-2)
 
     def _see(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         self.hidden = args[0]
 
+    def _see_keys(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        self.keys = output
+
     def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
+
+
+def _last_keys(tower: nn.Module) -> nn.Module:
+    """The key projection of the last layer; features are taken from there (`model_shape`)."""
+    named: list[nn.Module] = [
+        part for name, part in tower.named_modules() if name.endswith("self_attn.k_proj")
+    ]
+    if not named:
+        raise ModelError(
+            "the vision tower of this checkpoint has no key projections",
+            "use a published LLaVA-OneVision checkpoint",
+        )
+    return named[-1]

@@ -23,9 +23,9 @@ from adatp_cli.generation import (
 from adatp_cli.model.memory import available_memory, check_run, estimate_run, is_out_of_memory
 from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
-from adatp_cli.pruning.method import ClipSignals, PruningPlan, VisualLayout
-from adatp_cli.pruning.methods import method_of
-from adatp_cli.record import AnswerRecord, Seconds, VideoFacts
+from adatp_cli.pruning.method import Circumstances, PruningPlan, SignalNeeds, VisualLayout
+from adatp_cli.pruning.methods import method_of, resolve_profile
+from adatp_cli.record import AnswerRecord, VideoFacts
 from adatp_cli.trace import Trace, build_trace
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
@@ -111,6 +111,8 @@ class Engine:
     load_seconds
         What loading took, for the records.
 
+    `needs` is what the profile's method wants to know of a clip beside its tokens.
+
     Raises
     ------
     ModelError
@@ -132,15 +134,16 @@ class Engine:
         self._settings = settings
         self._keep_trace = keep_trace
         self._load_seconds = load_seconds
-        self._method = method_of(profile)
-        self._encodes = self._method.needs_encoder
-        if self._encodes and loaded.relevance is None:
+        encoder = loaded.relevance.name if loaded.relevance is not None else None
+        known = Circumstances(loaded.shape.language.layers, encoder, settings.seed)
+        self._profile = resolve_profile(profile, known)
+        self._method = method_of(self._profile)
+        self.needs = self._method.needs
+        if self.needs.encoder and loaded.relevance is None:
             raise ModelError(
-                f"profile {profile.name!r} scores segments with a relevance encoder, and none is "
-                "loaded",
+                f"profile {profile.name!r} uses a relevance encoder, and none is loaded",
                 "-p adatp-light needs none",
             )
-        self._profile = account.resolve_profile(profile, loaded, encodes=self._encodes)
 
     @property
     def profile(self) -> Profile:
@@ -232,6 +235,8 @@ class Engine:
         loaded = self._loaded
 
         def needed(count: int) -> int:
+            per_frame = loaded.shape.tokens_per_frame
+            outlook = self._method.outlook(count, per_frame, loaded.shape.language)
             return estimate_run(
                 loaded.shape,
                 dtype=loaded.dtype,
@@ -239,9 +244,7 @@ class Engine:
                 text_tokens=text_tokens + 1,
                 new_tokens=self._settings.max_new_tokens,
                 frames_at_once=FRAMES_AT_ONCE,
-                visual_per_layer=self._method.layer_limits(
-                    count * loaded.shape.tokens_per_frame, loaded.shape.language
-                ),
+                visual_per_layer=outlook.visual_per_layer,
                 relevance=self._relevance_shape,
             ).total
 
@@ -254,17 +257,28 @@ class Engine:
             model=loaded.name,
         )
 
-    def encode(self, name: str, frames: Frames, decode_s: float = 0.0) -> Clip:
+    def encode(
+        self, name: str, frames: Frames, decode_s: float = 0.0, *, needs: SignalNeeds | None = None
+    ) -> Clip:
         """Run the vision tower over decoded frames.
+
+        Parameters
+        ----------
+        needs
+            What is computed beside the tokens, where engines of other profiles will use the clip
+            too: the union of their `needs`. This engine's when omitted.
 
         Raises
         ------
         MemoryLimitError
             The memory ran out.
         """
+        want = needs or self.needs
         account.reset_peak_memory(self._loaded.device)
         with _memory_errors(f"encoding {len(frames)} frames of {name}"):
-            encoded = encode_clip(self._loaded, frames.pixels, with_relevance=self._encodes)
+            encoded = encode_clip(
+                self._loaded, frames.pixels, with_relevance=want.encoder, with_keys=want.tower_keys
+            )
         peak = account.peak_memory(self._loaded.device)
         return Clip(name, frames, encoded, decode_s, peak)
 
@@ -275,7 +289,7 @@ class Engine:
         account.reset_peak_memory(self._loaded.device)
         with _memory_errors(f"answering about {clip.name}"):
             prompt = self.prompt(question, len(clip.frames))
-            if self._encodes:
+            if self.needs.question_vector:
                 yield Stage("relevance", question)
             started = time.perf_counter()
             layout = self._layout(prompt, clip)
@@ -309,16 +323,19 @@ class Engine:
 
     def _plan(self, layout: VisualLayout, clip: Clip, question: str) -> PruningPlan:
         vector = None
-        if self._encodes and self._loaded.relevance is not None:
+        if self.needs.question_vector and self._loaded.relevance is not None:
             tokens = self._profile.relevance.text_tokens
             vector = self._loaded.relevance.text_vector(question, tokens)
             synchronize(self._loaded.device)
-        signals = ClipSignals(clip.encoded.tower_vectors, clip.encoded.frame_vectors, vector)
+        signals = clip.encoded.signals(vector)
         return self._method.plan(layout, signals, self._loaded.shape.language)
 
     @property
     def _relevance_shape(self) -> RelevanceShape | None:
-        return self._loaded.relevance.shape if self._encodes and self._loaded.relevance else None
+        if not self.needs.encoder or self._loaded.relevance is None:
+            return None
+        shape = self._loaded.relevance.shape
+        return shape if self.needs.question_vector else shape.without_text()
 
     def _answered(
         self,
@@ -343,7 +360,14 @@ class Engine:
             segments=account.segment_facts(table, generated, layout, clip.frames),
             tokens=account.token_counts(generated, layout),
             flops=account.flops(loaded, generated, layout, self._relevance_shape),
-            seconds=self._seconds(clip, generated, prepared_s),
+            seconds=account.seconds(
+                clip.encoded,
+                generated,
+                load_s=self._load_seconds,
+                decode_s=clip.decode_s,
+                prepared_s=prepared_s,
+                embeds=self.needs.question_vector,
+            ),
             peak_memory_bytes=peak,
             versions=account.versions(),
         )
@@ -352,6 +376,7 @@ class Engine:
             trace = build_trace(
                 layout=layout,
                 report=generated.report,
+                entry=request.plan.entry,
                 segments=table,
                 prompt_ids=request.input_ids,
                 visual=request.visual,
@@ -359,30 +384,6 @@ class Engine:
                 answer_ids=generated.ids,
             )
         return Answered(record, trace)
-
-    def _seconds(self, clip: Clip, generated: Generated, prepared_s: float) -> Seconds:
-        """Time per stage as if this question had been the only one.
-
-        `first_token` runs from opening the clip, with the loaded model at hand, to the first token;
-        `total` has the loading too.
-        """
-        encoded = clip.encoded
-        # Without an encoder, preparing is planning alone, and that belongs to the prefill.
-        embedding_s, planning_s = (prepared_s, 0.0) if self._encodes else (0.0, prepared_s)
-        relevance_s = encoded.relevance_s + embedding_s
-        prefill_s = planning_s + generated.first_token_s
-        first_token_s = clip.decode_s + encoded.vision_s + relevance_s + prefill_s
-        generate_s = generated.total_s - generated.first_token_s
-        return Seconds(
-            load=self._load_seconds,
-            decode=clip.decode_s,
-            vision=encoded.vision_s,
-            relevance=relevance_s,
-            prefill=prefill_s,
-            first_token=first_token_s,
-            generate=generate_s,
-            total=self._load_seconds + first_token_s + generate_s,
-        )
 
 
 @contextmanager

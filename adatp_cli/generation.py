@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from adatp_cli.errors import UsageError
+from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.pruning.base import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import PruningPlan, VisualLayout
 
@@ -148,10 +148,7 @@ def generate(
         run = stack.enter_context(
             PrunedPrefill(model.model.language_model, request.plan, request.layout)
         )
-        input_ids = request.input_ids.to(loaded.device)
-        embeddings = model.get_input_embeddings()(input_ids)
-        start, count = request.layout.start, len(request.visual)
-        embeddings[0, start : start + count] = request.visual.to(embeddings)
+        input_ids, embeddings = _sequence(loaded, request)
         stream.started = time.perf_counter()
         model.generate(
             # The ids are what a repetition penalty, were one set, looks at; the embeddings are what
@@ -173,6 +170,30 @@ def generate(
         first_token_s=stream.first_token - stream.started,
         total_s=finished - stream.started,
     )
+
+
+def _sequence(loaded: LoadedModel, request: Request) -> tuple[Tensor, Tensor]:
+    """What the language model reads: ids (1, L), and embeddings (1, L, D) that stand for them."""
+    model: Any = loaded.model
+    embed = model.get_input_embeddings()
+    input_ids = request.input_ids.to(loaded.device)
+    embeddings = embed(input_ids)
+    start, count = request.layout.start, len(request.visual)
+    embeddings[0, start : start + count] = request.visual.to(embeddings)
+    entry = request.plan.entry
+    if entry is None:
+        return input_ids, embeddings
+    places = request.layout.places(entry.owners, input_ids.shape[1]).to(loaded.device)
+    input_ids, embeddings = input_ids[:, places], embeddings[:, places]
+    entering = entry.embeddings.to(embeddings, copy=True)
+    if bool(entry.breaks.any()):
+        ids = loaded.tokenizer.encode("\n", add_special_tokens=False)
+        if len(ids) != 1:
+            raise ModelError("this checkpoint has no token for a line break", "try another profile")
+        line_break = embed(torch.tensor(ids, device=loaded.device))
+        entering[entry.breaks.to(entering.device)] = line_break
+    embeddings[0, start : start + len(entering)] = entering
+    return input_ids, embeddings
 
 
 def generate_streaming(

@@ -1,122 +1,77 @@
 """Pruning profiles: YAML to typed, validated, frozen settings.
 
-A profile names a method and sets every knob of it. The knobs that the AdaTP paper does not publish
-are our choice and are marked so below; they are settings rather than constants for that reason.
+A profile names a method and sets every knob of it; the knobs stand in `adatp_cli.settings`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from adatp_cli import strict_yaml
 from adatp_cli.errors import ProfileError, UsageError
+from adatp_cli.settings import (
+    AUTO,
+    FastVIDSettings,
+    FastVSettings,
+    LayerOrAuto,
+    LocalSettings,
+    Positions,
+    PyramidDropSettings,
+    RandomSettings,
+    RelevanceSettings,
+    ScheduleSettings,
+    ScoreSettings,
+    SegmentSettings,
+    UniCompSettings,
+    UniformSettings,
+    VidCom2Settings,
+)
 
-METHODS = ("adatp", "vanilla")
-AUTO: Literal["auto"] = "auto"
+__all__ = [
+    "DEFAULT_PROFILE",
+    "METHODS",
+    "SECTIONS",
+    "FastVIDSettings",
+    "FastVSettings",
+    "LayerOrAuto",
+    "LocalSettings",
+    "Positions",
+    "Profile",
+    "PyramidDropSettings",
+    "RandomSettings",
+    "RelevanceSettings",
+    "ScheduleSettings",
+    "ScoreSettings",
+    "SegmentSettings",
+    "UniCompSettings",
+    "UniformSettings",
+    "VidCom2Settings",
+    "builtin_names",
+    "load_profile",
+    "parse_profile",
+    "profile_folder",
+]
+
 DEFAULT_PROFILE = "adatp"
 
-LayerOrAuto = int | Literal["auto"]
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleSettings:
-    """In which decoder layers tokens are dropped.
-
-    Parameters
-    ----------
-    first_layer
-        First layer that sees fewer tokens; at least 1, as the first layer must see them all. `auto`
-        is 2 (paper) for a model of N >= 24 layers and round(2/28 N) for a smaller one (our choice:
-        the same relative depth).
-    last_layer
-        Last layer at which tokens are dropped. `auto` is N - 12 (paper) for a model of N >= 24
-        layers and round(4/7 N) for a smaller one (our choice: the same relative depth).
-    """
-
-    first_layer: LayerOrAuto = AUTO
-    last_layer: LayerOrAuto = AUTO
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentSettings:
-    """How the clip is cut into segments.
-
-    Parameters
-    ----------
-    signal
-        What neighbouring frames are compared by: `relevance`, the relevance encoder's pooled frame
-        vector; `tower`, the mean of the frame's vision-tower tokens (our choice); `auto`, the first
-        where an encoder is loaded, else the second.
-    threshold
-        A new segment starts where the cosine falls below it. Paper: 0.95.
-    tower_threshold
-        The same for `tower`, whose cosines lie elsewhere (our choice).
-    """
-
-    signal: Literal["auto", "relevance", "tower"] = "auto"
-    threshold: float = 0.95
-    tower_threshold: float = 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class RelevanceSettings:
-    """How much more budget the segments that match the question get.
-
-    Parameters
-    ----------
-    encoder
-        `auto`, what the checkpoint names, else google/siglip-so400m-patch14-384; `none`, equal
-        weights; `attention`, the language model's own text-to-visual attention; a hub id or a
-        folder.
-    weight
-        lambda: a matching segment weighs 1 + lambda, any other 1 (our choice).
-    text_tokens
-        Longest question that the encoder reads, in its tokens (our choice: SigLIP's own 64).
-    """
-
-    encoder: str = AUTO
-    weight: float = 0.5
-    text_tokens: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class LocalSettings:
-    """Local debiasing: one representative per spatial position and segment.
-
-    Parameters
-    ----------
-    mode
-        `strict` keeps no more than the representatives; `refill` goes on with the next best tokens
-        when the segment's budget is larger than their number; `off` leaves the step out (all our
-        reading).
-    representative
-        Which of a position's alive tokens stands for it: the one of highest `score`, the `first` or
-        the `middle` one in time (our choice).
-    first_layer, last_layer
-        Layers in which the step acts, both included; `auto` is the schedule's own (our choice).
-    """
-
-    mode: Literal["strict", "refill", "off"] = "refill"
-    representative: Literal["score", "first", "middle"] = "score"
-    first_layer: LayerOrAuto = AUTO
-    last_layer: LayerOrAuto = AUTO
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreSettings:
-    """Where the attention scores come from.
-
-    Parameters
-    ----------
-    rows
-        How many of the last prompt tokens' attention rows are averaged (our choice: 1).
-    """
-
-    rows: int = 1
+# Each method with the sections of a profile that are its own.
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "adatp": ("schedule", "segments", "relevance", "local", "scores"),
+    "fastv": ("fastv",),
+    "fastvid": ("fastvid",),
+    "pyramiddrop": ("pyramiddrop",),
+    "random": ("random",),
+    "unicomp": ("unicomp",),
+    "uniform": ("uniform",),
+    "vanilla": (),
+    "vidcom2": ("vidcom2",),
+}
+METHODS = tuple(SECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,28 +83,79 @@ class Profile:
     name, description
         For people; the description is one line.
     method
-        One of `METHODS`.
+        One of `METHODS`. Of the sections below, those that `SECTIONS` names have an effect.
     budget
         Share of the unpruned language-model cost, in the paper's convention, 0 < budget <= 1. None
         for `vanilla`, and for it alone.
     frames
         Frames to sample where neither an option nor the checkpoint says otherwise.
+    positions
+        Which position ids survivors have: `original`, those that they had in the unpruned sequence;
+        `compact`, 0, 1, 2, ... at each layer; `auto`, what the method publishes.
     """
 
     name: str
-    method: Literal["adatp", "vanilla"]
+    method: Literal[
+        "adatp",
+        "fastv",
+        "fastvid",
+        "pyramiddrop",
+        "random",
+        "unicomp",
+        "uniform",
+        "vanilla",
+        "vidcom2",
+    ]
     description: str = ""
     budget: float | None = None
     frames: int | None = None
+    positions: Positions | Literal["auto"] = AUTO
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     segments: SegmentSettings = field(default_factory=SegmentSettings)
     relevance: RelevanceSettings = field(default_factory=RelevanceSettings)
     local: LocalSettings = field(default_factory=LocalSettings)
     scores: ScoreSettings = field(default_factory=ScoreSettings)
+    fastv: FastVSettings = field(default_factory=FastVSettings)
+    fastvid: FastVIDSettings = field(default_factory=FastVIDSettings)
+    pyramiddrop: PyramidDropSettings = field(default_factory=PyramidDropSettings)
+    random: RandomSettings = field(default_factory=RandomSettings)
+    unicomp: UniCompSettings = field(default_factory=UniCompSettings)
+    uniform: UniformSettings = field(default_factory=UniformSettings)
+    vidcom2: VidCom2Settings = field(default_factory=VidCom2Settings)
+
+    @property
+    def encoder(self) -> str:
+        """The relevance encoder that the method asks for, by name; `none` where it uses none."""
+        of_method = {
+            "adatp": self.relevance.encoder,
+            "fastvid": self.fastvid.encoder,
+            "unicomp": self.unicomp.encoder,
+        }
+        return of_method.get(self.method, "none")
+
+    @property
+    def share(self) -> float:
+        """The budget of a profile that prunes.
+
+        Raises
+        ------
+        ProfileError
+            It has none.
+        """
+        if self.budget is None:
+            raise ProfileError(
+                f"profile {self.name!r} prunes but has no budget", "give it one, or use --budget"
+            )
+        return self.budget
+
+    def positions_or(self, published: Positions) -> Positions:
+        """Which positions survivors have, where the method publishes these."""
+        return published if self.positions == "auto" else self.positions
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile as plain nested data, in the order of the YAML schema."""
-        return dataclasses.asdict(self)
+        """The profile as plain nested data, in the order of the YAML schema; own sections only."""
+        foreign = _foreign_sections(self.method)
+        return {k: value for k, value in dataclasses.asdict(self).items() if k not in foreign}
 
     def with_budget(self, budget: float) -> Profile:
         """This profile at another budget.
@@ -216,43 +222,84 @@ def parse_profile(text: str, source: str) -> Profile:
     ProfileError
         The text is not a valid profile.
     """
-    profile = strict_yaml.parse(Profile, text, source)
+    data = strict_yaml.mapping(text, source)
+    profile = strict_yaml.build(Profile, data, source)
+    for section in sorted(_foreign_sections(profile.method).intersection(data)):
+        raise ProfileError(
+            f"{source}: {section} does not belong to method {profile.method}",
+            f"sections of {profile.method}: {', '.join(SECTIONS[profile.method]) or 'none'}",
+        )
     _check(profile, source)
     return profile
 
 
+def _foreign_sections(method: str) -> frozenset[str]:
+    everyone = {section for sections in SECTIONS.values() for section in sections}
+    return frozenset(everyone.difference(SECTIONS[method]))
+
+
 def _check(profile: Profile, source: str) -> None:
     """What types cannot say: ranges, and keys that exclude or need each other."""
-
-    def require(holds: bool, key: str, rule: str, value: object) -> None:
-        if not holds:
-            given = strict_yaml.shown(value)
-            raise ProfileError(f"{source}: {key} must be {rule}, not {given}", strict_yaml.HINT)
-
-    def require_order(key: str, settings: ScheduleSettings | LocalSettings) -> None:
-        first, last = settings.first_layer, settings.last_layer
-        require(first == AUTO or first >= 1, f"{key}.first_layer", "at least 1", first)
-        lowest = 1 if first == AUTO else first
-        rule = f"at least {lowest}, where the first layer is"
-        require(last == AUTO or last >= lowest, f"{key}.last_layer", rule, last)
-
     budget, frames = profile.budget, profile.frames
     if profile.method == "vanilla":
-        require(budget is None, "budget", "null for vanilla, which prunes nothing", budget)
+        rule = "null for vanilla, which prunes nothing"
+        _require(budget is None, source, "budget", rule, budget)
     else:
         holds = budget is not None and 0.0 < budget <= 1.0
-        require(holds, "budget", "above 0 and at most 1 for a method that prunes", budget)
-    require(bool(profile.name.strip()), "name", "a word", profile.name)
-    require("\n" not in profile.description, "description", "one line", profile.description)
-    require(frames is None or frames >= 1, "frames", "at least 1", frames)
-    require_order("schedule", profile.schedule)
-    require_order("local", profile.local)
-    for key in ("threshold", "tower_threshold"):
-        value = getattr(profile.segments, key)
-        require(-1.0 <= value <= 1.0, f"segments.{key}", "a cosine from -1 to 1", value)
-    relevance, rows = profile.relevance, profile.scores.rows
-    require(bool(relevance.encoder.strip()), "relevance.encoder", "a name", relevance.encoder)
-    weight, tokens = relevance.weight, relevance.text_tokens
-    require(0.0 <= weight <= 1000.0, "relevance.weight", "from 0 to 1000", weight)
-    require(1 <= tokens <= 4096, "relevance.text_tokens", "from 1 to 4096", tokens)
-    require(1 <= rows <= 64, "scores.rows", "from 1 to 64", rows)
+        rule = "above 0 and at most 1 for a method that prunes"
+        _require(holds, source, "budget", rule, budget)
+    _require(bool(profile.name.strip()), source, "name", "a word", profile.name)
+    one_line = "\n" not in profile.description
+    _require(one_line, source, "description", "one line", profile.description)
+    _require(frames is None or frames >= 1, source, "frames", "at least 1", frames)
+    for key, settings in (("schedule", profile.schedule), ("local", profile.local)):
+        first, last = settings.first_layer, settings.last_layer
+        holds = first == AUTO or first >= 1
+        _require(holds, source, f"{key}.first_layer", "at least 1", first)
+        lowest = 1 if first == AUTO else first
+        rule = f"at least {lowest}, where the first layer is"
+        _require(last == AUTO or last >= lowest, source, f"{key}.last_layer", rule, last)
+    for key, holds_for, rule in _RANGES:
+        section, name = key.split(".")
+        value = getattr(getattr(profile, section), name)
+        _require(holds_for(value), source, key, rule, value)
+
+
+def _require(holds: bool, source: str, key: str, rule: str, value: object) -> None:
+    if not holds:
+        given = strict_yaml.shown(value)
+        raise ProfileError(f"{source}: {key} must be {rule}, not {given}", strict_yaml.HINT)
+
+
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: value == AUTO or low <= value <= high
+
+
+def _is_name(value: str) -> bool:
+    return bool(value.strip())
+
+
+_COSINE = "a cosine from -1 to 1"
+_APART = "from 0 to 2"
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("segments.threshold", _between(-1, 1), _COSINE),
+    ("segments.tower_threshold", _between(-1, 1), _COSINE),
+    ("relevance.encoder", _is_name, "a name"),
+    ("relevance.weight", _between(0, 1000), "from 0 to 1000"),
+    ("relevance.text_tokens", _between(1, 4096), "from 1 to 4096"),
+    ("scores.rows", _between(1, 64), "from 1 to 64"),
+    ("fastv.layer", _between(1, 1000), "from 1 to 1000"),
+    ("random.layer", _between(1, 1000), "from 1 to 1000"),
+    ("random.seed", _between(0, 2**63 - 1), "at least 0"),
+    ("uniform.layer", _between(1, 1000), "from 1 to 1000"),
+    ("fastvid.encoder", _is_name, "a name"),
+    ("fastvid.segments", _between(1, 4096), "from 1 to 4096"),
+    ("fastvid.threshold", _between(-1, 1), _COSINE),
+    ("fastvid.context", _between(0, 1), "from 0 to 1"),
+    ("fastvid.anchor_step", _between(1, 4096), "from 1 to 4096"),
+    ("fastvid.merge", _between(0, 1), "from 0 to 1"),
+    ("fastvid.neighbours", _between(1, 4096), "from 1 to 4096"),
+    ("unicomp.encoder", _is_name, "a name"),
+    ("unicomp.frame_threshold", _between(0, 2), _APART),
+    ("unicomp.token_threshold", _between(0, 2), _APART),
+)

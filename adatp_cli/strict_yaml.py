@@ -55,21 +55,37 @@ def read_text(path: Path) -> str:
     return text
 
 
-def parse(cls: type[Settings], text: str, source: str) -> Settings:
-    """An instance of the dataclass `cls` from YAML text; `source` names the file in errors.
+def mapping(text: str, source: str) -> dict[Any, Any]:
+    """The keys and values of YAML text; `source` names the file in errors.
 
     Raises
     ------
     ProfileError
-        The text is not a mapping that fits the dataclass's fields and their types.
+        The text is not a mapping.
     """
     data = _parse_yaml(text, source)
     if data is None:
         raise ProfileError(f"{source}: the profile is empty", HINT)
     if not isinstance(data, dict):
         raise ProfileError(f"{source}: expected keys and values, found {_type_name(data)}", HINT)
+    return data
+
+
+def build(cls: type[Settings], data: Mapping[Any, Any], source: str) -> Settings:
+    """An instance of the dataclass `cls` from what `mapping` gave.
+
+    Raises
+    ------
+    ProfileError
+        A key or a value does not fit the dataclass's fields and their types.
+    """
     settings: Settings = _build(cls, data, source, "")
     return settings
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """YAML text that `mapping` reads back as the same data, in the same order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -118,6 +134,18 @@ for _tag, _pattern, _first in (
 ):
     _matches = re.compile(f"^(?:{_pattern})$")
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _matches, _first)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which also quotes text that YAML 1.2 reads as something else."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's own registry, extended
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}
+    }
 
 
 def _parse_yaml(text: str, source: str) -> object:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adatp_cli.errors import UsageError
 from adatp_cli.pruning.base import PruneReport
-from adatp_cli.pruning.method import VisualLayout
+from adatp_cli.pruning.method import VisualEntry, VisualLayout
 from adatp_cli.pruning.segments import SegmentTable
 
 
@@ -30,8 +30,11 @@ class Trace:
         `alive_before_l` and `kept_l` (int64 indices of original visual tokens, ascending) and
         `score_l` (float32, one per alive token); `segment_bounds`, `segment_weight`,
         `frame_similarity` and `frame_relevance` (empty where nothing measured them); `prompt_ids`;
-        `visual_tokens` (float32, n_v + 1 rows, the newline last); `first_logits` (float32);
-        `answer_ids`.
+        `visual_tokens` (float32, n_v + 1 rows as encoded, the newline last); `first_logits`
+        (float32); `answer_ids`. For a method that acts before the language model also
+        `entered_tokens` (float32), `entered_owner` (the visual token that each is or was merged
+        into) and `entered_break` (whether a line break of text entered instead). `score_l` is empty
+        where a method looked at no attention.
     """
 
     arrays: Mapping[str, npt.NDArray[Any]]
@@ -67,6 +70,7 @@ def build_trace(
     *,
     layout: VisualLayout,
     report: PruneReport,
+    entry: VisualEntry | None,
     segments: SegmentTable | None,
     prompt_ids: Tensor,
     visual: Tensor,
@@ -80,7 +84,9 @@ def build_trace(
     prompt_ids
         (1, L) int64.
     visual
-        (n_v + 1, D): what entered the language model.
+        (n_v + 1, D): what enters the language model where nothing acts before it.
+    entry
+        What entered in its place; None where nothing acted.
     first_logits
         (vocabulary,) of the position that yields the first answer token.
     """
@@ -97,6 +103,10 @@ def build_trace(
         arrays[f"alive_before_{step.layer}"] = step.alive_before.numpy()
         arrays[f"kept_{step.layer}"] = step.kept.numpy()
         arrays[f"score_{step.layer}"] = step.score.numpy()
+    if entry is not None:
+        arrays["entered_tokens"] = entry.embeddings.float().cpu().numpy()
+        arrays["entered_owner"] = entry.owners.numpy()
+        arrays["entered_break"] = entry.breaks.numpy()
     empty = np.zeros(0)
     bounds = segments.bounds if segments else (0, layout.frames)
     arrays["segment_bounds"] = np.asarray(bounds, dtype=np.int64)

@@ -40,6 +40,31 @@ def test_show_tells_the_cost_that_the_papers_setting_comes_to(adatp: Run) -> Non
     assert half["visual_per_layer"][0] == 32 * 196
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fastv", "visual tokens   6272, dropped at layer 2 of 28, 1568 kept"),
+        ("pyramiddrop", "visual tokens   6272, dropped at layers 7 to 21 of 28"),
+        ("vidcom2", "visual tokens   6272, at most 1568 enter the language model"),
+        ("fastvid", "10.7 T of 48.8 TMAC (22.0 %), paper convention"),
+        ("pyramiddrop", "21.8 T of 48.8 TMAC (44.7 %), paper convention"),
+        ("random", "13.4 T of 48.8 TMAC (27.5 %), paper convention"),
+    ],
+)
+def test_show_tells_what_a_rival_comes_to(adatp: Run, name: str, said: str) -> None:
+    assert said in adatp("profiles", "show", name).out
+
+
+def test_a_pooling_head_without_a_question_is_counted_alone(adatp: Run) -> None:
+    def relevance(name: str) -> int:
+        (shown,) = adatp("profiles", "show", name, "--json").records
+        return int(shown["flops"]["end_to_end"]["relevance"])
+
+    assert relevance("vidcom2") == relevance("fastv") == 0
+    assert 0 < relevance("fastvid") == relevance("unicomp") < relevance("adatp")
+    assert relevance("fastvid") / 2 == pytest.approx(62e9, rel=0.05)  # about 2 GMAC a frame
+
+
 def test_show_for_another_model_and_clip(
     adatp: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,21 @@ def test_score_rows_attend_to_the_layer_before() -> None:
     assert cost.scoring_cost(tokens, {3: 1}, TINY.language) == 2 * width * (192 + 50)
 
 
+def test_keys_projected_for_scores_alone_are_counted() -> None:
+    tokens = [100] * 12
+    rows = cost.scoring_cost(tokens, {6: 1}, TINY.language)
+    with_keys = cost.scoring_cost(tokens, {6: 1}, TINY.language, {6: 100})
+    assert with_keys - rows == 2 * 100 * 192 * 64
+
+
+def test_a_pooling_head_alone_has_no_text() -> None:
+    relevance = cost.RelevanceShape(128, 512, 2, 128, 512, 64, 128)
+    one, two = (cost.relevance_cost(n, 144, relevance.without_text()) for n in (1, 2))
+    assert two == 2 * one
+    text = cost.relevance_cost(1, 144, relevance) - one
+    assert cost.relevance_cost(2, 144, relevance) == two + text > two
+
+
 def test_parts_sum_to_the_total_and_relevance_is_optional() -> None:
     arguments = {"frames": 4, "text_tokens": 20, "visual_per_layer": [144] * 12, "generated": 5}
     relevance = cost.RelevanceShape(128, 512, 2, 128, 512, 64, 128)

@@ -13,7 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli.model.load import LoadedModel
-from adatp_cli.profiles import LocalSettings, Profile, RelevanceSettings, ScoreSettings
+from adatp_cli.profiles import (
+    LocalSettings,
+    Profile,
+    RelevanceSettings,
+    ScoreSettings,
+    load_profile,
+)
 
 TOLERANCE = 0.001
 
@@ -29,6 +35,9 @@ RUNS = {
     "strict": profile(0.5, local=LocalSettings("strict")),
     "four rows": profile(0.35, scores=ScoreSettings(4)),
     "attention": profile(0.35, relevance=RelevanceSettings("attention")),
+} | {
+    name: load_profile(name).with_budget(0.4)
+    for name in ("fastv", "pyramiddrop", "random", "vidcom2", "fastvid", "unicomp")
 }
 
 
@@ -86,7 +95,7 @@ def test_scoring_agrees_with_the_counter(loaded: LoadedModel):
 
 def _head_cost(loaded: LoadedModel, chosen: Profile, frames: int) -> int:
     """FLOP that the counter sees of the relevance encoder's pooling head, run on its own."""
-    if chosen.method == "vanilla" or chosen.relevance.encoder == "attention":
+    if chosen.encoder in ("none", "attention"):
         return 0
     assert loaded.relevance is not None
     hidden = torch.zeros(frames, 144, 128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,23 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adatp_cli import strict_yaml
 from adatp_cli.errors import ProfileError, UsageError
-from adatp_cli.profiles import METHODS, Profile, builtin_names, load_profile, parse_profile
+from adatp_cli.profiles import (
+    METHODS,
+    SECTIONS,
+    Profile,
+    builtin_names,
+    load_profile,
+    parse_profile,
+    profile_folder,
+)
 from adatp_cli.pruning.methods import METHODS as METHOD_TABLE
 
 MINIMAL = "name: mine\nmethod: adatp\nbudget: 0.2\n"
+FASTV, RANDOM, FASTVID = (
+    MINIMAL.replace("adatp", method) for method in ("fastv", "random", "fastvid")
+)
 
 
 def refusal(text: str) -> ProfileError:
@@ -27,19 +40,97 @@ def refusal(text: str) -> ProfileError:
     return caught.value
 
 
-def test_the_four_profiles_come_along() -> None:
-    assert builtin_names() == ["adatp", "adatp-aggressive", "adatp-light", "vanilla"]
-    assert {name: load_profile(name).budget for name in builtin_names()} == {
-        "adatp": 0.273,
-        "adatp-aggressive": 0.10,
-        "adatp-light": 0.273,
-        "vanilla": None,
-    }
+BUDGETS = {
+    "adatp": 0.273,
+    "adatp-aggressive": 0.10,
+    "adatp-light": 0.273,
+    "adatp-progressive": 0.273,
+    "adatp-segments": 0.273,
+    "adatp-strict": 0.273,
+    "adatp-weights": 0.273,
+    "fastv": 0.2755,
+    "fastvid": 0.2197,
+    "pyramiddrop": 0.447,
+    "pyramiddrop-early": 0.273,
+    "random": 0.2755,
+    "unicomp": 0.2197,
+    "uniform": 0.2755,
+    "vanilla": None,
+    "vidcom2": 0.2197,
+}
+
+
+def test_these_profiles_come_along() -> None:
+    assert {name: load_profile(name).budget for name in builtin_names()} == BUDGETS
+    assert list(BUDGETS) == builtin_names()
     assert load_profile("adatp-light").relevance.encoder == "attention"
     assert load_profile("adatp").relevance.encoder == "auto"
     for name in builtin_names():
         assert load_profile(name).name == name
         assert load_profile(name).description
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_profile_that_comes_along_sets_every_knob(name: str) -> None:
+    """What a file leaves out it gets as a default; these leave out nothing."""
+    text = (profile_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text.replace("mode: off", "mode: 'off'")) == load_profile(name).to_dict()
+
+
+def test_each_ablation_is_one_step_from_the_next() -> None:
+    """From the schedule alone to the whole method."""
+    order = ["adatp-progressive", "adatp-segments", "adatp-weights", "adatp-strict", "adatp"]
+    steps = [load_profile(name).to_dict() for name in order]
+    for step in steps:
+        del step["name"], step["description"]
+    changed = [
+        {
+            f"{section}.{key}"
+            for section in SECTIONS["adatp"]
+            for key in one[section]
+            if one[section][key] != next_one[section][key]
+        }
+        for one, next_one in pairwise(steps)
+    ]
+    assert changed == [
+        {"segments.signal", "relevance.encoder", "relevance.weight"},
+        {"relevance.weight"},
+        {"local.mode"},
+        {"local.mode"},
+    ]
+    # With no segments and no encoder a weight has no effect.
+    assert steps[0]["segments"]["signal"] == steps[0]["relevance"]["encoder"] == "none"
+
+
+def test_a_section_of_another_method_is_refused() -> None:
+    error = refusal(MINIMAL + "fastv: {layer: 2}")
+    assert error.message == "mine.yaml: fastv does not belong to method adatp"
+    assert error.hint == "sections of adatp: schedule, segments, relevance, local, scores"
+    text = "name: x\nmethod: fastv\nbudget: 0.2\nlocal: {mode: strict}"
+    assert "local does not belong to method fastv" in refusal(text.replace("x", "mine")).message
+    assert refusal("name: v\nmethod: vanilla\nfastv: {}").hint == "sections of vanilla: none"
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_profile_shows_its_own_sections_alone(name: str) -> None:
+    profile = load_profile(name)
+    general = {"name", "method", "description", "budget", "frames", "positions"}
+    assert set(profile.to_dict()) == general | set(SECTIONS[profile.method])
+
+
+def test_which_methods_load_an_encoder() -> None:
+    encoders = {name: load_profile(name).encoder for name in builtin_names()}
+    asking = {name for name, encoder in encoders.items() if encoder == "auto"}
+    assert asking == {
+        "adatp",
+        "adatp-aggressive",
+        "adatp-segments",
+        "adatp-strict",
+        "adatp-weights",
+        "fastvid",
+        "unicomp",
+    }
+    assert encoders["vanilla"] == encoders["fastv"] == encoders["adatp-progressive"] == "none"
 
 
 def test_defaults_are_the_papers_setting() -> None:
@@ -138,9 +229,18 @@ def test_a_wrong_file_is_told_what_is_wrong(text: str, said: str) -> None:
         ("name: x\nmethod: vanilla\nbudget: 0.5", "budget must be null for vanilla"),
         (
             "name: x\nmethod: adapt\nbudget: 0.5",
-            "method expects adatp or vanilla, not 'adapt' (did",
+            "uniform, vanilla or vidcom2, not 'adapt' (did you mean 'adatp'?)",
         ),
         ("name: ''\nmethod: vanilla", "name must be a word"),
+        (FASTV + "fastv: {layer: 0}", "fastv.layer must be from 1 to 1000, not 0"),
+        (FASTV + "fastv: {layers: 2}", "'fastv.layers' (did you mean 'fastv.layer'?)"),
+        (FASTV + "positions: kept", "positions expects original, compact or auto, not 'kept'"),
+        (RANDOM + "random: {seed: -1}", "random.seed must be at least 0, not -1"),
+        (RANDOM + "random: {seed: 1.5}", "random.seed expects a whole number or auto"),
+        (FASTVID + "fastvid: {context: 1.5}", "fastvid.context must be from 0 to 1"),
+        (FASTVID + "fastvid: {anchor_step: 0}", "fastvid.anchor_step must be from 1"),
+        (FASTVID + "fastvid: {merge: .nan}", "fastvid.merge must be from 0 to 1"),
+        (FASTVID + "fastvid: {encoder: ''}", "fastvid.encoder must be a name"),
         ("[" * 40_000, "not valid YAML"),
     ],
 )
@@ -210,9 +310,17 @@ def profiles(draw: st.DrawFn) -> dict[str, Any]:
 @given(profiles())
 def test_what_is_shown_loads_back(data: dict[str, Any]) -> None:
     """`profiles show` writes the profile's plain data as YAML, and that is a profile file."""
-    profile = parse_profile(yaml.safe_dump(data, sort_keys=False), "x")
+    profile = parse_profile(strict_yaml.dump(data), "x")
     assert profile.to_dict() == data
-    assert parse_profile(yaml.safe_dump(profile.to_dict()), "y") == profile
+    assert parse_profile(strict_yaml.dump(profile.to_dict()), "y") == profile
+
+
+@pytest.mark.parametrize(
+    "name", ["1e100", "off", "~", "0x10", "1_000", "true", "2026-11-21", "a: b"]
+)
+def test_a_name_that_looks_like_something_else_is_shown_quoted(name: str) -> None:
+    data = load_profile("fastv").to_dict() | {"name": name}
+    assert parse_profile(strict_yaml.dump(data), "x").name == name
 
 
 @given(st.text(max_size=300))

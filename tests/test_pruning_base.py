@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
+from pruning_case import (
+    LAYERS,
+    LAYOUT,
+    LENGTH,
+    SHAPE,
+    Fixed,
+    build_model,
+    build_prompt,
+    masked_run,
+    prefill,
+)
 from torch import Tensor
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repeat_kv
+from transformers import DynamicCache, Qwen2ForCausalLM
 
-from adatp_cli.cost import LanguageShape
 from adatp_cli.errors import AdatpError, ProfileError
 from adatp_cli.profiles import (
     LocalSettings,
@@ -22,70 +30,20 @@ from adatp_cli.profiles import (
     ScoreSettings,
     SegmentSettings,
 )
-from adatp_cli.pruning.base import PrunedPrefill, PruneReport, PruningError
-from adatp_cli.pruning.method import (
-    ClipSignals,
-    LayerStep,
-    PruningPlan,
-    ScoreRequest,
-    VisualLayout,
-)
-from adatp_cli.pruning.methods import METHODS, method_of
+from adatp_cli.pruning.base import PrunedPrefill, PruningError
+from adatp_cli.pruning.method import ClipSignals, LayerStep, ScoreRequest
+from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.scores import debiased_frame_relevance
-
-LAYERS = 8
-SHAPE = LanguageShape(LAYERS, 48, 6, 2, 8, 96, 100)
-LAYOUT = VisualLayout(start=5, frames=4, rows=3, cols=3)
-LENGTH = LAYOUT.start + LAYOUT.visual + 1 + 7
 
 
 @pytest.fixture(scope="module")
 def model() -> Qwen2ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=SHAPE.vocab,
-        hidden_size=SHAPE.hidden,
-        intermediate_size=SHAPE.intermediate,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=SHAPE.heads,
-        num_key_value_heads=SHAPE.kv_heads,
-        attn_implementation="sdpa",
-        eos_token_id=None,
-    )
-    model = Qwen2ForCausalLM(config).eval()
-    for name, value in model.named_parameters():  # flat attention would hide every mistake
-        if value.ndim == 2:
-            torch.nn.init.normal_(value, std=1.2 / value.shape[1] ** 0.5)
-        elif name.endswith("bias"):
-            torch.nn.init.normal_(value, std=0.5)
-    model.generation_config.eos_token_id = None
-    return model
+    return build_model()
 
 
 @pytest.fixture
 def prompt() -> Tensor:
-    return torch.randn(1, LENGTH, SHAPE.hidden, generator=torch.Generator().manual_seed(1))
-
-
-@dataclass
-class Fixed(PruningPlan):
-    """Keeps what the test says."""
-
-    kept: Mapping[int, list[int]]
-    rows: ScoreRequest = field(default_factory=ScoreRequest)
-    steps: list[LayerStep] = field(default_factory=list)
-    most: int = 10**6
-
-    @property
-    def keep_counts(self) -> Mapping[int, int]:
-        return dict.fromkeys(self.kept, self.most)
-
-    def request(self, layer: int) -> ScoreRequest:  # noqa: ARG002
-        return self.rows
-
-    def choose(self, step: LayerStep) -> Tensor:
-        self.steps.append(step)
-        return torch.tensor(self.kept[step.layer], dtype=torch.int64)
+    return build_prompt()
 
 
 THREE_CUTS = {
@@ -93,48 +51,6 @@ THREE_CUTS = {
     3: [0, 4, 8, 12, 30, 34],
     6: [4, 34],
 }
-
-
-def prefill(
-    model: Qwen2ForCausalLM, plan: PruningPlan, prompt: Tensor, **arguments: Any
-) -> tuple[Tensor, DynamicCache, PruneReport]:
-    cache = DynamicCache()
-    with torch.inference_mode(), PrunedPrefill(model.model, plan, LAYOUT) as run:
-        output = model(inputs_embeds=prompt, past_key_values=cache, use_cache=True, **arguments)
-    return output.logits[0, -1], cache, run.report
-
-
-def masked_run(
-    model: Qwen2ForCausalLM, prompt: Tensor, kept: Mapping[int, list[int]]
-) -> tuple[Tensor, list[Tensor]]:
-    """Logits of a run at full length in which dropped tokens are invisible from their layer on.
-
-    Also the attention of every layer, mean over heads, as the library's eager code computes it.
-    """
-    decoder = model.model
-    visible = torch.ones(LENGTH, dtype=torch.bool)
-    causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
-    hidden = prompt
-    positions = decoder.rotary_emb(prompt, torch.arange(LENGTH)[None])
-    attentions = []
-    with torch.inference_mode():
-        for index, layer in enumerate(decoder.layers):
-            if index in kept:
-                visible = torch.ones(LENGTH, dtype=torch.bool)
-                visible[LAYOUT.start : LAYOUT.start + LAYOUT.visual] = False
-                visible[LAYOUT.start + torch.tensor(kept[index])] = True
-            # A dropped token's own row must see something; what it computes reaches nobody.
-            mask = (causal & visible[None]) | torch.eye(LENGTH, dtype=torch.bool)
-            bias = torch.zeros(LENGTH, LENGTH).masked_fill(~mask, float("-inf"))[None, None]
-            attention = layer.self_attn
-            normed = layer.input_layernorm(hidden)
-            query = attention.q_proj(normed).view(1, LENGTH, -1, 8).transpose(1, 2)
-            key = attention.k_proj(normed).view(1, LENGTH, -1, 8).transpose(1, 2)
-            query, key = apply_rotary_pos_emb(query, key, *positions)
-            products = query @ repeat_kv(key, 3).transpose(2, 3) * 8**-0.5 + bias
-            attentions.append(products.softmax(-1).mean(1)[0])
-            hidden = layer(hidden, attention_mask=bias, position_embeddings=positions)
-        return model.lm_head(decoder.norm(hidden))[0, -1], attentions
 
 
 def test_pruned_logits_equal_a_masked_run_at_full_length(model: Qwen2ForCausalLM, prompt: Tensor):
@@ -344,10 +260,6 @@ def test_every_method_stays_within_its_plan(
     kept = {step.layer: step.kept.tolist() for step in report.steps}
     reference, _ = masked_run(model, prompt, kept)
     assert (logits - reference).abs().max() < 2e-5
-
-
-def test_all_methods_of_the_table_are_tried():
-    assert {variant.method for variant in VARIANTS.values()} == set(METHODS)
 
 
 def test_a_whole_budget_computes_no_scores(model: Qwen2ForCausalLM, prompt: Tensor):

@@ -93,7 +93,7 @@ def choose(
 
 def limits(chosen: Profile, visual: int) -> list[int]:
     """Planned counts per layer of the 12-layer model: the paper's cost, a search over rho."""
-    width, kv, mlp, layers, first, last = 192, 96, 512, 12, 1, 7
+    width, kv, mlp, layers, first, last = 192, 96, 384, 12, 1, 7
 
     def cost(counts: list[int]) -> int:
         return sum(

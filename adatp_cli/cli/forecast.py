@@ -71,30 +71,28 @@ def find_target(model: str, *, offline: bool = True) -> Target:
 
 
 def forecast(profile: Profile, target: Target, frames: int | None = None) -> Forecast:
-    """The cost of one question under a profile.
+    """The cost of one question under a profile, as far as it does not depend on the clip.
 
     Raises
     ------
     UsageError
         The profile's layers or budget do not fit the model.
     """
-    from adatp_cli.pruning.budget import solve_budget
+    from adatp_cli.pruning.methods import method_of
 
     frames = frames or profile.frames or target.frames
     language = target.shape.language
-    visual = frames * target.shape.tokens_per_frame
-    full = (visual,) * language.layers
-    counts, pruned_layers, rows = full, None, {}
-    if profile.budget is not None:
-        knobs = profile.schedule
-        schedule = solve_budget(
-            profile.budget, visual, language, knobs.first_layer, knobs.last_layer
-        )
-        counts = schedule.counts
-        pruned_layers = schedule.first_layer, schedule.last_layer
-        pruned = range(schedule.first_layer, schedule.last_layer + 1)
-        rows = {layer: profile.scores.rows for layer in pruned if counts[layer] < counts[layer - 1]}
-    encodes = profile.budget is not None and profile.relevance.encoder not in ("none", "attention")
+    per_frame = target.shape.tokens_per_frame
+    method = method_of(profile)
+    relevance = None
+    if method.needs.encoder and target.relevance is not None:
+        reads = method.needs.question_vector
+        relevance = target.relevance if reads else target.relevance.without_text()
+    outlook = method.outlook(frames, per_frame, language)
+    counts, drops = outlook.visual_per_layer, outlook.drops
+    full = (frames * per_frame,) * language.layers
+    # Keys for these scores are projected of all that entered the layer before.
+    keys = {layer: counts[layer - 1] + TEXT_TOKENS for layer in outlook.score_rows}
 
     def end_to_end(per_layer: tuple[int, ...], *, prunes: bool) -> cost.EndToEnd:
         return cost.end_to_end_cost(
@@ -103,14 +101,15 @@ def forecast(profile: Profile, target: Target, frames: int | None = None) -> For
             text_tokens=TEXT_TOKENS,
             visual_per_layer=per_layer,
             generated=ANSWER_TOKENS,
-            score_rows=rows if prunes else None,
-            relevance=target.relevance if prunes and encodes else None,
+            score_rows=outlook.score_rows if prunes else None,
+            score_keys=keys if prunes and outlook.own_layer else None,
+            relevance=relevance if prunes else None,
         )
 
     return Forecast(
         frames,
         counts,
-        pruned_layers,
+        (drops[0], drops[-1]) if drops else None,
         cost.paper_cost(full, language),
         cost.paper_cost(counts, language),
         end_to_end(full, prunes=False),

@@ -31,13 +31,13 @@ def load_engine(
     ModelError, MemoryLimitError, UsageError
         The model cannot be had, does not fit, or does not go with the profile.
     """
-    encoder = "none" if profile.method == "vanilla" else profile.relevance.encoder
-    loaded, seconds = load_model_for(encoder, options, output)
+    loaded, seconds = load_model_for(profile.encoder, options, output)
     from adatp_cli import account
     from adatp_cli.engine import Engine
 
     settings = generation_settings(options)
-    if options.seed is not None and options.temperature is None:
+    draws = profile.method == "random" or options.temperature is not None
+    if options.seed is not None and not draws:
         output.note("--seed has no effect on greedy decoding; it needs --temperature")
     know(model=account.model_info(loaded), versions=account.versions())
     output.note(f"{weights_of(loaded)}, profile {profile.name}")

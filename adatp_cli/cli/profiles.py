@@ -6,8 +6,8 @@ import dataclasses
 from typing import Annotated
 
 import typer
-import yaml
 
+from adatp_cli import strict_yaml
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.forecast import (
     ANSWER_TOKENS,
@@ -85,7 +85,7 @@ def show(
         if json:
             output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))
             return
-        output.write(yaml.safe_dump(profile.to_dict(), sort_keys=False, allow_unicode=True))
+        output.write(strict_yaml.dump(profile.to_dict()))
         for line in _as_comment(told, target):
             output.line(f"# {line}".rstrip())
 
@@ -135,7 +135,7 @@ def _as_data(told: Forecast) -> dict[str, object]:
 
 
 def _as_comment(told: Forecast, target: Target) -> list[str]:
-    visual = told.visual_per_layer[0]
+    visual = told.frames * target.shape.tokens_per_frame
     share = told.paper_pruned / told.paper_vanilla
     total = told.pruned.total / told.vanilla.total
     lines = [
@@ -151,8 +151,12 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
         first, last = told.pruned_layers
         kept = told.visual_per_layer[-1]
         mean = sum(told.visual_per_layer) / len(told.visual_per_layer) / visual
+        if last == 0:
+            lines.append(f"  visual tokens   {visual}, at most {kept} enter the language model")
+            return lines
+        where = f"layers {first} to {last}" if first < last else f"layer {first}"
         lines += [
-            f"  visual tokens   {visual}, dropped at layers {first} to {last} of "
+            f"  visual tokens   {visual}, dropped at {where} of "
             f"{len(told.visual_per_layer)}, {kept} kept",
             f"                  to the last layer, {percent(mean)} mean over layers",
         ]

@@ -150,12 +150,21 @@ class RelevanceEncoder:
         Tensor
             float32, (T, De), of unit length.
         """
+        return self.look(hidden)[0]
+
+    @torch.inference_mode()
+    def look(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """`frame_vectors`, and (T, patches) float32: attention of the head, mean over its heads."""
         device = self.norm.weight.device
-        pooled = [
-            self.head(self.norm(chunk.to(device, torch.float32)))
-            for chunk in torch.split(hidden, _FRAMES_AT_ONCE)
-        ]
-        return F.normalize(torch.cat(pooled), dim=-1)
+        seen: list[Tensor] = []
+        attention: Any = self.head.attention
+        hook = attention.register_forward_hook(lambda _m, _a, made: seen.append(made[1][:, 0]))
+        with hook:
+            pooled = [
+                self.head(self.norm(chunk.to(device, torch.float32)))
+                for chunk in torch.split(hidden, _FRAMES_AT_ONCE)
+            ]
+        return F.normalize(torch.cat(pooled), dim=-1), torch.cat(seen)
 
     @torch.inference_mode()
     def text_vector(self, question: str, text_tokens: int | None = None) -> Tensor:

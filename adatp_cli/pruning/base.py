@@ -1,15 +1,12 @@
 """Pruning inside an unchanged language model: the only file here that touches one.
 
 Forward pre-hooks on the decoder layers slice the hidden states where a method drops tokens, and
-position embeddings at every later layer. Survivors keep their original positions; each layer's
-cache is as long as what entered it; `generate` goes on from the unpruned position because layer 0
-saw every token.
+replace position arguments where they are not those of the survivors. Each layer's cache is as long
+as what entered it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -17,121 +14,71 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adatp_cli.errors import AdatpError
-from adatp_cli.pruning.method import LayerStep, PruningPlan, ScoreRequest, VisualLayout
-from adatp_cli.pruning.scores import attention_rows, rotate
+from adatp_cli.pruning.method import LayerStep, PruningPlan, VisualEntry, VisualLayout
+from adatp_cli.pruning.positions import SequencePositions
+from adatp_cli.pruning.report import PruneReport, PruneStep, PruningError
+from adatp_cli.pruning.rows import QueryRows, project_keys
 
+__all__ = ["PruneReport", "PruneStep", "PrunedPrefill", "PruningError"]
 
-class PruningError(AdatpError):
-    """A model call that cannot be pruned, or a method that broke a rule of the base."""
-
-    default_kind = "pruning"
-
-
-@dataclass(frozen=True, slots=True)
-class PruneStep:
-    """One pruning layer as it happened.
-
-    Parameters
-    ----------
-    layer
-        The layer that the survivors entered.
-    alive_before, kept
-        Ascending int64 indices of original visual tokens, before and after.
-    score
-        (len(alive_before),) float32.
-    rows
-        Attention rows that were recomputed for it.
-    """
-
-    layer: int
-    alive_before: Tensor
-    kept: Tensor
-    score: Tensor
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class PruneReport:
-    """What a prefill really did.
-
-    Parameters
-    ----------
-    visual_per_layer
-        Visual tokens that entered each layer, from the lengths of the layers' caches.
-    text_tokens
-        All other prompt tokens, the newline among them.
-    steps
-        One per pruning layer, in order.
-    """
-
-    visual_per_layer: tuple[int, ...]
-    text_tokens: int
-    steps: tuple[PruneStep, ...]
-
-    @property
-    def score_rows(self) -> Mapping[int, int]:
-        """Pruning layer -> recomputed rows, as `cost.scoring_cost` takes it."""
-        return {step.layer: step.rows for step in self.steps}
-
-
-@dataclass(frozen=True, slots=True)
-class _SavedRows:
-    """Inputs of one layer at the rows whose attention will be recomputed from them."""
-
-    hidden: Tensor  # (1, rows, D)
-    cos: Tensor  # (rows, head_dim)
-    sin: Tensor
-    seen: Tensor  # (rows,) keys that each row may see
-    last: int
-    context: int
+_NO_SCORES = torch.zeros(0)
 
 
 class PrunedPrefill:
     """Context manager that prunes the one prefill which runs inside it.
 
-    Hooks are removed on leaving, whatever happened. Decoding steps (one token) pass untouched. A
-    plan that prunes nowhere adds no hook to any layer.
+    Hooks are removed on leaving, whatever happened; until then they see to the positions of decoded
+    tokens too. A plan that prunes nowhere adds no hook to any layer.
 
     Parameters
     ----------
     language_model
         The decoder stack with `layers`, such as ``model.model.language_model``.
     plan
-        What to keep, from `PruningMethod.plan`; serves once.
+        What to keep, from `PruningMethod.plan`; serves once. Where it has an `entry`, the sequence
+        given to the model holds that in the place of the clip's visual tokens.
     layout
-        Where the visual tokens stand.
+        Where the visual tokens stand in the unpruned sequence.
 
     Raises
     ------
     PruningError
-        From inside the forward pass: batch above 1, an attention mask, a prefill in pieces or
-        without a cache, a second prefill, or a choice that breaks the rules.
+        For an entry that breaks the rules. From inside the forward pass: batch above 1, an
+        attention mask, a prefill in pieces or without a cache, a second prefill, or a choice that
+        breaks the rules.
     """
 
     def __init__(self, language_model: nn.Module, plan: PruningPlan, layout: VisualLayout) -> None:
-        self._model = language_model
-        self._layers: list[nn.Module] = list(language_model.layers)  # type: ignore[arg-type]
+        self._model: Any = language_model
+        layers: Any = language_model.layers
+        self._layers: list[nn.Module] = list(layers)
         self._plan = plan
         self._layout = layout
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._alive = torch.arange(layout.visual)
-        self._pruned = False
-        self._length = 0  # tokens of the unpruned prompt
-        self._saved: _SavedRows | None = None
+        self._owners = torch.arange(layout.visual)
+        self._saved: QueryRows | None = None
+        self._positions: SequencePositions | None = None
         self._steps: list[PruneStep] = []
         self._report: PruneReport | None = None
-        wrong = [layer for layer in plan.keep_counts if not 0 < layer < len(self._layers)]
+        if plan.entry is not None:
+            _check_entry(plan.entry, layout, plan.keep_counts.get(0, 0))
+            self._owners = plan.entry.owners
+            kept = self._owners[~plan.entry.breaks]
+            self._steps.append(PruneStep(0, torch.arange(layout.visual), kept, _NO_SCORES, 0))
+        self._entered = len(self._owners)
+        self._alive = torch.arange(self._entered)
+        lowest = 1 if plan.entry is None else 0
+        wrong = [layer for layer in plan.keep_counts if not lowest <= layer < len(self._layers)]
         if wrong:
             raise PruningError(
                 f"pruning at layer {wrong[0]} is impossible in a model with layers 0 to "
-                f"{len(self._layers) - 1}; layer 0 must see every token"
+                f"{len(self._layers) - 1}; layer 0 must see every token that enters"
             )
 
     def __enter__(self) -> PrunedPrefill:
         self._handles.append(self._model.register_forward_hook(self._after_model, with_kwargs=True))
         if self._plan.keep_counts:
-            first = min(self._plan.keep_counts) - 1
+            first = max(min(self._plan.keep_counts) - 1, 0)
             watched = sorted({0, *range(first, len(self._layers))})
             for index in watched:
                 hook = partial(self._before_layer, index)
@@ -157,12 +104,21 @@ class PrunedPrefill:
             raise PruningError("no prefill has finished under this pruning context")
         return self._report
 
+    @property
+    def _sequence(self) -> SequencePositions:
+        if self._positions is None:
+            raise PruningError("a decoder layer ran without layer 0")
+        return self._positions
+
     def _before_layer(
         self, index: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if hidden.shape[1] == 1:
-            return None
+            if self._positions is None:
+                return None
+            moved = self._positions.in_decoding(index, hidden, kwargs)
+            return (args, kwargs | moved) if moved else None
         if index == 0:
             self._begin(hidden, kwargs)
         if kwargs.get("attention_mask") is not None or len(args) > 1:
@@ -170,13 +126,14 @@ class PrunedPrefill:
                 f"decoder layer {index} got an attention mask, which pruning cannot cut to size",
                 "use sdpa or flash attention (never eager) and a prompt without padding",
             )
-        if index in self._plan.keep_counts:
+        positions = self._sequence
+        given = hidden
+        if index > 0 and index in self._plan.keep_counts:
             hidden = self._prune(index, hidden, kwargs)
-        if self._pruned:
-            kwargs = kwargs | self._sliced_positions(kwargs)
-        if index + 1 in self._plan.keep_counts:
-            self._save_rows(self._plan.request(index + 1), hidden, kwargs)
-        if not self._pruned:
+        moved = positions.in_prefill(index, hidden, kwargs)
+        kwargs = kwargs | moved
+        self._save_rows(index + 1, hidden, kwargs)
+        if hidden is given and not moved:
             return None
         if args:
             return (hidden, *args[1:]), kwargs
@@ -190,40 +147,46 @@ class PrunedPrefill:
         cache = getattr(output, "past_key_values", None)
         cache = _cache_of(kwargs) if cache is None else cache
         lengths = [int(cache.get_seq_length(index)) for index in range(len(self._layers))]
-        text = lengths[0] - self._layout.visual
+        text = lengths[0] - self._entered
         visual = tuple(length - text for length in lengths)
-        kept = {step.layer: len(step.kept) for step in self._steps}
-        expected = self._layout.visual
+        kept = {step.layer: len(step.kept) for step in self._steps if step.layer > 0}
+        expected = self._entered
         for index, count in enumerate(visual):
             expected = kept.get(index, expected)
             if count != expected:
                 raise PruningError(
                     f"the cache of layer {index} holds {count} visual tokens instead of {expected}"
                 )
-        self._report = PruneReport(visual, text, tuple(self._steps))
+        macs = self._plan.entry.macs if self._plan.entry else 0
+        self._report = PruneReport(visual, text, tuple(self._steps), macs)
 
     def _begin(self, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-        if self._length:
+        if self._positions is not None:
             raise PruningError("a pruning context serves one prefill, and this is the second")
         if hidden.shape[0] != 1:
             raise PruningError(f"pruning works on one prompt at a time, not on {hidden.shape[0]}")
         if _cache_of(kwargs).get_seq_length() != 0:
             raise PruningError("the prompt was prefilled in pieces, which pruning cannot follow")
         # The newline and at least one token of text must follow the video.
-        shortest = self._layout.start + self._layout.visual + 2
-        if hidden.shape[1] < shortest:
+        start, length = self._layout.start, hidden.shape[1]
+        shortest = start + self._entered + 2
+        if length < shortest:
             raise PruningError(
-                f"a prompt of {hidden.shape[1]} tokens cannot hold this video and a question: "
+                f"a prompt of {length} tokens cannot hold this video and a question: "
                 f"they take at least {shortest}"
             )
-        self._length = hidden.shape[1]
+        ids = self._layout.places(self._owners, length - self._entered + self._layout.visual)
+        self._positions = SequencePositions(self._plan.positions, ids, self._model.rotary_emb)
 
     def _prune(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Let the plan choose, check its choice, and cut `hidden` (1, n, D) down to it."""
-        step, rows = self._step(index, _cache_of(kwargs))
+        step, rows, keys = self._step(index, hidden, kwargs)
         kept = self._plan.choose(step)
         _check_choice(kept, step)
-        self._steps.append(PruneStep(index, step.alive, kept, step.scores, rows))
+        owners = self._owners
+        self._steps.append(
+            PruneStep(index, owners[step.alive], owners[kept], step.scores, rows, keys)
+        )
         if len(kept) == len(step.alive):
             return hidden
         start, alive = self._layout.start, len(step.alive)
@@ -235,78 +198,49 @@ class PrunedPrefill:
             )
         )
         self._alive = kept
-        self._pruned = True
+        self._sequence.cut(places)
         return hidden.index_select(1, places.to(hidden.device))
 
-    def _step(self, index: int, cache: Any) -> tuple[LayerStep, int]:
-        """Score for pruning layer `index`, from layer index-1's cached keys and saved inputs."""
-        saved = self._saved
-        if saved is None:
-            raise PruningError(f"the inputs of layer {index - 1} were not seen")
-        self._saved = None
-        layer: Any = self._layers[index - 1]
-        attention = layer.self_attn
-        query = attention.q_proj(layer.input_layernorm(saved.hidden))
-        query = query.view(*query.shape[:-1], -1, attention.head_dim).transpose(1, 2)[0]
-        query = rotate(query.float(), saved.cos.to(query).float(), saved.sin.to(query).float())
-        keys = cache.layers[index - 1].keys[0]
-        table = attention_rows(query.to(keys.device), keys, saved.seen, attention.scaling)
-        start, alive = self._layout.start, len(self._alive)
-        table = table[:, start : start + alive].cpu()
-        if not bool(torch.isfinite(table).all()):
-            raise PruningError(
-                f"the attention scores of layer {index - 1} are not finite numbers",
-                "load the model with --dtype bfloat16 or float32",
-            )
+    def _step(
+        self, index: int, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[LayerStep, int, int]:
+        """What the plan is shown before layer `index`; rows and keys computed for it."""
+        request = self._plan.request(index)
+        keep, alive = self._plan.keep_counts[index], self._alive
+        start, newline = self._layout.start, self._layout.start + len(alive)
+        if not request.last:
+            return LayerStep(index, keep, alive, _NO_SCORES), 0, 0
+        source, projected = index - 1, 0
+        if request.own_layer:
+            kwargs = kwargs | self._sequence.in_prefill(index, hidden, kwargs)
+            rotary = kwargs["position_embeddings"]
+            rows: QueryRows | None = QueryRows.of(request, hidden, rotary, newline)
+            keys = project_keys(self._layers[index], hidden, rotary)
+            source, projected = index, hidden.shape[1]
+        else:
+            rows, self._saved = self._saved, None
+            keys = _cache_of(kwargs).layers[source].keys[0]
+        if rows is None:
+            raise PruningError(f"the inputs of layer {source} were not seen")
+        table = rows.attention(self._layers[source], keys, str(source))[:, start:newline]
         question = baseline = None
-        if saved.context:
-            baseline, question = table[saved.last], table[saved.last + 1 :].mean(0)
-        scores = table[: saved.last].mean(0)
-        keep = self._plan.keep_counts[index]
-        return LayerStep(index, keep, self._alive, scores, question, baseline), len(table)
+        if rows.context:
+            baseline, question = table[rows.last], table[rows.last + 1 :].mean(0)
+        scores = table[: rows.last].mean(0)
+        step = LayerStep(index, keep, alive, scores, question, baseline)
+        return step, len(rows), projected
 
-    def _save_rows(self, request: ScoreRequest, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-        length = hidden.shape[1]
-        newline = self._layout.start + len(self._alive)
-        last = min(request.last, length - newline)
-        places = list(range(length - last, length))
-        context = min(request.context, length - newline - 1)
-        if context:
-            places += range(newline, newline + 1 + context)
-        index = torch.tensor(places)
-        cos, sin = kwargs["position_embeddings"]
-        # Copies: a view would keep the whole hidden state of this layer in memory.
-        self._saved = _SavedRows(
-            hidden.index_select(1, index.to(hidden.device)),
-            cos[0].index_select(0, index.to(cos.device)),
-            sin[0].index_select(0, index.to(sin.device)),
-            index + 1,
-            last,
-            context,
-        )
+    def _save_rows(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        """Keep what the scores before layer `index` will be made of: the layer before is entered.
 
-    def _sliced_positions(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Position arguments of the survivors; the model hands every layer the unpruned ones."""
-        start = self._layout.start
-        kept = torch.cat(
-            (
-                torch.arange(start),
-                start + self._alive,
-                torch.arange(start + self._layout.visual, self._length),
-            )
-        )
-        sliced: dict[str, Any] = {}
-        if kwargs.get("position_embeddings") is not None:
-            cos, sin = kwargs["position_embeddings"]
-            kept_there = kept.to(cos.device)
-            sliced["position_embeddings"] = (
-                cos.index_select(1, kept_there),
-                sin.index_select(1, kept_there),
-            )
-        if kwargs.get("position_ids") is not None:
-            ids: Tensor = kwargs["position_ids"]
-            sliced["position_ids"] = ids.index_select(-1, kept.to(ids.device))
-        return sliced
+        Nothing for a method that looks at no attention, or at that of layer `index` itself.
+        """
+        if index not in self._plan.keep_counts:
+            return
+        request = self._plan.request(index)
+        if request.last and not request.own_layer:
+            newline = self._layout.start + len(self._alive)
+            self._saved = QueryRows.of(request, hidden, kwargs["position_embeddings"], newline)
 
 
 def _cache_of(kwargs: dict[str, Any]) -> Any:
@@ -329,3 +263,19 @@ def _check_choice(kept: Tensor, step: LayerStep) -> None:
         problem = "kept a token that was already dropped"
     if problem:
         raise PruningError(f"the pruning method {problem} at layer {step.layer}")
+
+
+def _check_entry(entry: VisualEntry, layout: VisualLayout, most: int) -> None:
+    """The rules that hold for everything that is done before the language model."""
+    count, problem = len(entry.owners), ""
+    owners = entry.owners[~entry.breaks]
+    if not count == len(entry.embeddings) == len(entry.breaks):
+        problem = "gave tokens, owners and breaks that differ in number"
+    elif not 1 <= len(owners) <= count <= most:
+        problem = f"kept {count} tokens where 1 to {most} are allowed"
+    elif not bool(((owners >= 0) & (owners < layout.visual)).all()):
+        problem = "gave a token to an owner that is not in the clip"
+    elif bool((owners[1:] <= owners[:-1]).any()) or bool(entry.owners.diff().lt(0).any()):
+        problem = "returned tokens out of order"
+    if problem:
+        raise PruningError(f"the pruning method {problem} before layer 0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from typing import Literal
 
@@ -27,10 +28,10 @@ class Schedule:
     Parameters
     ----------
     counts
-        One number per decoder layer, never rising, at least 1; all visual tokens before
-        `first_layer`, the same number from `last_layer` on.
-    first_layer, last_layer
-        The layers (0-based, both included) before which tokens are dropped.
+        One number per decoder layer, never rising, at least 1; all visual tokens before the first
+        drop, the same number from the last one on.
+    drops
+        The layers (0-based, rising) before which tokens are dropped.
     rho
         The geometric factor that the counts follow, up to the last tokens that fill the budget.
     share
@@ -38,8 +39,7 @@ class Schedule:
     """
 
     counts: tuple[int, ...]
-    first_layer: int
-    last_layer: int
+    drops: tuple[int, ...]
     rho: float
     share: float
 
@@ -88,39 +88,56 @@ def pruned_layers(
     return first, last_layer
 
 
-def keep_schedule(
-    rho: float, visual: int, layers: int, first_layer: int, last_layer: int
-) -> tuple[int, ...]:
-    """Visual tokens per layer when every pruned layer keeps the share rho of the one before.
+def drop_layer(layers: int, layer: LayerOrAuto, key: str) -> int:
+    """The one layer before which a method drops tokens, checked against the model's depth.
 
-    ``K(l) = round(rho^(l - first + 1) * visual)``, at least 1; for the published first layer 2 that
-    is rho^(l-1). The geometric form is our choice.
+    Parameters
+    ----------
+    layers
+        Decoder layers N.
+    layer
+        At least 1; `auto` as for the first layer of `pruned_layers`.
+    key
+        What the profile calls it.
+
+    Raises
+    ------
+    UsageError
+        The layer lies outside the model.
+    """
+    if not isinstance(layer, int):
+        return pruned_layers(layers, "auto", "auto")[0]
+    if not 1 <= layer < layers:
+        raise UsageError(
+            f"{key} is {layer}, but this model has layers 0 to {layers - 1}",
+            f"choose a layer between 1 and {layers - 1}",
+        )
+    return layer
+
+
+def keep_schedule(rho: float, visual: int, layers: int, drops: Sequence[int]) -> tuple[int, ...]:
+    """Visual tokens per layer when each drop keeps the share rho of what the one before kept.
+
+    ``round(rho^(j + 1) * visual)`` from drop j on, at least 1; for AdaTP's published layers 2, 3,
+    ... that is rho^(l-1) at layer l. The geometric form is our choice for AdaTP.
 
     Returns
     -------
     tuple of int
         One count per layer, never rising.
     """
-    counts = []
-    for layer in range(layers):
-        power = min(layer, last_layer) - first_layer + 1
-        counts.append(max(1, round(rho**power * visual)) if power > 0 else visual)
+    counts = [visual] * layers
+    for power, layer in enumerate(drops, start=1):
+        counts[layer:] = [max(1, round(rho**power * visual))] * (layers - layer)
     return tuple(counts)
 
 
-def solve_budget(
-    share: float,
-    visual: int,
-    shape: LanguageShape,
-    first_layer: LayerOrAuto = "auto",
-    last_layer: LayerOrAuto = "auto",
-) -> Schedule:
+def solve_budget(share: float, visual: int, shape: LanguageShape, drops: Sequence[int]) -> Schedule:
     """The fullest geometric schedule whose cost stays within `share` of the vanilla cost.
 
     Bisection finds the largest rho whose integer counts fit. Rounding makes several layers step at
     the same rho, so single tokens then fill what is left: the result is never above the share, and
-    below it by less than one token in one layer (in all layers after the last pruned one, if only
-    one is pruned).
+    below it by less than one token in the layers between two drops.
 
     Parameters
     ----------
@@ -130,13 +147,14 @@ def solve_budget(
         Visual tokens n_v, newline not counted.
     shape
         The decoder.
-    first_layer, last_layer
-        As in `pruned_layers`.
+    drops
+        Rising layers before which tokens are dropped. Layer 0 stands for what happens before the
+        language model.
 
     Raises
     ------
     UsageError
-        For a share outside (0, 1], or one that even a single token per pruned layer exceeds; the
+        For a share outside (0, 1], or one that even a single token after each drop exceeds; the
         message names the smallest share that can be reached.
     """
     if not 0.0 < share <= 1.0:
@@ -146,25 +164,34 @@ def solve_budget(
         )
     if visual < 1:
         raise ValueError(f"{visual} visual tokens cannot be pruned")
-    first, last = pruned_layers(shape.layers, first_layer, last_layer)
     vanilla = shape.layers * paper_layer_cost(visual, shape)
 
     def counts_of(rho: float) -> tuple[int, ...]:
-        return keep_schedule(rho, visual, shape.layers, first, last)
+        return keep_schedule(rho, visual, shape.layers, drops)
 
     def fits(rho: float) -> bool:
         return paper_cost(counts_of(rho), shape) / vanilla <= share
 
     if not fits(0.0):
         smallest = paper_cost(counts_of(0.0), shape) / vanilla
-        raise UsageError(
-            f"a budget of {share:g} cannot be reached: the layers that see every token (0 to "
-            f"{first - 1} of {shape.layers}) cost too much on their own",
-            f"the smallest reachable budget here is {ceil(smallest * 10_000) / 10_000:g}",
-        )
+        raise unreachable(share, smallest, _why(drops[0], shape.layers))
     rho = _largest(fits)
-    counts = _fill(counts_of(rho), share, shape, first, last)
-    return Schedule(counts, first, last, rho, paper_cost(counts, shape) / vanilla)
+    counts = _fill(counts_of(rho), visual, share, shape, drops)
+    return Schedule(counts, tuple(drops), rho, paper_cost(counts, shape) / vanilla)
+
+
+def unreachable(share: float, smallest: float, why: str) -> UsageError:
+    """The error for a budget below the smallest that a method can reach, both as shares."""
+    return UsageError(
+        f"a budget of {share:g} cannot be reached: {why}",
+        f"the smallest reachable budget here is {ceil(smallest * 10_000) / 10_000:g}",
+    )
+
+
+def _why(first: int, layers: int) -> str:
+    if first == 0:
+        return "a single visual token costs more"
+    return f"the layers that see every token (0 to {first - 1} of {layers}) cost too much"
 
 
 def _largest(fits: Callable[[float], bool]) -> float:
@@ -179,26 +206,25 @@ def _largest(fits: Callable[[float], bool]) -> float:
 
 
 def _fill(
-    counts: Sequence[int], share: float, shape: LanguageShape, first: int, last: int
+    counts: Sequence[int], visual: int, share: float, shape: LanguageShape, drops: Sequence[int]
 ) -> tuple[int, ...]:
-    """Add single tokens to pruned layers, deepest first, as far as the cost allows."""
+    """Add single tokens after the drops, deepest first, as far as the cost allows."""
     filled = list(counts)
     spent = paper_cost(filled, shape)
-    vanilla = shape.layers * paper_layer_cost(filled[0], shape)
+    vanilla = shape.layers * paper_layer_cost(visual, shape)
     added = True
     while added:
         added = False
-        for layer in range(last, first - 1, -1):
-            if filled[layer] >= filled[layer - 1]:
+        for first, end in reversed([*pairwise((*drops, shape.layers))]):
+            before = filled[first - 1] if first > 0 else visual
+            if filled[first] >= before:
                 continue
-            # Every layer behind the last pruned one holds what that one kept.
-            copies = shape.layers - last if layer == last else 1
-            more = filled[layer] + 1
-            price = copies * (
-                paper_layer_cost(more, shape) - paper_layer_cost(filled[layer], shape)
+            more = filled[first] + 1
+            price = (end - first) * (
+                paper_layer_cost(more, shape) - paper_layer_cost(filled[first], shape)
             )
             if (spent + price) / vanilla <= share:
-                filled[layer : layer + copies] = [more] * copies
+                filled[first:end] = [more] * (end - first)
                 spent += price
                 added = True
     return tuple(filled)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
+from adatp_cli.profiles import Positions
 from adatp_cli.pruning.segments import SegmentTable
 
 
@@ -46,6 +48,12 @@ class VisualLayout:
         """n_v, the visual tokens of the clip."""
         return self.frames * self.per_frame
 
+    def places(self, owners: Tensor, length: int) -> Tensor:
+        """(m,) int64: places, in a sequence of `length`, of all text and of these visual tokens."""
+        behind = self.start + self.visual
+        text = torch.arange(self.start), torch.arange(behind, length)
+        return torch.cat((text[0], self.start + owners, text[1]))
+
 
 @dataclass(frozen=True, slots=True)
 class ClipSignals:
@@ -59,27 +67,67 @@ class ClipSignals:
         (T, De) pooled frame vectors of the relevance encoder; None without one.
     question_vector
         (De,) the question in the same space; None without an encoder.
+    tokens
+        (n_v, D) visual tokens as they would enter, in the model's type and on its device.
+    probe_attention
+        (T, P) float32: where the encoder's pooling head looks in each frame, mean over heads.
+    tower_keys
+        (T, P, dh) float32: keys of the vision tower's last layer, mean over heads.
+
+    What takes computing is None unless the method's `SignalNeeds` name it.
     """
 
     tower_vectors: Tensor
     frame_vectors: Tensor | None = None
     question_vector: Tensor | None = None
+    tokens: Tensor | None = None
+    probe_attention: Tensor | None = None
+    tower_keys: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignalNeeds:
+    """Which of those `ClipSignals` that take computing a method wants, by their names."""
+
+    frame_vectors: bool = False
+    question_vector: bool = False
+    probe_attention: bool = False
+    tower_keys: bool = False
+
+    @property
+    def encoder(self) -> bool:
+        """Whether a relevance encoder has to be loaded for it."""
+        return self.frame_vectors or self.question_vector or self.probe_attention
+
+    def __or__(self, other: SignalNeeds) -> SignalNeeds:
+        """What either wants, for a clip that several methods look at."""
+        return SignalNeeds(
+            self.frame_vectors or other.frame_vectors,
+            self.question_vector or other.question_vector,
+            self.probe_attention or other.probe_attention,
+            self.tower_keys or other.tower_keys,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Which attention rows of layer l-1 a method needs before layer l.
+    """Which attention rows a method needs before layer l.
 
     Parameters
     ----------
     last
-        Rows of the last prompt tokens, averaged into `LayerStep.scores`.
+        Rows of the last prompt tokens, averaged into `LayerStep.scores`; 0 for a method that looks
+        at no attention.
     context
         When above 0, also the newline's row and those of up to so many text tokens behind it.
+    own_layer
+        The attention is layer l's own, on what is about to enter it, instead of layer l-1's. Its
+        keys are not in any cache yet and are projected for it.
     """
 
     last: int = 1
     context: int = 0
+    own_layer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +143,8 @@ class LayerStep:
     alive
         (n,) int64, ascending: the visual tokens that entered layer l-1.
     scores
-        (n,) float32: attention of the last prompt tokens to each alive token at layer l-1, softmax
-        over all alive tokens, text included.
+        (n,) float32: attention of the last prompt tokens to each alive token, softmax over all
+        alive tokens, text included; empty where no rows were asked for.
     question, baseline
         (n,) float32: the same for the text behind the video (mean over rows) and for the newline,
         where asked for.
@@ -110,17 +158,88 @@ class LayerStep:
     baseline: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class VisualEntry:
+    """What enters the language model in the place of the clip's visual tokens.
+
+    Parameters
+    ----------
+    embeddings
+        (m, D).
+    owners
+        (m,) int64, never falling, on the CPU: the visual token that each one is, or into which
+        others were merged. A line break has the owner of the token before it.
+    breaks
+        (m,) bool, on the CPU: places where the embedding of a line break of text is put instead of
+        the row given. They count as the method's visual tokens.
+    macs
+        Multiply-accumulates that choosing and merging took.
+    """
+
+    embeddings: Tensor
+    owners: Tensor
+    breaks: Tensor
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a run will come to, known from shapes alone before anything runs.
+
+    Parameters
+    ----------
+    visual_per_layer
+        The most visual tokens that will enter each layer.
+    drops
+        The layers before which tokens go; layer 0 stands for what goes before the language model.
+    score_rows
+        Layer l -> rows of attention that will be computed for the choice before it.
+    own_layer
+        Whether those rows are of layer l itself, which projects keys of their own.
+    """
+
+    visual_per_layer: tuple[int, ...]
+    drops: tuple[int, ...] = ()
+    score_rows: Mapping[int, int] = field(default_factory=dict)
+    own_layer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What replaces every `auto` of a profile.
+
+    Parameters
+    ----------
+    layers
+        Decoder layers N of the model.
+    encoder
+        Name of the relevance encoder in use; None without one.
+    seed
+        The run's.
+    """
+
+    layers: int
+    encoder: str | None = None
+    seed: int = 0
+
+
 class PruningPlan(ABC):
     """One question's plan. It may hold state and serves for one prefill only."""
 
     @property
     @abstractmethod
     def keep_counts(self) -> Mapping[int, int]:
-        """Layer l -> the most visual tokens that may enter it. No layer, no pruning, no scores.
+        """Layer l -> the most visual tokens that may enter it. No layer, no pruning, no scores."""
 
-        Layer 0 is never among them: the cache of layer 0 is what tells `generate` the next
-        position.
-        """
+    @property
+    def entry(self) -> VisualEntry | None:
+        """What enters layer 0, at most `keep_counts[0]` tokens; None for the clip as it is."""
+        return None
+
+    @property
+    def positions(self) -> Positions:
+        """Position ids of the survivors: those of the unpruned sequence, or 0, 1, 2, ..."""
+        return "original"
 
     @property
     def segments(self) -> SegmentTable | None:
@@ -140,18 +259,13 @@ class PruningMethod(ABC):
     """A method with its knobs."""
 
     @property
-    def needs_encoder(self) -> bool:
-        """Whether it wants `frame_vectors` and `question_vector` from a relevance encoder."""
-        return False
+    def needs(self) -> SignalNeeds:
+        """What it wants to know of the clip before the language model runs."""
+        return SignalNeeds()
 
     @abstractmethod
-    def layer_limits(self, visual: int, shape: LanguageShape) -> tuple[int, ...]:
-        """The most visual tokens that will enter each layer, known before anything runs.
-
-        Parameters
-        ----------
-        visual
-            Visual tokens of the clip.
+    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+        """What a clip of `frames` frames with `per_frame` visual tokens each will come to.
 
         Raises
         ------

@@ -54,6 +54,11 @@ def attention_rows(query: Tensor, keys: Tensor, seen: Tensor, scaling: float) ->
     return products.softmax(dim=-1).mean(dim=0)
 
 
+def best(scores: Tensor, count: int) -> Tensor:
+    """Ascending int64 indices of the `count` largest scores (n,); ties go to the earlier one."""
+    return scores.sort(descending=True, stable=True).indices[:count].sort().values
+
+
 def debiased_frame_relevance(
     question: Tensor, baseline: Tensor, frame: Tensor, frames: int
 ) -> Tensor:

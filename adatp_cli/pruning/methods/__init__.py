@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from adatp_cli.errors import ProfileError
 from adatp_cli.profiles import Profile
-from adatp_cli.pruning.method import PruningMethod
-from adatp_cli.pruning.methods.adatp import AdaTP
-from adatp_cli.pruning.methods.vanilla import Vanilla
+from adatp_cli.pruning.method import Circumstances, PruningMethod
+from adatp_cli.pruning.methods import (
+    adatp,
+    fastv,
+    fastvid,
+    pyramiddrop,
+    random_tokens,
+    unicomp,
+    uniform,
+    vanilla,
+    vidcom2,
+)
 
 
-def _adatp(profile: Profile) -> PruningMethod:
-    if profile.budget is None:
-        raise ProfileError(
-            f"profile {profile.name!r} prunes but has no budget", "give it one, or use --budget"
-        )
-    return AdaTP(
-        profile.budget,
-        profile.schedule,
-        profile.segments,
-        profile.relevance,
-        profile.local,
-        profile.scores,
-    )
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """From a profile to the method with its knobs, and to the profile without `auto`."""
+
+    build: Callable[[Profile], PruningMethod]
+    resolve: Callable[[Profile, Circumstances], Profile]
 
 
-METHODS: Mapping[str, Callable[[Profile], PruningMethod]] = {
-    "adatp": _adatp,
-    "vanilla": lambda _profile: Vanilla(),
+METHODS: Mapping[str, Entry] = {
+    "adatp": Entry(adatp.build, adatp.resolve),
+    "fastv": Entry(fastv.build, fastv.resolve),
+    "fastvid": Entry(fastvid.build, fastvid.resolve),
+    "pyramiddrop": Entry(pyramiddrop.build, pyramiddrop.resolve),
+    "random": Entry(random_tokens.build, random_tokens.resolve),
+    "unicomp": Entry(unicomp.build, unicomp.resolve),
+    "uniform": Entry(uniform.build, uniform.resolve),
+    "vanilla": Entry(vanilla.build, vanilla.resolve),
+    "vidcom2": Entry(vidcom2.build, vidcom2.resolve),
 }
 
 
@@ -40,9 +50,24 @@ def method_of(profile: Profile) -> PruningMethod:
     ProfileError
         For a method that is not in the table or a budget that is missing.
     """
+    return _entry(profile).build(profile)
+
+
+def resolve_profile(profile: Profile, known: Circumstances) -> Profile:
+    """The profile with every `auto` replaced by what it comes to.
+
+    Raises
+    ------
+    ProfileError, UsageError
+        As `method_of`; its layers do not exist in the model.
+    """
+    return _entry(profile).resolve(profile, known)
+
+
+def _entry(profile: Profile) -> Entry:
     if profile.method not in METHODS:
         raise ProfileError(
             f"there is no pruning method named {profile.method!r}",
             f"choose one of {', '.join(METHODS)}",
         )
-    return METHODS[profile.method](profile)
+    return METHODS[profile.method]

@@ -6,6 +6,7 @@ choice.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,19 +17,24 @@ from adatp_cli.cost import LanguageShape
 from adatp_cli.errors import ProfileError
 from adatp_cli.profiles import (
     LocalSettings,
+    Positions,
+    Profile,
     RelevanceSettings,
     ScheduleSettings,
     ScoreSettings,
     SegmentSettings,
 )
-from adatp_cli.pruning.budget import Schedule, solve_budget
+from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_budget
 from adatp_cli.pruning.local import LocalMode, select_tokens
 from adatp_cli.pruning.method import (
+    Circumstances,
     ClipSignals,
     LayerStep,
+    Outlook,
     PruningMethod,
     PruningPlan,
     ScoreRequest,
+    SignalNeeds,
     VisualLayout,
 )
 from adatp_cli.pruning.scores import debiased_frame_relevance
@@ -52,6 +58,8 @@ class AdaTP(PruningMethod):
         Share of the vanilla cost, paper convention.
     schedule, segments, relevance, local, scores
         As in the profile, where every knob is described.
+    positions
+        Of the survivors; published: original.
     """
 
     budget: float
@@ -60,20 +68,42 @@ class AdaTP(PruningMethod):
     relevance: RelevanceSettings = field(default_factory=RelevanceSettings)
     local: LocalSettings = field(default_factory=LocalSettings)
     scores: ScoreSettings = field(default_factory=ScoreSettings)
+    positions: Positions = "original"
 
     @property
-    def needs_encoder(self) -> bool:
-        return self.relevance.encoder not in ("none", "attention")
+    def needs(self) -> SignalNeeds:
+        encodes = self.relevance.encoder not in ("none", "attention")
+        return SignalNeeds(frame_vectors=encodes, question_vector=encodes)
 
-    def layer_limits(self, visual: int, shape: LanguageShape) -> tuple[int, ...]:
-        return self._schedule(visual, shape).counts
+    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+        schedule = self._schedule(frames * per_frame, shape)
+        rows = dict.fromkeys(self.scored_layers(schedule), self.scores.rows)
+        return Outlook(schedule.counts, schedule.drops, rows)
 
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> AdaTPPlan:
         return AdaTPPlan(self, layout, self._schedule(layout.visual, shape), self._cut(signals))
 
+    def local_mode(self, layer: int, drops: tuple[int, ...]) -> LocalMode:
+        """What the local step does at one of the layers before which tokens go."""
+        knobs = self.local
+        first = drops[0] if knobs.first_layer == "auto" else knobs.first_layer
+        last = drops[-1] if knobs.last_layer == "auto" else knobs.last_layer
+        return knobs.mode if first <= layer <= last else "off"
+
+    def scored_layers(self, schedule: Schedule) -> list[int]:
+        """Layers that need scores: not those that may keep everything, unless `strict` may drop
+        more than it must."""
+        counts, drops = schedule.counts, schedule.drops
+        return [
+            layer
+            for layer in drops
+            if counts[layer] < counts[layer - 1] or self.local_mode(layer, drops) == "strict"
+        ]
+
     def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
         knobs = self.schedule
-        return solve_budget(self.budget, visual, shape, knobs.first_layer, knobs.last_layer)
+        first, last = pruned_layers(shape.layers, knobs.first_layer, knobs.last_layer)
+        return solve_budget(self.budget, visual, shape, range(first, last + 1))
 
     def _cut(self, signals: ClipSignals) -> SegmentTable:
         """Segments by the chosen signal, weighted where relevance is known before the prefill."""
@@ -92,7 +122,8 @@ class AdaTP(PruningMethod):
             relevance = frame_relevance(signals.frame_vectors, signals.question_vector)
         similarity = neighbour_similarity(vectors)
         threshold = knobs.threshold if pooled else knobs.tower_threshold
-        bounds = segment_bounds(similarity, threshold)
+        whole = (0, len(vectors))
+        bounds = whole if knobs.signal == "none" else segment_bounds(similarity, threshold)
         return weigh_segments(bounds, similarity, relevance, self.relevance.weight)
 
 
@@ -117,21 +148,15 @@ class AdaTPPlan(PruningPlan):
         self._layout = layout
         self._table = table
         self._schedule = schedule
-        first, last = schedule.first_layer, schedule.last_layer
-        local = method.local
-        self._local_first = first if local.first_layer == "auto" else local.first_layer
-        self._local_last = last if local.last_layer == "auto" else local.last_layer
-        # A layer that may keep everything needs no scores, unless `strict` may drop more than it
-        # must.
-        self._counts = {
-            layer: schedule.counts[layer]
-            for layer in range(first, last + 1)
-            if schedule.counts[layer] < schedule.counts[layer - 1] or self._mode(layer) == "strict"
-        }
+        self._counts = {layer: schedule.counts[layer] for layer in method.scored_layers(schedule)}
 
     @property
     def keep_counts(self) -> Mapping[int, int]:
         return self._counts
+
+    @property
+    def positions(self) -> Positions:
+        return self._method.positions
 
     @property
     def schedule(self) -> Schedule:
@@ -159,14 +184,10 @@ class AdaTPPlan(PruningPlan):
             segment,
             step.alive % self._layout.per_frame,
             budgets,
-            mode=self._mode(step.layer),
+            mode=self._method.local_mode(step.layer, self._schedule.drops),
             representative=self._method.local.representative,
         )
         return step.alive[chosen]
-
-    def _mode(self, layer: int) -> LocalMode:
-        inside = self._local_first <= layer <= self._local_last
-        return self._method.local.mode if inside else "off"
 
     def _weigh(self, question: Tensor, baseline: Tensor, frame: Tensor) -> None:
         """Replace the equal weights by those that the language model's own attention gives."""
@@ -174,3 +195,41 @@ class AdaTPPlan(PruningPlan):
         self._table = weigh_segments(
             self._table.bounds, self._table.similarity, relevance, self._method.relevance.weight
         )
+
+
+def build(profile: Profile) -> AdaTP:
+    """The method with a profile's knobs."""
+    return AdaTP(
+        profile.share,
+        profile.schedule,
+        profile.segments,
+        profile.relevance,
+        profile.local,
+        profile.scores,
+        profile.positions_or("original"),
+    )
+
+
+def resolve(profile: Profile, known: Circumstances) -> Profile:
+    """The profile with every `auto` replaced."""
+    knobs, local = profile.schedule, profile.local
+    first, last = pruned_layers(known.layers, knobs.first_layer, knobs.last_layer)
+    encodes = build(profile).needs.encoder
+    signal = profile.segments.signal
+    if signal == "auto":
+        signal = "relevance" if encodes else "tower"
+    encoder = profile.relevance.encoder
+    if encodes and known.encoder is not None:
+        encoder = known.encoder
+    return dataclasses.replace(
+        profile,
+        schedule=dataclasses.replace(knobs, first_layer=first, last_layer=last),
+        segments=dataclasses.replace(profile.segments, signal=signal),
+        relevance=dataclasses.replace(profile.relevance, encoder=encoder),
+        local=dataclasses.replace(
+            local,
+            first_layer=first if local.first_layer == "auto" else local.first_layer,
+            last_layer=last if local.last_layer == "auto" else local.last_layer,
+        ),
+        positions=profile.positions_or("original"),
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
+from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import (
+    Circumstances,
     ClipSignals,
     LayerStep,
+    Outlook,
     PruningMethod,
     PruningPlan,
     VisualLayout,
@@ -32,9 +36,21 @@ class VanillaPlan(PruningPlan):
 class Vanilla(PruningMethod):
     """What every other method is measured against."""
 
-    def layer_limits(self, visual: int, shape: LanguageShape) -> tuple[int, ...]:
-        return (visual,) * shape.layers
+    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+        return Outlook((frames * per_frame,) * shape.layers)
 
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> VanillaPlan:
         del layout, signals, shape  # nothing to plan from
         return VanillaPlan()
+
+
+def build(profile: Profile) -> Vanilla:
+    """The method; it has no knobs."""
+    del profile
+    return Vanilla()
+
+
+def resolve(profile: Profile, known: Circumstances) -> Profile:
+    """The profile with every `auto` replaced."""
+    del known
+    return dataclasses.replace(profile, positions=profile.positions_or("original"))

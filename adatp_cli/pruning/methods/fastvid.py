@@ -1,0 +1,159 @@
+"""FastVID (arXiv 2503.11187): segments, salient tokens, and merging by density.
+
+After the released code (LunarShen/FastVID, a40a109). Where it fails we choose: fewer than eight
+frames have at most as many segments as frames, a pool smaller than the context tokens asked for
+gives what it has, and ties in density go to the earlier token instead of by noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatp_cli.profiles import FastVIDSettings, Profile
+from adatp_cli.pruning.before import BeforeLayers, Compressed, needed
+from adatp_cli.pruning.clusters import density_peaks, largest
+from adatp_cli.pruning.method import (
+    Circumstances,
+    ClipSignals,
+    SignalNeeds,
+    VisualEntry,
+    VisualLayout,
+)
+from adatp_cli.pruning.segments import neighbour_similarity, weigh_segments
+
+
+@dataclass(frozen=True, slots=True)
+class FastVID(BeforeLayers):
+    """Per frame the salient tokens; per segment, at a few anchor frames, merged ones of the rest.
+
+    Parameters
+    ----------
+    knobs
+        As in the profile.
+    """
+
+    knobs: FastVIDSettings = field(default_factory=FastVIDSettings)
+
+    @property
+    def needs(self) -> SignalNeeds:
+        return SignalNeeds(frame_vectors=True, probe_attention=True)
+
+    def fewest(self, frames: int) -> int:
+        return frames
+
+    def planned(self, frames: int, per_frame: int, count: int) -> int:
+        del per_frame
+        return count // frames * frames
+
+    def compress(self, layout: VisualLayout, signals: ClipSignals, count: int) -> Compressed:
+        tokens = needed(signals.tokens, "visual tokens")
+        vectors = needed(signals.frame_vectors, "pooled frame vectors")
+        attention = needed(signals.probe_attention, "the pooling head's attention")
+        knobs = self.knobs
+        similarity = neighbour_similarity(vectors)
+        bounds = cut(similarity, knobs.segments, knobs.threshold)
+        per_frame = count // layout.frames
+        context = int(per_frame * knobs.context)
+        salient = largest(attention, per_frame - context)
+        grid = tokens.view(layout.frames, layout.per_frame, -1)
+        merged, owners, macs = merge(grid, salient, bounds, context, knobs)
+        first = torch.arange(layout.frames)[:, None] * layout.per_frame
+        chosen = (first + salient).flatten()
+        owners = torch.cat((chosen, owners))
+        order = owners.argsort()
+        made = torch.cat((tokens[chosen.to(tokens.device)], merged.to(tokens)))
+        breaks = torch.zeros(len(owners), dtype=torch.bool)
+        entry = VisualEntry(made[order.to(made.device)], owners[order], breaks, macs)
+        return Compressed(entry, weigh_segments(bounds, similarity, None, 0.0))
+
+
+def cut(similarity: Tensor, segments: int, threshold: float) -> tuple[int, ...]:
+    """Frame numbers at which segments begin, and T at the end: dynamic segmentation.
+
+    Cuts are the ``segments - 1`` smallest of the similarities (T-1,), ties to the earlier, and all
+    that are below the threshold.
+    """
+    fewest = similarity.sort(stable=True).indices[: min(segments - 1, len(similarity))]
+    cuts = {*fewest.tolist(), *(similarity < threshold).nonzero().flatten().tolist()}
+    return (0, *(place + 1 for place in sorted(cuts)), len(similarity) + 1)
+
+
+def merge(
+    tokens: Tensor, salient: Tensor, bounds: tuple[int, ...], context: int, knobs: FastVIDSettings
+) -> tuple[Tensor, Tensor, int]:
+    """Context tokens: at every anchor frame, centres that take in the whole segment's rest.
+
+    Parameters
+    ----------
+    tokens
+        (T, P, D).
+    salient
+        (T, S) int64, ascending: positions that are kept unchanged; the others of a frame are its
+        pool.
+    bounds
+        From `cut`.
+    context
+        C, context tokens per frame on average.
+
+    Returns
+    -------
+    tuple
+        (n, D) float32 merged tokens; (n,) int64 owners, their centres; multiply-accumulates.
+    """
+    frames, per_frame, width = tokens.shape
+    outside = torch.ones(frames, per_frame, dtype=torch.bool).scatter_(1, salient, value=False)
+    pool = outside.nonzero()[:, 1].view(frames, per_frame - salient.shape[1])
+    size = pool.shape[1]
+    made, owners, macs = [tokens.new_zeros(0, width, dtype=torch.float32)], [pool.new_zeros(0)], 0
+    for begin, end in pairwise(bounds):
+        length = end - begin
+        anchors = range(end - 1, begin - 1, -knobs.anchor_step)
+        centres = min(context * length // len(anchors), size)
+        if centres == 0:
+            continue
+        places = pool[begin:end].to(tokens.device)
+        rest = tokens[begin:end].gather(1, places[..., None].expand(-1, -1, width)).float()
+        flat = rest.flatten(0, 1)
+        unit = F.normalize(flat, dim=-1)
+        for anchor in anchors:
+            score = density_peaks(rest[anchor - begin], knobs.neighbours)
+            best = largest(score, centres)
+            rows = (anchor - begin) * size + best
+            nearest = (unit @ unit[rows].T).argmax(-1)
+            made.append(_merged(flat, flat[rows], nearest, knobs.merge))
+            owners.append(anchor * per_frame + pool[anchor, best.cpu()])
+            macs += width * (size * size + length * size * centres)
+    return torch.cat(made), torch.cat(owners), macs
+
+
+def _merged(points: Tensor, centres: Tensor, nearest: Tensor, own: float) -> Tensor:
+    """(m, D): each centre, and the mean of the points (n, D) that are nearest to it.
+
+    The centre's share is `own`, or more where it has few members.
+    """
+    count = torch.bincount(nearest, minlength=len(centres))[:, None]
+    mean = torch.zeros_like(centres).index_add_(0, nearest, points) / count.clamp_min(1)
+    share = (1 / (count + 1)).clamp_min(own)
+    return share * centres + (1 - share) * mean
+
+
+def build(profile: Profile) -> FastVID:
+    """The method with a profile's knobs."""
+    return FastVID(profile.share, profile.positions_or("original"), profile.fastvid)
+
+
+def resolve(profile: Profile, known: Circumstances) -> Profile:
+    """The profile with every `auto` replaced."""
+    return dataclasses.replace(
+        profile,
+        fastvid=dataclasses.replace(
+            profile.fastvid, encoder=known.encoder or profile.fastvid.encoder
+        ),
+        positions=profile.positions_or("original"),
+    )
