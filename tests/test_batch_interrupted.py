@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adatp_cli.batch import locking
 from adatp_cli.batch.results import ResultFile, csv_header, csv_line, jsonl_line
 from adatp_cli.errors import AdatpError, UsageError
 from tests.batch_rows import fill, key, keys_in, row
@@ -64,6 +67,7 @@ def test_a_torn_row_is_told(tmp_path: Path, form: str) -> None:
 
 SCRIPT = """
 import sys
+from adatp_cli.batch import locking
 from adatp_cli.batch.results import ResultFile
 from tests.batch_rows import key, row
 path, form, action = sys.argv[1:4]
@@ -126,6 +130,37 @@ def test_only_one_run_may_write_a_file(tmp_path: Path) -> None:
     assert keys_in(path, "jsonl") == [key(row(0)), key(row(1))]
 
 
+def test_a_file_that_is_replaced_before_it_is_locked_is_not_the_one_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "rows", tmp_path / "other"
+    fill(path, "jsonl", [row(0)])
+    fill(other, "jsonl", [row(1)])
+    lock = locking.lock
+
+    def late(fd: int) -> bool:
+        if other.exists():
+            other.replace(path)
+        return lock(fd)
+
+    monkeypatch.setattr(locking, "lock", late)
+    fill(path, "jsonl", [row(2)], resume=True)
+    assert keys_in(path, "jsonl") == [key(row(1)), key(row(2))]
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with ResultFile.open(tmp_path / "rows") as file:
+        assert "no locks" in file.notes[0]
+        file.write(row(0))
+    assert keys_in(tmp_path / "rows", "jsonl") == [key(row(0))]
+
+
 def test_a_run_that_replaces_its_file_keeps_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "rows"
     fill(path, "jsonl", [row(0, ok=False), row(1)])
@@ -142,6 +177,7 @@ def test_a_run_that_replaces_its_file_keeps_the_lock(tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, signal, sys
+from adatp_cli.batch import locking
 from adatp_cli.batch.results import ResultFile
 from adatp_cli.errors import AdatpError
 from tests.batch_rows import row

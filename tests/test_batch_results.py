@@ -67,6 +67,7 @@ def test_csv_cells() -> None:
     assert failed["ok"] == "false"
     assert (failed["error_kind"], failed["answer"]) == ("missing", "")
     assert csv_line(row(0)).endswith("\r\n")
+    assert csv_line(row(0, text="-5")).startswith("true,clip 0.mp4,-5,-5,")  # a number runs nothing
 
 
 @given(st.text(st.sampled_from("'=+-@＝1.a\t\r\n\",") | st.characters(), max_size=6))  # noqa: RUF001
@@ -181,12 +182,14 @@ def test_the_other_format_and_a_damaged_midst_are_refused(tmp_path: Path, form: 
         ResultFile.open(path, format=form, resume=True)
     path.unlink()
     fill(path, form, [row(0), row(3), row(4)])
-    content = path.read_bytes().replace(key(row(3)).encode(), b"x")
-    path.write_bytes(content)
+    whole = path.read_bytes()
     line = 2 if form == "jsonl" else 3
-    with pytest.raises(UsageError, match=f"line {line}: is no row"):
-        ResultFile.open(path, format=form, resume=True)
-    assert path.read_bytes() == content
+    for good, bad in ((key(row(3)).encode(), b"x"), (b"clip 3.mp4", b'"')):
+        content = whole.replace(good, bad)
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=f"line {line}: is no row"):
+            ResultFile.open(path, format=form, resume=True)
+        assert path.read_bytes() == content
 
 
 def test_places_that_are_none(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from adatp_cli.record import SCHEMA_VERSION
 # No row is this long. It keeps a film that was given by mistake out of the memory.
 _MAX_ROW_BYTES = 1 << 26
 _KEY = re.compile(r"[0-9a-f]{64}")
+_ROW_END = re.compile(rb",[0-9a-f]{64}\r?\n")  # the key is a CSV row's last cell
 _JSON_START = b'{"schema_version"'
 _HINT = "name another file with -o, or replace this one with --overwrite"
 
@@ -107,6 +108,8 @@ def _is_torn(raw: bytes, form: str, *, whole: bool, first: bool) -> bool:
     """
     if whole and (form == "csv" or _is_json(raw)):
         return False
+    if form == "csv" and _ROW_END.search(raw):
+        return False  # not the rest of a row: whole ones behind a quote that is never closed
     if not first:
         return True
     start = csv_header().encode() if form == "csv" else _JSON_START
