@@ -66,6 +66,7 @@ def test_numbers_by_hand() -> None:
     assert (light.share.right, light.share.of, light.failed) == (1, 2, {"missing": 3})
     assert light.versus is not None
     assert light.versus.paired.questions == 2
+    assert (light.versus.changed.right, light.versus.changed.of) == (0, 2)
     assert light.kinds["order | time"].value is None
 
 
