@@ -175,13 +175,13 @@ def short_steps(monkeypatch: pytest.MonkeyPatch) -> train.Recipe:
     """A recipe of two small steps a stage, the tower learning in the decoder's second one too."""
     for name, value in (
         ("TOWER_FRAMES", 4),
-        ("STEP_FRAMES", 4),
+        ("STEP_FRAMES", 8),
         ("QUESTIONS", 3),
         ("PAIR_CLIPS", 2),
     ):
         monkeypatch.setattr(train, name, value)
     monkeypatch.setattr(train, "held_out", lambda *_: "not measured")
-    recipe = train.Recipe(tower_steps=2, decoder_steps=2, relevance_steps=2)
+    recipe = train.Recipe(tower_steps=2, decoder_steps=2, order_steps=2, relevance_steps=2)
     return replace(recipe, short_steps=2, long_steps=0, joint_steps=1)
 
 
@@ -203,6 +203,10 @@ def trained(
     torch.seed()
     train.train_decoder(model, tokenizer, recipe, lambda: None, compiled=False)
     after.append(copy.deepcopy(model.state_dict()))
+    torch.seed()
+    train.train_order(model, tokenizer, recipe)
+    after.append(copy.deepcopy(model.state_dict()))
+    torch.manual_seed(recipe.seed + 2)
     contrast = Contrast(build_text_tokenizer(sentences))
     torch.seed()
     train.train_relevance(model, contrast, recipe)
@@ -219,16 +223,20 @@ def test_training_is_determined_by_its_seed(
 ) -> None:
     first, again = (trained(short_steps, tokenizer, sentences) for _ in range(2))
     other = trained(replace(short_steps, seed=1), tokenizer, sentences)
-    assert [same(a, b) for a, b in zip(first, again, strict=True)] == [True] * 4
-    assert [same(a, b) for a, b in zip(first, other, strict=True)] == [False] * 4
+    assert [same(a, b) for a, b in zip(first, again, strict=True)] == [True] * 5
+    assert [same(a, b) for a, b in zip(first, other, strict=True)] == [False] * 5
     # Every stage did learn, and the joint step reached the tower.
-    start, tower, decoder, _ = first
+    start, tower, decoder, order, _ = first
     name = "model.vision_tower.encoder.layers.0.mlp.fc1.weight"
     assert not torch.equal(start[name], tower[name])
     assert not torch.equal(tower[name], decoder[name])
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     assert torch.equal(start[name], tower[name])
     assert not torch.equal(tower[name], decoder[name])
+    # The tower and what the relevance encoder reads of it are finished before the long stories.
+    assert not torch.equal(decoder[name], order[name])
+    name = "model.vision_tower.encoder.layers.0.mlp.fc1.weight"
+    assert torch.equal(decoder[name], order[name])
 
 
 def test_a_finished_stage_is_loaded_and_not_trained_again(tmp_path: Path) -> None:

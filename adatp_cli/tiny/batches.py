@@ -30,7 +30,7 @@ from adatp_cli.tiny.render import (
     render,
     sample_times,
 )
-from adatp_cli.tiny.world import Clip, Thing, random_clip
+from adatp_cli.tiny.world import MAX_SCENES, Clip, Thing, random_clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +106,18 @@ def clip_batch(
     samples: int,
     questions: int,
     lookups: int = 0,
+    long_stories: bool = False,
 ) -> ClipBatch:
     """A batch of fresh clips that `samples` frames suffice for.
 
-    Each has `questions` questions of all kinds, and `lookups` more of the hardest.
+    Each has `questions` questions of all kinds, and `lookups` more of the hardest. With
+    `long_stories` two of three clips have as many scenes as there can be.
     """
     drawn: list[tuple[Clip, list[Question]]] = []
     for number in range(clips):
         rng = _generator(seed, step, number)
-        clip = random_clip(rng, samples=samples)
+        scenes = MAX_SCENES if long_stories and number % 3 else None
+        clip = random_clip(rng, samples=samples, scenes=scenes)
         asked = draw_questions(clip, rng, questions)
         drawn.append((clip, asked + draw_lookups(clip, rng, lookups)))
     times = sample_times(samples)

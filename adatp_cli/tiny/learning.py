@@ -228,26 +228,25 @@ def _label_tensor(labels: list[Labels], name: str) -> Tensor:
     return torch.stack(rows)
 
 
-def decoder_loss(
+def _reading_losses(
     model: LlavaOnevisionForConditionalGeneration,
     heads: DecoderHeads,
-    features: Tensor,
+    hidden: tuple[Tensor, ...],
     batch: ClipBatch,
     words: Words,
-    dense_weight: float,
-) -> Losses:
-    """Cross-entropy on the answers, plus `dense_weight` times all that the labels teach."""
-    logits, targets, hidden, start = decode(model, features, batch)
-    language = functional.cross_entropy(logits.float(), targets)
+    start: int,
+) -> dict[str, Tensor]:
+    """How badly the labels are read off the visual tokens, which stand from `start` on."""
+    device = hidden[0].device
     count = batch.labels[0].shape.size
     labels = {name: _label_tensor(batch.labels, name) for name in ("shape", "colour")}
-    busy = (labels["shape"] > 0).to(features.device)
-    settled = _label_tensor(batch.labels, "settled").to(features.device)
+    busy = (labels["shape"] > 0).to(device)
+    settled = _label_tensor(batch.labels, "settled").to(device)
     dense: dict[str, Tensor] = {}
     for level, state in (("entrance", hidden[0]), ("depth", hidden[DENSE_DEPTH])):
         seen = heads.norm(state[:, start : start + count].float())
         for name, reader in getattr(heads, level).items():
-            wanted = _label_tensor(batch.labels, name).to(features.device)
+            wanted = _label_tensor(batch.labels, name).to(device)
             if name == "motion":
                 # Only things, and only where the frames so far can tell.
                 told = busy & settled
@@ -258,9 +257,29 @@ def decoder_loss(
                 dense[f"{level}.{name}"] = _balanced(reader(seen), wanted, busy)
         for name, ids in (("shape", words.shape), ("colour", words.colour)):
             table: Tensor = model.lm_head.weight  # tied to the embeddings
-            embeddings = table[ids.to(features.device)]
-            wanted = labels[name].to(features.device)[busy] - 1
+            embeddings = table[ids.to(device)]
+            wanted = labels[name].to(device)[busy] - 1
             dense[f"{level}.word-{name}"] = word_loss(seen[busy], wanted, embeddings.float())
+    return dense
+
+
+def decoder_loss(
+    model: LlavaOnevisionForConditionalGeneration,
+    heads: DecoderHeads | None,
+    features: Tensor,
+    batch: ClipBatch,
+    words: Words,
+    dense_weight: float,
+) -> Losses:
+    """Cross-entropy on the answers, plus `dense_weight` times all that the labels teach.
+
+    Without `heads` the labels teach only where to look.
+    """
+    logits, targets, hidden, start = decode(model, features, batch)
+    language = functional.cross_entropy(logits.float(), targets)
+    dense: dict[str, Tensor] = {}
+    if heads is not None:
+        dense = _reading_losses(model, heads, hidden, batch, words, start)
     codes = _label_tensor(batch.labels, "look")[batch.asked[:, 0]]
     for layer, part in LOOK_LAYERS.items():
         shown = batch.evidence[:, part].gather(1, codes)

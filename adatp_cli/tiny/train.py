@@ -1,8 +1,9 @@
 """Train `tiny` from nothing: `python -m adatp_cli.tiny.train --out FOLDER`.
 
-Three stages, each deterministic by seed and each leaving its result in the folder, so that a broken
+Four stages, each deterministic by seed and each leaving its result in the folder, so that a broken
 run goes on: the vision tower from dense labels, the decoder (and projector) from packed questions,
-the relevance encoder contrastively against the finished tower. The same command uses a GPU where
+the decoder once more on long stories, the relevance encoder contrastively against the finished
+tower. The same command uses a GPU where
 there is one.
 """
 
@@ -61,8 +62,8 @@ class Recipe:
     ----------
     seed
         Of the weights and of every batch.
-    tower_steps, decoder_steps, relevance_steps
-        Length of the three stages.
+    tower_steps, decoder_steps, order_steps, relevance_steps
+        Length of the four stages.
     short_steps, long_steps
         Decoder steps at the beginning on short clips, and at the end on long ones.
     joint_steps
@@ -79,6 +80,7 @@ class Recipe:
     short_steps: int = 100
     long_steps: int = 700
     joint_steps: int = 200
+    order_steps: int = 200
     relevance_steps: int = 500
     rate: float = 3e-3
     dense_weight: float = 0.3
@@ -212,6 +214,35 @@ def train_decoder(
             save()
 
 
+def train_order(
+    model: LlavaOnevisionForConditionalGeneration, tokenizer: Qwen2Tokenizer, recipe: Recipe
+) -> None:
+    """Long stories, and most of all what comes before what: the last thing that is learned."""
+    words = words_of(tokenizer)
+    use_packed_attention(model)
+    optimiser = Optimiser([model.model.language_model], recipe.rate / 3, recipe.order_steps)
+    began = time.monotonic()
+    for number in range(recipe.order_steps):
+        samples = (16, 12)[number % 2]
+        batch = clip_batch(
+            tokenizer,
+            recipe.seed + 3,
+            number,
+            clips=max(1, STEP_FRAMES // samples),
+            samples=samples,
+            questions=QUESTIONS,
+            lookups=2 * LOOKUPS,
+            long_stories=True,
+        )
+        with torch.no_grad():
+            features = tower_features(model, batch.pixels.flatten(0, 1))
+        losses = decoder_loss(model, None, features, batch, words, recipe.dense_weight)
+        optimiser.step(number, losses.total)
+        if number % 20 == 0:
+            _report("order", number, recipe.order_steps, began, losses)
+    log.info("held out, 16 frames: %s", held_out(model, tokenizer, recipe, 16))
+
+
 def train_relevance(
     model: LlavaOnevisionForConditionalGeneration, contrast: Contrast, recipe: Recipe
 ) -> None:
@@ -283,6 +314,7 @@ def train(out: Path, recipe: Recipe, compiled: bool) -> None:
     _stage(
         model, out / "decoder.pt", lambda: train_decoder(model, tokenizer, recipe, save, compiled)
     )
+    _stage(model, out / "order.pt", lambda: train_order(model, tokenizer, recipe))
     torch.manual_seed(recipe.seed + 2)  # the same first weights after a stage that was only loaded
     contrast = Contrast(build_text_tokenizer(sentences)).to(model.device)
     _stage(contrast, out / "relevance.pt", lambda: train_relevance(model, contrast, recipe))
