@@ -110,6 +110,9 @@ def test_uniform_is_even_in_time(frames: int, keep: int) -> None:
     assert len(kept) == keep
     counts = torch.bincount(kept // 36, minlength=frames)
     assert int(counts.max() - counts.min()) <= 1
+    order = spread_positions(6, 6)
+    for frame, count in enumerate(counts.tolist()):
+        assert (kept[kept // 36 == frame] % 36).tolist() == sorted(order[:count].tolist())
     # No stretch of frames has more than its share and one token.
     for length in range(1, frames + 1):
         for first in range(frames - length + 1):
