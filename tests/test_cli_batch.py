@@ -233,6 +233,15 @@ def test_what_makes_no_sense_is_refused_before_a_model_loads(
     assert said in run.error
 
 
+def test_the_rows_never_replace_the_manifest(adatp: Run, tmp_path: Path) -> None:
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text('{"video": "x.mp4", "question": "What?"}\n')
+    run = adatp("batch", manifest, "-m", "tiny", "-o", manifest, "--overwrite")
+    assert run.code == 2
+    assert "the source itself" in run.error
+    assert manifest.read_text().startswith('{"video"')
+
+
 def test_no_question_and_no_clip(adatp: Run, clip: Path, tmp_path: Path) -> None:
     assert adatp("batch", clip, "-m", "tiny").code == 2
     empty = adatp("batch", tmp_path, "-q", "What?", "-m", "tiny")

@@ -25,11 +25,18 @@ def test_the_first_command_installs_and_answers_and_the_second_tests() -> None:
 
 
 def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
-    commands = set(re.findall(r"adatp (ask|demo|doctor|eval|schema|profiles)\b", README))
-    assert commands == {"ask", "demo", "doctor", "eval", "schema", "profiles"}
+    commands = set(re.findall(r"adatp (ask|batch|demo|doctor|eval|schema|profiles)\b", README))
+    assert commands == {"ask", "batch", "demo", "doctor", "eval", "schema", "profiles"}
     known = "".join(
         adatp(*command, "--help").out
-        for command in (("ask",), ("demo",), ("doctor",), ("eval",), ("profiles", "show"))
+        for command in (
+            ("ask",),
+            ("batch",),
+            ("demo",),
+            ("doctor",),
+            ("eval",),
+            ("profiles", "show"),
+        )
     )
     # Modules have options of their own.
     text = re.sub(r"^python -m .*$", "", README, flags=re.MULTILINE)

@@ -25,7 +25,6 @@ from adatp_cli.record import ErrorInfo, FailureRecord
 if TYPE_CHECKING:
     from adatp_cli.batch.inputs import ClipJob
     from adatp_cli.engine import Engine
-    from adatp_cli.model.load import LoadedModel
     from adatp_cli.video.sampling import Sampling
 
 SOME_FAILED = 6
@@ -171,6 +170,10 @@ def batch(
             resume, overwrite, retry_failed, shard,
         )  # fmt: skip
         wanted.check()
+        if output_file is not None and _same_file(source, output_file):
+            raise UsageError(
+                f"-o {output_file} is the source itself", "write the rows to another file"
+            )
         code = Batch(source, wanted, options, output).run()
     if code:
         raise typer.Exit(code)
@@ -208,7 +211,7 @@ class Batch:
         ):
             engine, loaded = load_engine(profile, self._options, self._output, self._know)
             sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
-            return self._answer(engine, loaded, sampling, jobs, sink)
+            return self._answer(engine, sampling, jobs, sink)
 
     def _jobs(self) -> list[ClipJob]:
         from adatp_cli.batch import inputs
@@ -257,7 +260,6 @@ class Batch:
     def _answer(
         self,
         engine: Engine,
-        loaded: LoadedModel,
         sampling: Sampling,
         jobs: Sequence[ClipJob],
         sink: Sink,
@@ -319,3 +321,10 @@ class Batch:
             missed = list(before.values()).count(False)
             tail = f", {missed} of them failed: --retry-failed asks again" if missed else ""
             output.note(f"{len(before)} had rows before{tail}")
+
+
+def _same_file(source: str, output: Path) -> bool:
+    try:
+        return Path(source).samefile(output)
+    except (OSError, ValueError):  # one of them is not there, or no path
+        return False
