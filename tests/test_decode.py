@@ -655,8 +655,10 @@ def test_a_cut_mp4_with_its_index_first_is_used_as_far_as_it_goes(
         for note in frames.notes
     )
     many = read_frames(tmp_path / "cut.mp4", Sampling(frames=50))
-    assert numbers(many) == list(range(left))
-    assert f"50 frames asked for, {left} are there: each is used once" in many.notes
+    decoded = 60 - many.info.frames_lost
+    assert decoded in (left - 1, left)  # The last packet may be cut too: then it does not decode.
+    assert numbers(many) == list(range(decoded))
+    assert f"50 frames asked for, {decoded} are there: each is used once" in many.notes
     over = read_frames(tmp_path / "cut.mp4", Sampling(frames=9, start_s=0.3, end_s=1.9))
     assert len(over) == 9  # As long as half of it is there, a range may run into what is missing.
     with pytest.raises(UsageError, match=r"is 2\.00 s long"):
