@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from adatp_cli.errors import UsageError
+from adatp_cli.files import replacing
 from adatp_cli.pruning.base import PruneReport
 from adatp_cli.pruning.method import VisualEntry, VisualLayout
 from adatp_cli.pruning.segments import SegmentTable
@@ -47,23 +46,8 @@ class Trace:
         UsageError
             When the file cannot be written.
         """
-        target = Path(path)
-        temporary = ""
-        try:
-            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **dict(self.arrays))  # type: ignore[arg-type]
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)  # mkstemp's own mode shuts others out
-            os.replace(temporary, target)
-        except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
-            raise UsageError(
-                f"the trace {target} cannot be written: {error.strerror or error}",
-                "name a file in a folder that exists and that you may write to",
-            ) from error
+        with replacing(Path(path), "the trace") as file, file.open("wb") as opened:
+            np.savez(opened, **dict(self.arrays))  # type: ignore[arg-type]
 
 
 def build_trace(

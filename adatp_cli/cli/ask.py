@@ -44,7 +44,7 @@ def ask(
     with reporting(output):
         options.check()
         asked = read_questions(questions, stdin_is_video=video == STDIN)
-        source = _read_clip() if video == STDIN else video
+        source = read_clip() if video == STDIN else video
         name = STDIN_NAME if video == STDIN else video
         Interview(source, asked, options, output, video_name=name).run()
 
@@ -81,7 +81,14 @@ def _stdin_text() -> str:
     return sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
 
 
-def _read_clip() -> bytes:
+def read_clip() -> bytes:
+    """The clip's bytes on stdin.
+
+    Raises
+    ------
+    UsageError
+        stdin is a terminal, or closed.
+    """
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "VIDEO is -, and stdin is no file or pipe", "as in: adatp ask - QUESTION < clip.mp4"

@@ -11,7 +11,7 @@ from adatp_cli.cli.loading import generation_settings, load_model_for, weights_o
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
-from adatp_cli.profiles import Profile
+from adatp_cli.profiles import Profile, load_profile
 from adatp_cli.record import ErrorInfo, FailureRecord, ModelInfo, Versions
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Arena:
         The same for all.
     model, versions
         What answers.
+    loaded
+        The model itself, with the relevance encoder that any of the profiles needs.
     """
 
     contenders: tuple[Contender, ...]
@@ -43,6 +45,7 @@ class Arena:
     generation: GenerationSettings
     model: ModelInfo
     versions: Versions
+    loaded: LoadedModel
 
     @property
     def settings(self) -> dict[str, object]:
@@ -56,8 +59,38 @@ class Arena:
         }
 
 
+def load_profiles(names: Sequence[str], budget: float | None) -> list[Profile]:
+    """Profiles by name or file, those that prune with the budget that was asked for.
+
+    Raises
+    ------
+    ProfileError, UsageError
+        One does not exist or is not valid, two have one name, or the budget fits none.
+    """
+    profiles = [load_profile(name) for name in names]
+    found = [profile.name for profile in profiles]
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"two of the profiles are called {twice!r}", "each needs a name of its own"
+        )
+    if budget is None:
+        return profiles
+    if all(profile.method == "vanilla" for profile in profiles):
+        profiles[0].with_budget(budget)  # says that it has no effect
+    return [
+        profile if profile.method == "vanilla" else profile.with_budget(budget)
+        for profile in profiles
+    ]
+
+
 def load_arena(
-    profiles: Sequence[Profile], options: RunOptions, output: Output, max_new_tokens: int | None
+    profiles: Sequence[Profile],
+    options: RunOptions,
+    output: Output,
+    max_new_tokens: int | None = None,
+    *,
+    keep_trace: bool = False,
 ) -> Arena:
     """Load the model once for all profiles.
 
@@ -65,6 +98,8 @@ def load_arena(
     ----------
     max_new_tokens
         The longest answer, where the options allow a longer one; None: theirs.
+    keep_trace
+        Collect a trace with every answer.
 
     Raises
     ------
@@ -90,7 +125,7 @@ def load_arena(
     for profile in profiles:
         # Without an encoder in sight a profile runs as it would alone.
         own: LoadedModel = bare if profile.encoder in _NO_ENCODER else loaded
-        engine = Engine(own, profile, generation, load_seconds=seconds)
+        engine = Engine(own, profile, generation, keep_trace=keep_trace, load_seconds=seconds)
         known = FailureRecord(
             "",
             "",
@@ -101,7 +136,7 @@ def load_arena(
         )
         contenders.append(Contender(profile.name, engine, known))
     sampling = options.sampling().with_default_frames(frames or loaded.default_frames)
-    return Arena(tuple(contenders), sampling, generation, model, versions)
+    return Arena(tuple(contenders), sampling, generation, model, versions, loaded)
 
 
 def _encoder(profiles: Sequence[Profile]) -> str:

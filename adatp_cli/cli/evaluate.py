@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adatp_cli.cli.contending import Arena, load_arena
+from adatp_cli.cli.contending import Arena, load_arena, load_profiles
 from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.options import ProfilesOption, RunOptions, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
 from adatp_cli.errors import UsageError
-from adatp_cli.profiles import Profile, load_profile
 
 if TYPE_CHECKING:
     from adatp_cli.batch.results import ResultFile
@@ -224,7 +223,7 @@ class Evaluation:
         from adatp_cli.model.quiet import quiet_libraries
 
         wanted, output = self._wanted, self._output
-        profiles = self._profiles()
+        profiles = load_profiles(wanted.profiles, self._options.budget)
         self._options.sampling()  # a wrong one is told before anything is read
         dataset = self._dataset()
         for note in dataset.notes:
@@ -238,24 +237,6 @@ class Evaluation:
         ):
             arena = load_arena(profiles, self._options, output, dataset.max_new_tokens)
             return self._answer(dataset, arena, file)
-
-    def _profiles(self) -> list[Profile]:
-        profiles = [load_profile(name) for name in self._wanted.profiles]
-        names = [profile.name for profile in profiles]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise UsageError(
-                f"two of the profiles are called {twice!r}", "each needs a name of its own"
-            )
-        budget = self._options.budget
-        if budget is None:
-            return profiles
-        if all(profile.method == "vanilla" for profile in profiles):
-            profiles[0].with_budget(budget)  # says that it has no effect
-        return [
-            profile if profile.method == "vanilla" else profile.with_budget(budget)
-            for profile in profiles
-        ]
 
     def _dataset(self) -> Dataset:
         from adatp_cli.evaluation import layouts

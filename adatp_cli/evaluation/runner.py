@@ -233,15 +233,28 @@ def _encoded(pending: Pending, frames: Frames, seconds: float) -> dict[str, Clip
     able = [contender for name, contender in contenders.items() if name not in found]
     if not able:
         return found
-    engines = [contender.engine for contender in able]
+    try:
+        return found | encode_for(able, pending.clip.name, frames, seconds)
+    except Exception as error:
+        return found | dict.fromkeys((contender.name for contender in able), error)
+
+
+def encode_for(
+    contenders: Sequence[Contender], name: str, frames: Frames, decode_s: float
+) -> dict[str, Clip]:
+    """The clip for each contender by its name, encoded once with whatever any of them wants of it.
+
+    Raises
+    ------
+    MemoryLimitError
+        The memory ran out.
+    """
+    engines = [contender.engine for contender in contenders]
     wanted = functools.reduce(operator.or_, (engine.needs for engine in engines))
     # An engine that needs the relevance encoder has it; the others need not.
     first = next((engine for engine in engines if engine.needs.encoder), engines[0])
-    try:
-        clip = first.encode(pending.clip.name, frames, seconds, needs=wanted)
-    except Exception as error:
-        return found | dict.fromkeys((contender.name for contender in able), error)
-    return found | {c.name: _as_alone(clip, c.engine) for c in able}
+    clip = first.encode(name, frames, decode_s, needs=wanted)
+    return {contender.name: _as_alone(clip, contender.engine) for contender in contenders}
 
 
 def _as_alone(clip: Clip, engine: Engine) -> Clip:

@@ -1,0 +1,307 @@
+"""`adatp show`: a picture of what the model looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from adatp_cli.cli.ask import STDIN, read_clip, read_questions
+from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.errors import failure_of, reporting
+from adatp_cli.cli.options import RunOptions, trace_path, with_run_options
+from adatp_cli.cli.output import Output, OutputClosedError, statistics
+from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.files import replacing
+from adatp_cli.record import ErrorInfo, FailureRecord
+from adatp_cli.video.isolated import IsolatedReader
+from adatp_cli.video.source import STDIN_NAME, check_source, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from adatp_cli.engine import Answered, Clip, Stage, TextChunk
+    from adatp_cli.evaluation.runner import Contender
+    from adatp_cli.pictures.scene import Scene
+    from adatp_cli.video.frames import Frames
+
+    Pixels = npt.NDArray[np.uint8]
+
+_PICTURE = "Picture"
+_ENDINGS = (".png", ".html", ".mp4")
+_PAGE = ".html"  # the only one that is not drawn by matplotlib
+# Frames are drawn from pictures of at least this side; a small model's own are too coarse to see.
+_SIDE = 384
+
+
+@with_run_options
+def show(
+    video: Annotated[
+        str,
+        typer.Argument(
+            metavar="VIDEO", show_default=False, help="A video file, or - for its bytes on stdin."
+        ),
+    ],
+    question: Annotated[
+        str,
+        typer.Argument(metavar="QUESTION", show_default=False, help="One; - reads it from stdin."),
+    ],
+    options: RunOptions,
+    output_file: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=_PICTURE,
+            show_default=False,
+            help="Where the picture goes. .png: a contact sheet; .html: a page with a slider over "
+            "the layers; .mp4: the frames at their moments.",
+        ),
+    ],
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="PROFILE",
+            rich_help_panel=_PICTURE,
+            show_default=False,
+            help="Show this profile beside the other, on the same frames.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", rich_help_panel=_PICTURE, help="Replace -o FILE."),
+    ] = False,
+) -> None:
+    """Ask one question and draw what the model looked at: which patches were kept to which layer.
+
+    stdout gets the answer, or its record with --json; with --compare there are two.
+    """
+    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    with reporting(output):
+        options.check()
+        (asked, *more) = read_questions([question], stdin_is_video=video == STDIN)
+        if more:
+            raise UsageError("a picture is about one question", "draw one for each")
+        _check_target(output_file, None if video == STDIN else video, overwrite=overwrite)
+        source = read_clip() if video == STDIN else video
+        name = STDIN_NAME if video == STDIN else video
+        names = [options.profile, *([] if compare is None else [compare])]
+        Show(Clipping(source, name, asked), names, output_file, options, output).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Clipping:
+    """A clip, what it is called, and what is asked about it."""
+
+    source: str | bytes
+    name: str
+    question: str
+
+
+class Show:
+    """One run of `adatp show`."""
+
+    def __init__(
+        self,
+        about: Clipping,
+        profiles: Sequence[str],
+        target: Path,
+        options: RunOptions,
+        output: Output,
+    ) -> None:
+        self._about = about
+        self._profiles = profiles
+        self._target = target
+        self._options = options
+        self._output = output
+        known = FailureRecord(about.name, about.question, ErrorInfo("", "", ""))
+        self._known = [known] * len(profiles)
+        self._names: list[str] = []
+        self._answered: list[Answered] = []
+
+    def run(self) -> None:
+        """Answer, write the answers as they come, and draw.
+
+        In JSON mode each profile without an answer gets a failure record before the error goes on.
+
+        Raises
+        ------
+        AdatpError
+            Whatever keeps the picture from being drawn.
+        """
+        from adatp_cli.model.quiet import quiet_libraries
+
+        draw = _drawer(self._target)
+        with self._output.running(), quiet_libraries(verbose=self._options.verbose):
+            try:
+                scene = self._scene()
+            except (OutputClosedError, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                info = failure_of(error).info
+                for known in self._known[len(self._answered) :]:
+                    self._output.failed(dataclasses.replace(known, error=info))
+                raise
+            self._output.stage(f"drawing {self._target}")
+            with replacing(self._target, "the picture") as file:
+                draw(scene, file)
+        self._output.note(f"the picture is {self._target}")
+
+    def _scene(self) -> Scene:
+        from adatp_cli.pictures.scene import Panel, Scene
+
+        profiles = load_profiles(self._profiles, self._options.budget)
+        self._options.sampling()  # a wrong one is told before anything is read
+        check_source(self._about.source, self._about.name)
+        with IsolatedReader() as reader:
+            reader.start()  # it is ready by the time that the model is
+            arena = load_arena(profiles, self._options, self._output, keep_trace=True)
+            self._known = [
+                dataclasses.replace(
+                    contender.known, video=self._about.name, question=self._about.question
+                )
+                for contender in arena.contenders
+            ]
+            self._names = [contender.name for contender in arena.contenders]
+            frames, seconds = self._read(reader, arena)
+            pixels = self._pixels(reader, arena, frames)
+        self._answer(arena, frames, seconds)
+        panels = []
+        for event in self._answered:
+            if event.trace is not None:
+                costs = statistics(event.record)
+                panels.append(Panel.of(event.record, event.trace.arrays, costs))
+        return Scene(pixels, panels)
+
+    def _read(self, reader: IsolatedReader, arena: Arena) -> tuple[Frames, float]:
+        from adatp_cli.account import video_facts
+
+        about = self._about
+        self._output.stage(f"decode: {about.name}")
+        resize = arena.contenders[0].engine.resize
+        started = time.perf_counter()
+        frames = reader.read(about.source, arena.sampling, name=about.name, resize=resize)
+        seconds = time.perf_counter() - started
+        facts = video_facts(frames)
+        self._known = [dataclasses.replace(known, video_info=facts) for known in self._known]
+        for note in frames.notes:
+            self._output.note(note)
+        return frames, seconds
+
+    def _pixels(self, reader: IsolatedReader, arena: Arena, frames: Frames) -> Pixels:
+        """The frames to draw: those that the model sees, sharper where it sees them coarsely."""
+        from adatp_cli.video.resize import Resize
+
+        resize = arena.contenders[0].engine.resize
+        if resize.size >= _SIDE or frames.pixels.shape[1:3] != (resize.size, resize.size):
+            return frames.pixels
+        sharper = Resize(_SIDE, resize.resample)
+        about = self._about
+        again = reader.read(about.source, arena.sampling, name=about.name, resize=sharper)
+        same = again.timestamps_s.tolist() == frames.timestamps_s.tolist()
+        return again.pixels if same else frames.pixels
+
+    def _answer(self, arena: Arena, frames: Frames, seconds: float) -> None:
+        from adatp_cli.evaluation.runner import encode_for
+
+        about, contenders = self._about, arena.contenders
+        for contender in contenders:
+            prompt = contender.engine.prompt(about.question, len(frames))
+            contender.engine.check_memory(len(frames), prompt.text_tokens)
+        self._output.stage(f"vision: {len(frames)} frames")
+        clips = encode_for(contenders, about.name, frames, seconds)
+        for number, contender in enumerate(contenders):
+            self._ask(number, contender, clips[contender.name])
+
+    def _ask(self, number: int, contender: Contender, clip: Clip) -> None:
+        from adatp_cli.engine import Answered, TextChunk
+
+        output = self._output
+        events = contender.engine.answer(clip, self._about.question, stream=not output.json)
+        # Closed at once when something goes wrong: the engine then stops its thread.
+        with contextlib.closing(cast("Generator[Stage | TextChunk | Answered]", events)) as run:
+            for event in run:
+                if isinstance(event, TextChunk):
+                    self._introduce(number)
+                    output.text_chunk(event.text)
+                elif isinstance(event, Answered):
+                    self._introduce(number)
+                    if self._options.trace is not None and event.trace is not None:
+                        event.trace.save(trace_path(self._options.trace, number))
+                    self._answered.append(event)
+                    output.answered(event.record)
+                else:
+                    output.stage(f"{event.name}: {event.detail}")
+
+    def _introduce(self, number: int) -> None:
+        if len(self._profiles) > 1:
+            self._output.question(number, self._names[number])
+
+
+def _drawer(target: Path) -> Callable[[Scene, Path], None]:
+    """What draws the kind of picture that the target's name ends in.
+
+    Raises
+    ------
+    ModelError
+        It needs matplotlib, which is not installed.
+    """
+    ending = target.suffix.lower()
+    if ending == _PAGE:
+        from adatp_cli.pictures.page import save_page
+
+        return save_page
+    from adatp_cli.evaluation import plots
+
+    if not plots.available():
+        raise ModelError(
+            f"a {ending} picture needs matplotlib, which is not installed",
+            f"pip install matplotlib, or draw a {_PAGE} page, which needs none",
+        )
+    from adatp_cli.pictures.film import save_film
+    from adatp_cli.pictures.sheet import save_sheet
+
+    return save_film if ending == ".mp4" else save_sheet
+
+
+def _check_target(target: Path, source: str | None, *, overwrite: bool) -> None:
+    """What can be said of the output file before anything is run.
+
+    Raises
+    ------
+    UsageError
+        It is of no kind that can be drawn, cannot be written there, or must not be replaced.
+    """
+    shown = f"-o {printable(os.fspath(target))}"
+    if target.suffix.lower() not in _ENDINGS:
+        raise UsageError(
+            f"{shown}: a picture is a {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]} file",
+            "end its name in one of these",
+        )
+    try:
+        folder = target.absolute().parent
+        if not folder.is_dir():
+            raise UsageError(f"{shown}: there is no such folder", "make it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{shown}: no permission to write there", "name another folder")
+        if not os.path.lexists(target):
+            return
+        if source is not None and target.exists() and target.samefile(source):
+            raise UsageError(f"{shown} is the video itself", "write the picture to another file")
+        if target.is_dir() or (target.exists() and not target.is_file()):
+            raise UsageError(f"{shown}: is no file that can be replaced", "name another one")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{shown}: cannot be written: {reason}", "name another file") from None
+    if not overwrite:
+        raise UsageError(f"{shown}: exists already", "replace it with --overwrite")

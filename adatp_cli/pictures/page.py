@@ -1,0 +1,145 @@
+"""The page: one HTML file with a slider over the layers, which loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adatp_cli.pictures import looks
+from adatp_cli.pictures.scene import Panel, Scene
+
+_TEMPLATE = "page.html"
+# Frames on the page, in pixels of the longer side: sharp enough for a cell, and light.
+_LONGER = 320
+_LONGER_OF_MANY = 224
+_MANY = 32
+_QUALITY = 80
+
+
+def save_page(scene: Scene, path: Path) -> None:
+    """Write a scene as a page.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    path.write_text(page(scene), encoding="utf-8")
+
+
+def page(scene: Scene) -> str:
+    """The page's text. Each frame is in it once, as a JPEG picture."""
+    record = scene.record
+    info = record.video_info
+    about = (
+        f"{record.video}: {info.width} x {info.height}, {looks.moment(info.duration_s)}, "
+        f"{info.frames_used} of {info.frames_total} frames; model {record.model.name}"
+    )
+    rows, cols = scene.panels[0].fates.fell.shape[1:]
+    data = {
+        "layers": record.model.layers,
+        "rows": rows,
+        "cols": cols,
+        "shade": looks.SHADE,
+        "frames": [_jpeg(frame, scene) for frame in scene.pixels],
+        "panels": [_panel_data(panel) for panel in scene.panels],
+    }
+    parts = {
+        "title": _escaped(looks.wrapped(record.question, 80, 1)[0]),
+        "question": _escaped(record.question),
+        "about": _escaped(about),
+        "layers": str(record.model.layers),
+        "panels": "".join(_panel(scene, number) for number in range(len(scene.panels))),
+        # "<" is written so that no text in the data can end the script that holds it.
+        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+    }
+    template = resources.files("adatp_cli.pictures").joinpath(_TEMPLATE).read_text("utf-8")
+    pieces = template.split("@@")  # text and names by turns; what is put in is not looked at again
+    return "".join(parts[piece] if odd % 2 else piece for odd, piece in enumerate(pieces))
+
+
+def _escaped(text: str) -> str:
+    """Text for a page: as it is, but for broken encodings and what has a meaning in HTML."""
+    return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def _panel_data(panel: Panel) -> dict[str, Any]:
+    fates = panel.fates
+    return {
+        "fell": fates.fell.reshape(len(fates.fell), -1).tolist(),
+        "fading": {str(layer): round(by, 3) for layer, by in looks.fading(fates.steps).items()},
+    }
+
+
+def _panel(scene: Scene, number: int) -> str:
+    panel = scene.panels[number]
+    narrow = len(scene.pixels) > _MANY or len(scene.panels) > 1
+    cell = (9 if narrow else 13) * min(1.0, scene.aspect)
+    figures = "".join(_figure(scene, panel, frame) for frame in range(len(scene.pixels)))
+    answer = panel.record.answer.strip() or "(no text)"
+    costs = "".join(
+        f"<tr><th>{_escaped(label)}</th><td>{_escaped(text)}</td></tr>"
+        for label, text in panel.costs
+    )
+    return (
+        f'<section class="panel" id="panel-{number}" '
+        f'style="--cell: {cell:.2f}rem; --aspect: {scene.aspect:.4f}">'
+        f"<h2>{_escaped(looks.heading(panel))}</h2>{_segments(panel)}"
+        f'<div class="frames">{figures}</div>'
+        f'<p class="answer">Answer: {_escaped(answer)}</p><table>{costs}</table></section>'
+    )
+
+
+def _figure(scene: Scene, panel: Panel, frame: int) -> str:
+    style = name = ""
+    for number, segment in enumerate(panel.record.segments):
+        if segment.first_frame <= frame <= segment.last_frame:
+            style = f' style="--segment: {looks.segment_colour(number)}"'
+            name = f", segment {number + 1}"
+    when = looks.moment(scene.times[frame])
+    return (
+        f'<figure{style}><div class="picture"><img alt="frame at {when}{name}"><canvas></canvas>'
+        f'</div><figcaption><span>{when}</span><span class="count"></span></figcaption></figure>'
+    )
+
+
+def _segments(panel: Panel) -> str:
+    if not panel.record.segments:
+        return ""
+    lines = []
+    for number, segment in enumerate(panel.record.segments):
+        measured = "" if segment.relevance is None else f"{segment.relevance:.3f}"
+        lines.append(
+            f'<tr style="--segment: {looks.segment_colour(number)}">'
+            f'<td><span class="swatch"></span> {number + 1}</td>'
+            f"<td>{looks.moment(segment.start_s)} to {looks.moment(segment.end_s)}</td>"
+            f"<td>{measured}</td><td>{'yes' if segment.salient else 'no'}</td>"
+            f"<td>{segment.kept}</td></tr>"
+        )
+    return (
+        f"<details><summary>{len(lines)} segments</summary><table><tr><th>segment</th>"
+        "<th>frames at</th><th>relevance</th><th>salient</th><th>kept</th></tr>"
+        f"{''.join(lines)}</table></details>"
+    )
+
+
+def _jpeg(frame: npt.NDArray[np.uint8], scene: Scene) -> str:
+    """A frame at the clip's shape, as an address that holds its own bytes."""
+    from PIL import Image
+
+    longer = _LONGER_OF_MANY if len(scene.pixels) > _MANY else _LONGER
+    wide = longer * min(1.0, scene.aspect)
+    size = max(round(wide), 1), max(round(wide / scene.aspect), 1)
+    file = io.BytesIO()
+    Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS).save(
+        file, "JPEG", quality=_QUALITY
+    )
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

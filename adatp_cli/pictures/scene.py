@@ -1,0 +1,163 @@
+"""What a picture shows: the frames of a clip, and what one or two profiles made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adatp_cli.record import AnswerRecord
+
+# Beyond these a frame is drawn as if it were this wide or this tall: it could not be seen at all.
+_WIDEST, _TALLEST = 4.0, 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenFates:
+    """What became of each visual token.
+
+    Parameters
+    ----------
+    fell
+        (T, rows, cols) int64: the layer before which the token fell, 0 for what went (or was merged
+        into another) before the language model; `layers` for what was kept to the end.
+    layers
+        N, the language model's.
+    steps
+        The layers before which tokens could go, rising; without any, nothing was pruned.
+    """
+
+    fell: npt.NDArray[np.int64]
+    layers: int
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], layers: int) -> TokenFates:
+        """From a trace's arrays and the number of layers.
+
+        Raises
+        ------
+        ValueError
+            The arrays are no trace of a model with so many layers.
+        """
+        try:
+            rows, cols = (int(count) for count in arrays["grid"])
+            fell = np.full((int(arrays["frames"]), rows, cols), layers, dtype=np.int64)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("the arrays are no trace") from error
+        steps = sorted(int(name[5:]) for name in arrays if name.startswith("kept_"))
+        if steps and steps[-1] >= layers:
+            raise ValueError(f"the trace has choices at layer {steps[-1]} of {layers}")
+        flat = fell.reshape(-1)
+        for layer in steps:
+            dropped = np.setdiff1d(arrays[f"alive_before_{layer}"], arrays[f"kept_{layer}"])
+            flat[dropped] = layer
+        return cls(fell, layers, tuple(steps))
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """(T, rows, cols): the tokens that reach the last layer."""
+        kept: npt.NDArray[np.bool_] = self.fell == self.layers
+        return kept
+
+    def entering(self, layer: int) -> npt.NDArray[np.bool_]:
+        """(T, rows, cols): the tokens that enter layer `layer`; N for those that leave the last."""
+        return self.fell > layer if layer < self.layers else self.kept
+
+    @property
+    def kept_by_frame(self) -> npt.NDArray[np.float64]:
+        """(T,) share of each frame's tokens that reach the last layer."""
+        share: npt.NDArray[np.float64] = self.kept.mean(axis=(1, 2))
+        return share
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Panel:
+    """One profile's answer.
+
+    Parameters
+    ----------
+    record
+        The answer.
+    fates
+        What became of the visual tokens.
+    costs
+        Lines on what it cost, label and text.
+    relevance
+        (T,) match of each frame to the question; None where nothing measured it.
+    similarity
+        (T-1,) of each frame to the next; None likewise.
+    """
+
+    record: AnswerRecord
+    fates: TokenFates
+    costs: Sequence[tuple[str, str]] = ()
+    relevance: npt.NDArray[np.float64] | None = None
+    similarity: npt.NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        record: AnswerRecord,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        costs: Sequence[tuple[str, str]] = (),
+    ) -> Panel:
+        """From a record and the trace of the same answer."""
+        measured = {
+            name: arrays[name] if len(arrays[name]) else None
+            for name in ("frame_relevance", "frame_similarity")
+        }
+        return cls(
+            record,
+            TokenFates.of(arrays, record.model.layers),
+            costs,
+            measured["frame_relevance"],
+            measured["frame_similarity"],
+        )
+
+    @property
+    def name(self) -> str:
+        """The profile's."""
+        return str(self.record.profile["name"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """A question about a clip, and one or more answers to it.
+
+    Parameters
+    ----------
+    pixels
+        (T, H, W, 3) uint8, RGB; any size, the same for all.
+    panels
+        At least one, all about these frames.
+    aspect
+        Width over height at which frames are shown, as the clip is.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    panels: Sequence[Panel]
+    aspect: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.panels:
+            raise ValueError("a picture needs at least one answer")
+        for panel in self.panels:
+            count = len(panel.record.video_info.timestamps_s)
+            if not len(self.pixels) == count == len(panel.fates.fell):
+                raise ValueError("frames and answers do not belong together")
+        info = self.panels[0].record.video_info
+        object.__setattr__(self, "aspect", min(max(info.width / info.height, _TALLEST), _WIDEST))
+
+    @property
+    def record(self) -> AnswerRecord:
+        """The first answer's record, for what all have in common."""
+        return self.panels[0].record
+
+    @property
+    def times(self) -> list[float]:
+        """Timestamps of the frames in seconds."""
+        return self.record.video_info.timestamps_s
