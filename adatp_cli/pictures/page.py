@@ -22,6 +22,7 @@ _LONGER = 320
 _LONGER_OF_MANY = 224
 _MANY = 32
 _QUALITY = 80
+_CELL = 13.0  # rem: the width of a frame where there are few of them
 
 
 def save_page(scene: Scene, path: Path) -> None:
@@ -81,8 +82,8 @@ def _panel_data(panel: Panel) -> dict[str, Any]:
 
 def _panel(scene: Scene, number: int) -> str:
     panel = scene.panels[number]
-    narrow = len(scene.pixels) > _MANY or len(scene.panels) > 1
-    cell = (9 if narrow else 13) * min(1.0, scene.aspect)
+    widest = _CELL * (0.65 if len(scene.pixels) > _MANY else 1.0)
+    cell = widest * min(1.0, scene.aspect) * (0.65 if len(scene.panels) > 1 else 1.0)
     figures = "".join(_figure(scene, panel, frame) for frame in range(len(scene.pixels)))
     answer = panel.record.answer.strip() or "(no text)"
     costs = "".join(
@@ -93,8 +94,8 @@ def _panel(scene: Scene, number: int) -> str:
         f'<section class="panel" id="panel-{number}" '
         f'style="--cell: {cell:.2f}rem; --aspect: {scene.aspect:.4f}">'
         f"<h2>{_escaped(looks.heading(panel))}</h2>{_segments(panel)}"
-        f'<div class="frames">{figures}</div>'
-        f'<p class="answer">Answer: {_escaped(answer)}</p><table>{costs}</table></section>'
+        f'<p class="answer">Answer: {_escaped(answer)}</p>'
+        f'<div class="frames">{figures}</div><table>{costs}</table></section>'
     )
 
 
