@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adatp_cli import account
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.encoding import FRAMES_AT_ONCE, EncodedClip, encode_clip, synchronize
-from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
+from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.generation import (
     Generated,
     GenerationSettings,
@@ -20,7 +19,7 @@ from adatp_cli.generation import (
     generate,
     generate_streaming,
 )
-from adatp_cli.model.memory import available_memory, check_run, estimate_run, is_out_of_memory
+from adatp_cli.model.memory import available_memory, check_run, estimate_run, memory_errors
 from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import Circumstances, PruningPlan, SignalNeeds, VisualLayout
@@ -64,10 +63,22 @@ class TextChunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answered:
-    """The end of one answer."""
+    """The end of one answer.
+
+    Parameters
+    ----------
+    record
+        What it was and cost.
+    trace
+        If asked for.
+    choosing_s
+        Seconds of the record's `prefill` that went into choosing tokens. Embedding the question,
+        and planning where it is embedded, are the record's `relevance` and not in here.
+    """
 
     record: AnswerRecord
     trace: Trace | None
+    choosing_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -275,7 +286,7 @@ class Engine:
         """
         want = needs or self.needs
         account.reset_peak_memory(self._loaded.device)
-        with _memory_errors(f"encoding {len(frames)} frames of {name}"):
+        with memory_errors(f"encoding {len(frames)} frames of {name}"):
             encoded = encode_clip(
                 self._loaded, frames.pixels, with_relevance=want.encoder, with_keys=want.tower_keys
             )
@@ -287,7 +298,7 @@ class Engine:
     ) -> Iterator[Stage | TextChunk | Answered]:
         """Answer one question about an encoded clip; see `ask`."""
         account.reset_peak_memory(self._loaded.device)
-        with _memory_errors(f"answering about {clip.name}"):
+        with memory_errors(f"answering about {clip.name}"):
             prompt = self.prompt(question, len(clip.frames))
             if self.needs.question_vector:
                 yield Stage("relevance", question)
@@ -383,18 +394,5 @@ class Engine:
                 first_logits=generated.first_logits,
                 answer_ids=generated.ids,
             )
-        return Answered(record, trace)
-
-
-@contextmanager
-def _memory_errors(doing: str) -> Iterator[None]:
-    """Turn an allocation that failed after all into the error that says what helps."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MemoryLimitError) or not is_out_of_memory(error):
-            raise
-        raise MemoryLimitError(
-            f"the memory ran out while {doing}",
-            "fewer --frames, --quantize nf4 or a smaller model (-m 0.5b, -m tiny) needs less",
-        ) from error
+        planning_s = 0.0 if self.needs.question_vector else prepared_s
+        return Answered(record, trace, planning_s + generated.choosing_s)

@@ -86,6 +86,8 @@ class Generated:
         (vocabulary,) of the position that yields the first token, in the model's type.
     first_token_s, total_s
         Seconds from the start of the prefill to the first token and to the end.
+    choosing_s
+        What of the prefill went into choosing tokens.
     """
 
     ids: list[int]
@@ -95,6 +97,7 @@ class Generated:
     first_logits: Tensor
     first_token_s: float
     total_s: float
+    choosing_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,6 +172,7 @@ def generate(
         first_logits=head.value[0, -1],
         first_token_s=stream.first_token - stream.started,
         total_s=finished - stream.started,
+        choosing_s=run.choosing_s,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from adatp_cli.generation import GenerationSettings
     from adatp_cli.model.load import LoadedModel
     from adatp_cli.video.sampling import Sampling
+
+# From an encoder's name, options and output to a model, and the seconds that loading took.
+Load = Callable[[str, RunOptions, Output], "tuple[LoadedModel, float]"]
 
 # What `Profile.encoder` says of a profile that no encoder has to be loaded for.
 _NO_ENCODER = frozenset({"none", "attention"})
@@ -91,6 +94,7 @@ def load_arena(
     max_new_tokens: int | None = None,
     *,
     keep_trace: bool = False,
+    load: Load = load_model_for,
 ) -> Arena:
     """Load the model once for all profiles.
 
@@ -100,6 +104,8 @@ def load_arena(
         The longest answer, where the options allow a longer one; None: theirs.
     keep_trace
         Collect a trace with every answer.
+    load
+        Loads the model.
 
     Raises
     ------
@@ -110,7 +116,7 @@ def load_arena(
     """
     encoder = _encoder(profiles)
     frames = _frames(profiles, options)
-    loaded, seconds = load_model_for(encoder, options, output)
+    loaded, seconds = load(encoder, options, output)
     from adatp_cli import account
     from adatp_cli.engine import Engine
     from adatp_cli.evaluation.runner import Contender

@@ -317,9 +317,13 @@ def with_run_options(command: Command) -> Command:
 
     Typer reads a command's options off its signature. This writes the fields of `RunOptions` into
     it, so that five commands cannot come to define one option in five ways. A command that has a
-    parameter `profiles` takes several profiles with it, in place of the one of `RunOptions`.
+    parameter `profiles` takes several profiles with it, in place of the one of `RunOptions`, and
+    one that has a parameter of a field's name takes that in the field's place; it gets both itself,
+    and the fields of `options` keep their defaults.
     """
-    several = "profiles" in inspect.signature(command).parameters
+    taken = set(inspect.signature(command).parameters)
+    if "profiles" in taken:
+        taken.add("profile")
     hints = typing.get_type_hints(RunOptions, include_extras=True)
     shared = [
         inspect.Parameter(
@@ -329,7 +333,7 @@ def with_run_options(command: Command) -> Command:
             annotation=hints[item.name],
         )
         for item in dataclasses.fields(RunOptions)
-        if not (several and item.name == "profile")
+        if item.name not in taken
     ]
     names = {parameter.name for parameter in shared}
 

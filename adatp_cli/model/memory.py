@@ -6,7 +6,8 @@ so it counts what is certainly held at the same time, with one stated allowance 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -301,3 +302,23 @@ def is_out_of_memory(error: BaseException) -> bool:
             "cublas_status_alloc_failed",
         )
     )
+
+
+@contextmanager
+def memory_errors(doing: str) -> Iterator[None]:
+    """Turn an allocation that failed after all into the error that says what helps.
+
+    Raises
+    ------
+    MemoryLimitError
+        In place of what the allocation raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryLimitError) or not is_out_of_memory(error):
+            raise
+        raise MemoryLimitError(
+            f"the memory ran out while {doing}",
+            "fewer --frames, --quantize nf4 or a smaller model (-m 0.5b, -m tiny) needs less",
+        ) from error

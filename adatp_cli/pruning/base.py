@@ -18,6 +18,7 @@ from adatp_cli.pruning.method import LayerStep, PruningPlan, VisualEntry, Visual
 from adatp_cli.pruning.positions import SequencePositions
 from adatp_cli.pruning.report import PruneReport, PruneStep, PruningError
 from adatp_cli.pruning.rows import QueryRows, project_keys
+from adatp_cli.pruning.stopwatch import Stopwatch
 
 __all__ = ["PruneReport", "PruneStep", "PrunedPrefill", "PruningError"]
 
@@ -60,6 +61,7 @@ class PrunedPrefill:
         self._positions: SequencePositions | None = None
         self._steps: list[PruneStep] = []
         self._report: PruneReport | None = None
+        self._choosing = Stopwatch()
         if plan.entry is not None:
             _check_entry(plan.entry, layout, plan.keep_counts.get(0, 0))
             self._owners = plan.entry.owners
@@ -105,6 +107,11 @@ class PrunedPrefill:
         return self._report
 
     @property
+    def choosing_s(self) -> float:
+        """Seconds that score rows, choices and the cutting down of what goes on have taken."""
+        return self._choosing.seconds
+
+    @property
     def _sequence(self) -> SequencePositions:
         if self._positions is None:
             raise PruningError("a decoder layer ran without layer 0")
@@ -128,11 +135,12 @@ class PrunedPrefill:
             )
         positions = self._sequence
         given = hidden
-        if index > 0 and index in self._plan.keep_counts:
-            hidden = self._prune(index, hidden, kwargs)
-        moved = positions.in_prefill(index, hidden, kwargs)
-        kwargs = kwargs | moved
-        self._save_rows(index + 1, hidden, kwargs)
+        with self._choosing.running(hidden.device):
+            if index > 0 and index in self._plan.keep_counts:
+                hidden = self._prune(index, hidden, kwargs)
+            moved = positions.in_prefill(index, hidden, kwargs)
+            kwargs = kwargs | moved
+            self._save_rows(index + 1, hidden, kwargs)
         if hidden is given and not moved:
             return None
         if args:
