@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation import plots, report
+from adatp_cli.evaluation import plots, report, tables
 from adatp_cli.evaluation.clips import FileClip
 from adatp_cli.evaluation.items import Average, Dataset, Item
 from adatp_cli.evaluation.outcomes import Costs, Outcome, outcome_of, stored_rows
@@ -133,7 +133,7 @@ def test_csv_has_the_same_numbers() -> None:
 def test_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "report"
     found = summary()
-    report.prepare_folder(folder, replace=False)
+    tables.prepare_folder(folder, replace=False)
     drawn = plots.draw(found, folder) if plots.available() else []
     report.write_report(folder, found, outcomes(found.dataset), ["5 questions"], drawn)
     text = (folder / "report.md").read_text(encoding="utf-8")
@@ -149,11 +149,11 @@ def test_the_folder(tmp_path: Path) -> None:
         "parsed": False, "right": False,
     }  # fmt: skip
     with pytest.raises(UsageError, match="holds a report already"):
-        report.prepare_folder(folder, replace=False)
-    report.prepare_folder(folder, replace=True)
+        tables.prepare_folder(folder, replace=False)
+    tables.prepare_folder(folder, replace=True)
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="cannot be made"):
-        report.prepare_folder(tmp_path / "file" / "x", replace=False)
+        tables.prepare_folder(tmp_path / "file" / "x", replace=False)
 
 
 def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.datasets import (
+    AnnotationsFile,
+    ClipCount,
+    ClipsSeed,
+    DataFolder,
+    DatasetName,
+    DatasetOptions,
+    check_shared,
+    facts,
+)
 from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.options import ProfilesOption, RunOptions, with_run_options
@@ -28,7 +38,6 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 6
 _DEFAULT_PROFILES = ("vanilla", "adatp")
-_DATASET = "Dataset"
 _RESULTS = "Results"
 
 
@@ -41,12 +50,8 @@ class RuleOption(StrEnum):
 class EvalOptions:
     """What `eval` takes beside the options that commands share."""
 
-    dataset: str
+    dataset: DatasetOptions
     profiles: Sequence[str]
-    data: Path | None
-    annotations: Path | None
-    clips: int
-    clips_seed: int
     rule: RuleOption
     output: Path | None
     resume: bool
@@ -70,60 +75,18 @@ class EvalOptions:
             raise UsageError("--overwrite has nothing to replace", "name a file with -o FILE")
         if self.retry_failed and not self.resume:
             raise UsageError("--retry-failed is a way to resume", "give --resume too")
-        if self.clips < 1:
-            raise UsageError(f"--clips {self.clips} is not at least 1", "ask about some clips")
-        if not 0 <= self.clips_seed < 2**63:
-            raise UsageError(
-                f"--clips-seed {self.clips_seed} is not a number from 0 to 2^63", "give another"
-            )
+        self.dataset.check()
 
 
 @with_run_options
 def evaluate(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATASET",
-            show_default=False,
-            help="shapes; videomme, mvbench, longvideobench, mlvu, egoschema or nextqa with "
-            "--data; or a .jsonl file with video, question and answer.",
-        ),
-    ],
+    dataset: DatasetName,
     options: RunOptions,
     profiles: ProfilesOption = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            metavar="FOLDER",
-            rich_help_panel=_DATASET,
-            help="Where the benchmark's files are, as they are downloaded and unpacked.",
-        ),
-    ] = None,
-    annotations: Annotated[
-        Path | None,
-        typer.Option(
-            "--annotations",
-            metavar="FILE",
-            rich_help_panel=_DATASET,
-            help="The annotation file, where it is not in its usual place.",
-        ),
-    ] = None,
-    clips: Annotated[
-        int,
-        typer.Option(
-            "--clips", metavar="N", rich_help_panel=_DATASET, help="shapes: how many clips."
-        ),
-    ] = 100,
-    clips_seed: Annotated[
-        int,
-        typer.Option(
-            "--clips-seed",
-            metavar="N",
-            rich_help_panel=_DATASET,
-            help="shapes: which clips; training saw none of any.",
-        ),
-    ] = 0,
+    data: DataFolder = None,
+    annotations: AnnotationsFile = None,
+    clips: ClipCount = 100,
+    clips_seed: ClipsSeed = 0,
     rule: Annotated[
         RuleOption,
         typer.Option(
@@ -180,27 +143,16 @@ def evaluate(
     output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
     with reporting(output):
         options.check()
-        _check_shared(options)
+        check_shared(options)
         names = [str(name) for name in profiles or _DEFAULT_PROFILES]
         wanted = EvalOptions(
-            dataset, names, data, annotations, clips, clips_seed, rule, output_file, resume,
-            overwrite, retry_failed, report,
+            DatasetOptions(dataset, data, annotations, clips, clips_seed),
+            names, rule, output_file, resume, overwrite, retry_failed, report,
         )  # fmt: skip
         wanted.check()
         code = Evaluation(wanted, options, output).run()
     if code:
         raise typer.Exit(code)
-
-
-def _check_shared(options: RunOptions) -> None:
-    if options.trace is not None:
-        raise UsageError(
-            "--trace holds one clip's choices, a dataset has many", "trace a clip with adatp ask"
-        )
-    if options.start is not None or options.end is not None:
-        raise UsageError(
-            "--start and --end are a clip's, and the dataset says what to look at", "leave them out"
-        )
 
 
 class Evaluation:
@@ -219,13 +171,13 @@ class Evaluation:
         AdatpError
             Nothing could be begun, or the results cannot be written.
         """
-        from adatp_cli.evaluation.report import prepare_folder
+        from adatp_cli.evaluation.tables import prepare_folder
         from adatp_cli.model.quiet import quiet_libraries
 
         wanted, output = self._wanted, self._output
         profiles = load_profiles(wanted.profiles, self._options.budget)
         self._options.sampling()  # a wrong one is told before anything is read
-        dataset = self._dataset()
+        dataset = wanted.dataset.open()
         for note in dataset.notes:
             output.note(note)
         if wanted.report is not None:
@@ -237,21 +189,6 @@ class Evaluation:
         ):
             arena = load_arena(profiles, self._options, output, dataset.max_new_tokens)
             return self._answer(dataset, arena, file)
-
-    def _dataset(self) -> Dataset:
-        from adatp_cli.evaluation import layouts
-
-        wanted = self._wanted
-        if wanted.dataset != layouts.SHAPES:
-            return layouts.open_dataset(wanted.dataset, wanted.data, wanted.annotations)
-        if wanted.data is not None or wanted.annotations is not None:
-            raise UsageError(
-                "shapes are generated, so there is nothing for --data and --annotations to name",
-                "leave them out",
-            )
-        from adatp_cli.evaluation.layouts import shapes
-
-        return shapes.read(wanted.clips, wanted.clips_seed)
 
     @contextlib.contextmanager
     def _file(self) -> Iterator[ResultFile | None]:
@@ -349,28 +286,13 @@ class Evaluation:
         outcomes: Sequence[Outcome],
     ) -> None:
         from adatp_cli.evaluation import plots
-        from adatp_cli.evaluation.report import PAGE, write_report
+        from adatp_cli.evaluation.report import write_report
+        from adatp_cli.evaluation.tables import PAGE
 
         drawn: list[str] = []
         if plots.available():
             drawn = plots.draw(summary, folder)
         else:
             self._output.note(plots.MISSING)
-        write_report(folder, summary, outcomes, _facts(summary, arena), drawn)
+        write_report(folder, summary, outcomes, facts(summary.dataset, arena), drawn)
         self._output.note(f"the report is {folder / PAGE}")
-
-
-def _facts(summary: Summary, arena: Arena) -> list[str]:
-    """What was run, for the report."""
-    items, sampling = summary.dataset.items, arena.sampling
-    model, versions = arena.model, arena.versions
-    weights = model.dtype if model.quantization == "none" else model.quantization
-    looked = f"{sampling.frames} frames a clip" if sampling.frames else ""
-    if sampling.fps is not None:
-        looked = f"{sampling.fps:g} frames a second" + (f", at most {looked}" if looked else "")
-    clips = len({item.clip for item in items})
-    return [
-        f"{len(items)} questions about {clips} clips, {looked}",
-        f"model {model.name} ({model.revision or 'local'}) in {weights} on {model.device}",
-        f"adatp {versions.adatp}, torch {versions.torch}, transformers {versions.transformers}",
-    ]

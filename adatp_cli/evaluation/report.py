@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.evaluation.outcomes import Outcome
 from adatp_cli.evaluation.scoring import Rule
 from adatp_cli.evaluation.statistics import Share
 from adatp_cli.evaluation.summary import Result, Summary
+from adatp_cli.evaluation.tables import NONE, PAGE, cell, csv_text, markdown, percent, write_texts
 from adatp_cli.record import json_line
-from adatp_cli.video.source import printable
 
-PAGE = "report.md"
 SUMMARY = "summary.csv"
 PARTS = "parts.csv"
 ANSWERS = "answers.jsonl"
@@ -24,7 +19,6 @@ _RULES = {
     Rule.strict: "an answer counts when it names exactly one option; any other is wrong",
     Rule.harness: "lmms-eval's own rule for this benchmark",
 }
-_NONE = "-"
 
 
 def tables(summary: Summary) -> str:
@@ -44,8 +38,8 @@ def page(summary: Summary, facts: Sequence[str], plots: Sequence[str]) -> str:
     plots
         File names of the pictures beside it.
     """
-    lines = [f"# {_cell(summary.dataset.title)}", ""]
-    lines += [f"- {_cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
+    lines = [f"# {cell(summary.dataset.title)}", ""]
+    lines += [f"- {cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
     lines += [f"- scoring: {_RULES[summary.rule]}", "", tables(summary)]
     lines += [f"![{name}]({name})\n" for name in plots]
     lines += [
@@ -62,7 +56,7 @@ def page(summary: Summary, facts: Sequence[str], plots: Sequence[str]) -> str:
 def summary_csv(summary: Summary) -> str:
     """A row for each profile."""
     rows: list[dict[str, object]] = [_summary_row(result) for result in summary.results]
-    return _csv(list(rows[0]), [list(row.values()) for row in rows])
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def parts_csv(summary: Summary) -> str:
@@ -75,7 +69,7 @@ def parts_csv(summary: Summary) -> str:
         for title, shares in divisions.items():
             rows += [[result.name, title, part, *_numbers(share)] for part, share in shares.items()]
     head = ["profile", "division", "part", "questions", "right", "accuracy", "low", "high"]
-    return _csv(head, rows)
+    return csv_text(head, rows)
 
 
 def answers_jsonl(outcomes: Iterable[Outcome]) -> str:
@@ -103,25 +97,6 @@ def answers_jsonl(outcomes: Iterable[Outcome]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def prepare_folder(folder: Path, *, replace: bool) -> None:
-    """Make the report's folder, before anything is run.
-
-    Raises
-    ------
-    UsageError
-        It cannot be made, or holds a report that must not be replaced.
-    """
-    shown = printable(os.fspath(folder))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--report {shown}: cannot be made: {error.strerror}", "name another folder"
-        ) from None
-    if (folder / PAGE).exists() and not replace:
-        raise UsageError(f"--report {shown}: holds a report already", "replace it with --overwrite")
-
-
 def write_report(
     folder: Path,
     summary: Summary,
@@ -142,14 +117,7 @@ def write_report(
         ANSWERS: answers_jsonl(outcomes),
         PAGE: page(summary, facts, plots),
     }
-    for name, text in texts.items():
-        try:
-            (folder / name).write_text(text, encoding="utf-8", newline="")
-        except OSError as error:
-            raise AdatpError(
-                f"{printable(os.fspath(folder / name))}: cannot be written: {error.strerror}",
-                "make room, and run again with --resume",
-            ) from error
+    write_texts(folder, texts)
 
 
 def _accuracy(summary: Summary) -> str:
@@ -164,26 +132,26 @@ def _accuracy(summary: Summary) -> str:
     for result in summary.results:
         cells = [
             result.name,
-            _percent(result.costs.get("paper")),
-            _percent(result.costs.get("end_to_end")),
+            percent(result.costs.get("paper")),
+            percent(result.costs.get("end_to_end")),
             str(result.share.of),
-            _percent(result.share.value),
+            percent(result.share.value),
             _interval(result.share),
         ]
-        cells += [_percent(result.average)] if own else []
+        cells += [percent(result.average)] if own else []
         if summary.baseline is not None:
             cells += _versus(result)
         cells += [str(result.unparsed), _failed(result)]
         rows.append(cells + ([str(result.unasked)] if unasked else []))
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _versus(result: Result) -> list[str]:
     if result.versus is None:
-        return [_NONE] * 3
+        return [NONE] * 3
     paired = result.versus.paired
-    difference = _NONE if paired.difference is None else f"{100 * paired.difference:+.1f}"
-    return [difference, p_text(paired.p_value), _percent(result.versus.changed.value)]
+    difference = NONE if paired.difference is None else f"{100 * paired.difference:+.1f}"
+    return [difference, p_text(paired.p_value), percent(result.versus.changed.value)]
 
 
 def p_text(p_value: float) -> str:
@@ -205,7 +173,7 @@ def _costs(summary: Summary) -> str:
             result.name,
             f"{costs['visual']:.0f}",
             f"{costs['kept_final']:.0f}",
-            _percent(costs["kept_mean_ratio"]),
+            percent(costs["kept_mean_ratio"]),
             f"{costs['text']:.0f}",
             f"{costs['generated']:.1f}",
             f"{costs['first_token_s']:.2f} s",
@@ -214,7 +182,7 @@ def _costs(summary: Summary) -> str:
         for result in summary.results
         if (costs := result.costs)
     ]
-    return _markdown(head, rows) if rows else ""
+    return markdown(head, rows) if rows else ""
 
 
 def _divisions(summary: Summary) -> list[tuple[str, list[tuple[str, Mapping[str, Share]]]]]:
@@ -235,10 +203,10 @@ def _divisions(summary: Summary) -> list[tuple[str, list[tuple[str, Mapping[str,
 def _by_part(title: str, profiles: Sequence[tuple[str, Mapping[str, Share]]]) -> str:
     parts = profiles[0][1]
     rows = [
-        [part, *(f"{_percent(shares[part].value)} of {shares[part].of}" for _, shares in profiles)]
+        [part, *(f"{percent(shares[part].value)} of {shares[part].of}" for _, shares in profiles)]
         for part in parts
     ]
-    return _markdown([title, *(name for name, _ in profiles)], rows)
+    return markdown([title, *(name for name, _ in profiles)], rows)
 
 
 def _summary_row(result: Result) -> dict[str, object]:
@@ -267,28 +235,6 @@ def _numbers(share: Share) -> tuple[object, ...]:
     return share.of, share.right, share.value, low, high
 
 
-def _percent(share: float | None) -> str:
-    return _NONE if share is None else f"{100 * share:.1f} %"
-
-
 def _interval(share: Share) -> str:
     bounds = share.interval
-    return _NONE if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Text that neither ends a cell nor a line."""
-    return printable(text).replace("|", r"\|")
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(head)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return text.getvalue()
+    return NONE if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"

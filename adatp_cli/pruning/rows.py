@@ -83,9 +83,7 @@ class QueryRows:
         """
         part: Any = layer
         attention = part.self_attn
-        query = attention.q_proj(part.input_layernorm(self.hidden))
-        query = query.view(*query.shape[:-1], -1, attention.head_dim).transpose(1, 2)[0]
-        query = rotate(query.float(), self.cos.to(query).float(), self.sin.to(query).float())
+        query = project_query(attention, part.input_layernorm(self.hidden), (self.cos, self.sin))
         table = attention_rows(query.to(keys.device), keys, self.seen, attention.scaling).cpu()
         if not bool(torch.isfinite(table).all()):
             raise PruningError(
@@ -93,6 +91,20 @@ class QueryRows:
                 "load the model with --dtype bfloat16 or float32",
             )
         return table
+
+
+def project_query(attention: Any, normed: Tensor, rotary: Rotary) -> Tensor:
+    """(heads, rows, head_dim) float32: queries of a layer's attention for its input (1, rows, D).
+
+    Parameters
+    ----------
+    rotary
+        Cosines and sines of the rows, (rows, head_dim) each.
+    """
+    query = attention.q_proj(normed)
+    query = query.view(*query.shape[:-1], -1, attention.head_dim).transpose(1, 2)[0]
+    cos, sin = rotary
+    return rotate(query.float(), cos.to(query).float(), sin.to(query).float())
 
 
 def project_keys(layer: nn.Module, hidden: Tensor, rotary: Rotary) -> Tensor:

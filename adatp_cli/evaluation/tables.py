@@ -1,0 +1,77 @@
+"""Tables of a report: as Markdown, as CSV, and written into its folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from adatp_cli.errors import AdatpError, UsageError
+from adatp_cli.video.source import printable
+
+PAGE = "report.md"
+NONE = "-"
+
+
+def prepare_folder(folder: Path, *, replace: bool) -> None:
+    """Make the report's folder, before anything is run.
+
+    Raises
+    ------
+    UsageError
+        It cannot be made, or holds a report that must not be replaced.
+    """
+    shown = printable(os.fspath(folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--report {shown}: cannot be made: {error.strerror}", "name another folder"
+        ) from None
+    if (folder / PAGE).exists() and not replace:
+        raise UsageError(f"--report {shown}: holds a report already", "replace it with --overwrite")
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write texts into the report's folder, by file name.
+
+    Raises
+    ------
+    AdatpError
+        The disk takes it not.
+    """
+    for name, text in texts.items():
+        try:
+            (folder / name).write_text(text, encoding="utf-8", newline="")
+        except OSError as error:
+            raise AdatpError(
+                f"{printable(os.fspath(folder / name))}: cannot be written: {error.strerror}",
+                "make room, and run again",
+            ) from error
+
+
+def percent(share: float | None) -> str:
+    """0.273 -> '27.3 %', and a dash for what is not known."""
+    return NONE if share is None else f"{100 * share:.1f} %"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts, a line for each row."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell(text) for text in line)} |\n" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Text that neither ends a cell nor a line."""
+    return printable(text).replace("|", r"\|")
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as CSV; None is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(head)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return text.getvalue()
