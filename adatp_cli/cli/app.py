@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from adatp_cli import __version__
-from adatp_cli.cli import ask, batch, bench, demo, doctor, evaluate, profiles, schema, show
+from adatp_cli.cli import ask, batch, bench, bias, demo, doctor, evaluate, profiles, schema, show
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.output import Output
 
@@ -54,6 +54,7 @@ app.command("ask", rich_help_panel=_ASK)(ask.ask)
 app.command("show", rich_help_panel=_ASK)(show.show)
 app.command("batch", rich_help_panel=_ASK)(batch.batch)
 app.command("eval", rich_help_panel=_ASK)(evaluate.evaluate)
+app.command("bias", rich_help_panel=_ASK)(bias.bias)
 app.command("bench", rich_help_panel=_ASK)(bench.bench)
 app.add_typer(profiles.app, name="profiles", rich_help_panel=_ABOUT)
 app.command("schema", rich_help_panel=_ABOUT)(schema.schema)

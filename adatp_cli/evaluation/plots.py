@@ -20,7 +20,7 @@ COST = "accuracy-cost.png"
 KINDS = "kinds.png"
 MISSING = "no plots: they need matplotlib (pip install matplotlib)"
 # Okabe and Ito's colours, which people with any colour vision tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 # Profiles beyond the colours begin them again with another mark.
 _MARKERS = ("o", "s", "^", "D")
 _HATCHES = ("", "///", "...", "xxx")
@@ -45,15 +45,22 @@ def draw(summary: Summary, folder: Path) -> list[str]:
     """
     drawn = []
     if any(result.costs for result in summary.results):
-        _save(_against_cost(summary), folder / COST)
+        save(_against_cost(summary), folder / COST)
         drawn.append(COST)
     if any(len(result.kinds) > 1 for result in summary.results):
-        _save(_by_kind(summary), folder / KINDS)
+        save(_by_kind(summary), folder / KINDS)
         drawn.append(KINDS)
     return drawn
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG.
+
+    Raises
+    ------
+    AdatpError
+        The disk takes it not.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
@@ -81,7 +88,7 @@ def _against_cost(summary: Summary) -> Figure:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("right (%), with 95 % intervals")
     _legend(figure, axes[0], len(summary.results))
-    figure.suptitle(_label(summary.dataset.title), fontsize=11)
+    figure.suptitle(label(summary.dataset.title), fontsize=11)
     return figure
 
 
@@ -93,7 +100,7 @@ def _legend(figure: Figure, axis: Axes, count: int) -> None:
 
 def _look(number: int) -> tuple[str, int]:
     """The colour of a profile, and which round of the colours it is."""
-    return _COLOURS[number % len(_COLOURS)], number // len(_COLOURS)
+    return COLOURS[number % len(COLOURS)], number // len(COLOURS)
 
 
 def _point(axis: Axes, result: Result, count: str, number: int) -> None:
@@ -109,7 +116,7 @@ def _point(axis: Axes, result: Result, count: str, number: int) -> None:
         fmt=_MARKERS[turn % len(_MARKERS)],
         capsize=4,
         color=colour,
-        label=_label(result.name),
+        label=label(result.name),
     )
 
 
@@ -126,14 +133,14 @@ def _by_kind(summary: Summary) -> Figure:
         offset = (number - (count - 1) / 2) * thick
         places = [place + offset for place in range(len(kinds))]
         _bars(axis, places, thick, result, number)
-    axis.set_yticks(range(len(kinds)), [_label(kind) for kind in kinds])
+    axis.set_yticks(range(len(kinds)), [label(kind) for kind in kinds])
     axis.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
     axis.set_xlim(0, 100)
     axis.set_xlabel("right (%), with 95 % intervals")
     axis.grid(axis="x", alpha=0.3)
     _legend(figure, axis, count)
     title = f"{summary.dataset.title}, by {summary.dataset.kind_title}"
-    figure.suptitle(_label(title), fontsize=11)
+    figure.suptitle(label(title), fontsize=11)
     return figure
 
 
@@ -154,12 +161,12 @@ def _bars(axis: Axes, places: Sequence[float], thick: float, result: Result, num
         hatch=_HATCHES[turn % len(_HATCHES)],
         edgecolor="white" if turn else colour,
         linewidth=0.0,
-        label=_label(result.name),
+        label=label(result.name),
         error_kw={"elinewidth": 0.8, "capsize": 1.5, "alpha": 0.7},
     )
 
 
-def _label(text: str) -> str:
+def label(text: str) -> str:
     """A name that is drawn as it is: no mathematics, and no leading underscore, which hides it."""
     shown = printable(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

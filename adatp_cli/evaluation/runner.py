@@ -166,7 +166,7 @@ class EvalRunner:
             for ask in pending.asks:
                 yield ask, self._failed(pending, ask, frames, None)
             return
-        clips = _encoded(pending, frames, decoded.seconds)
+        clips = encode_pending(pending, frames, decoded.seconds)
         for ask in pending.asks:
             clip = clips[ask.contender.name]
             if isinstance(clip, Exception):
@@ -218,7 +218,7 @@ def _told(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _encoded(pending: Pending, frames: Frames, seconds: float) -> dict[str, Clip | Exception]:
+def encode_pending(pending: Pending, frames: Frames, seconds: float) -> dict[str, Clip | Exception]:
     """The clip for each contender by its name, or what keeps that one from answering.
 
     It is encoded once, with whatever any of them wants to know of it.

@@ -1,0 +1,219 @@
+"""`adatp bias`: where attention piles up, and what a profile's kept tokens make of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.datasets import (
+    AnnotationsFile,
+    ClipCount,
+    ClipsSeed,
+    DataFolder,
+    DatasetName,
+    DatasetOptions,
+    check_shared,
+    facts,
+)
+from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
+from adatp_cli.cli.evaluate import SOME_FAILED
+from adatp_cli.cli.interrupts import Interrupts
+from adatp_cli.cli.options import RunOptions, with_run_options
+from adatp_cli.cli.output import Output
+from adatp_cli.cli.progress import duration
+from adatp_cli.errors import UsageError
+from adatp_cli.profiles import Profile, load_profile
+
+if TYPE_CHECKING:
+    from adatp_cli.evaluation.bias import BiasSummary
+    from adatp_cli.evaluation.items import Dataset
+
+_BEFORE = "vanilla"
+_DEFAULT_PROFILES = ("adatp-progressive", "adatp")
+_RESULTS = "Results"
+
+
+@dataclass(frozen=True, slots=True)
+class BiasOptions:
+    """What `bias` takes beside the options that commands share."""
+
+    dataset: DatasetOptions
+    profiles: Sequence[str]
+    overwrite: bool
+    report: Path | None
+
+
+@with_run_options
+def bias(
+    dataset: DatasetName,
+    options: RunOptions,
+    profiles: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--profile",
+            "-p",
+            envvar="ADATP_PROFILE",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel="Pruning",
+            help="What is kept under this profile; may be given several times. Default: "
+            "adatp-progressive, which prunes by attention as it is, and adatp. The unpruned run "
+            "always comes first.",
+        ),
+    ] = None,
+    data: DataFolder = None,
+    annotations: AnnotationsFile = None,
+    clips: ClipCount = 100,
+    clips_seed: ClipsSeed = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FOLDER",
+            rich_help_panel=_RESULTS,
+            help="Write a report here: Markdown, CSV and plots.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel=_RESULTS, help="Replace --report.")
+    ] = False,
+) -> None:
+    """Measure where attention piles up in clip and frame, before and after debiasing.
+
+    stdout gets the tables as Markdown, or with --json one object with every number.
+    """
+    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    with reporting(output):
+        options.check()
+        check_shared(options)
+        if options.temperature is not None or options.top_p is not None:
+            raise UsageError("attention is read, no answer is generated", "leave sampling out")
+        if overwrite and report is None:
+            raise UsageError("--overwrite has nothing to replace", "name a folder with --report")
+        wanted = BiasOptions(
+            DatasetOptions(dataset, data, annotations, clips, clips_seed),
+            [str(name) for name in profiles or _DEFAULT_PROFILES],
+            overwrite,
+            report,
+        )
+        wanted.dataset.check()
+        code = Measurement(wanted, options, output).run()
+    if code:
+        raise typer.Exit(code)
+
+
+class Measurement:
+    """One run of `adatp bias`."""
+
+    def __init__(self, wanted: BiasOptions, options: RunOptions, output: Output) -> None:
+        self._wanted = wanted
+        self._options = options
+        self._output = output
+
+    def run(self) -> int:
+        """Measure, write the tables and return the exit code.
+
+        Raises
+        ------
+        AdatpError
+            Nothing could be begun or measured, or the report cannot be written.
+        """
+        from adatp_cli.evaluation.tables import prepare_folder
+        from adatp_cli.model.quiet import quiet_libraries
+
+        wanted, output = self._wanted, self._output
+        profiles = self._profiles()
+        self._options.sampling()  # a wrong one is told before anything is read
+        dataset = wanted.dataset.open()
+        for note in dataset.notes:
+            output.note(note)
+        if wanted.report is not None:
+            prepare_folder(wanted.report, replace=wanted.overwrite)
+        with output.running(), quiet_libraries(verbose=self._options.verbose):
+            arena = load_arena(profiles, self._options, output, 1, keep_trace=True)
+            return self._measure(dataset, arena)
+
+    def _profiles(self) -> list[Profile]:
+        profiles = load_profiles(self._wanted.profiles, self._options.budget)
+        first = next((one for one in profiles if one.method == _BEFORE), None)
+        if first is None:
+            first = load_profile(_BEFORE)
+            clashing = next((one.name for one in profiles if one.name == first.name), None)
+            if clashing is not None:
+                raise UsageError(f"a profile called {clashing!r} prunes", "give it another name")
+        return [first, *(one for one in profiles if one is not first)]
+
+    def _measure(self, dataset: Dataset, arena: Arena) -> int:
+        from adatp_cli.evaluation.bias import Tally
+        from adatp_cli.evaluation.bias_runner import BiasRunner
+        from adatp_cli.evaluation.runner import plan
+        from adatp_cli.video.isolated import IsolatedReader
+
+        output, tally = self._output, Tally()
+        planned = plan(dataset, arena.contenders, arena.settings)
+        total = sum(len(pending.asks) for pending in planned)
+        failed: Counter[str] = Counter()
+        last: Exception | None = None
+        sampling, resize = arena.sampling, arena.contenders[0].engine.resize
+        with IsolatedReader() as reader, Interrupts(output.note) as interrupts:
+            runner = BiasRunner(
+                arena.loaded.model.model.language_model,
+                lambda clip: clip.read(reader, sampling, resize),
+            )
+            progress = output.progress(total, rows_on_stdout=False)
+            try:
+                for measured in runner.run(planned, interrupts.asked):
+                    contender, sample = measured.ask.contender, measured.sample
+                    error = None
+                    if isinstance(sample, Exception):
+                        last, error = sample, failure_of(sample).info
+                        failed[error.kind] += 1
+                    else:
+                        prunes = contender.engine.profile.method != _BEFORE
+                        tally.add(contender.name, sample, prunes=prunes)
+                    progress.advance(measured.ask.item.clip.name, error)
+            finally:
+                progress.stop()
+        output.note(f"{progress.answered} prefills in {duration(progress.seconds)}")
+        for kind, count in failed.most_common():
+            output.note(f"  {count} failed: {kind}")
+        summary = tally.summary(dataset.title, failed)
+        whole = len(summary.questions) == len(arena.contenders)
+        if last is not None and not whole:
+            raise last  # there is a profile that nothing is known of
+        if whole:
+            self._finish(dataset, arena, summary)
+        if interrupts.asked():
+            output.note(f"interrupted: {total - progress.rows} prefills are missing")
+            return INTERRUPTED
+        return SOME_FAILED if failed else 0
+
+    def _finish(self, dataset: Dataset, arena: Arena, summary: BiasSummary) -> None:
+        from adatp_cli.evaluation import bias_plots, bias_report, plots
+        from adatp_cli.evaluation.tables import PAGE
+
+        told = facts(dataset, arena)
+        if arena.model.name == "tiny":
+            told.append(bias_report.SMALL_MODEL)
+        if self._output.json:
+            self._output.data(bias_report.as_data(summary, told))
+        else:
+            self._output.write(bias_report.tables(summary))
+            if arena.model.name == "tiny":
+                self._output.line(f"\n{bias_report.SMALL_MODEL}.")
+        folder = self._wanted.report
+        if folder is None:
+            return
+        drawn: list[str] = []
+        if plots.available():
+            drawn = bias_plots.draw(summary, folder)
+        else:
+            self._output.note(plots.MISSING)
+        bias_report.write_report(folder, summary, told, drawn)
+        self._output.note(f"the report is {folder / PAGE}")
