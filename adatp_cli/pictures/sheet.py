@@ -110,7 +110,7 @@ def draw_sheet(scene: Scene) -> Figure:
             len(scene.pixels),
             scene.aspect,
             width=_WIDTH if alone else _NARROW,
-            shape=1.9 if alone else 1.2,
+            shape=2.2 if alone else 1.2,
             bands=any(panel.record.segments for panel in scene.panels),
         )
         for _ in scene.panels
