@@ -294,14 +294,22 @@ def _check_target(target: Path, source: str | None, *, overwrite: bool) -> None:
             raise UsageError(f"{shown}: there is no such folder", "make it first")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UsageError(f"{shown}: no permission to write there", "name another folder")
-        if not os.path.lexists(target):
-            return
-        if source is not None and target.exists() and target.samefile(source):
+        target.lstat()
+        if source is not None and _same_file(target, source):
             raise UsageError(f"{shown} is the video itself", "write the picture to another file")
         if target.is_dir() or (target.exists() and not target.is_file()):
             raise UsageError(f"{shown}: is no file that can be replaced", "name another one")
+    except FileNotFoundError:
+        return
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{shown}: cannot be written: {reason}", "name another file") from None
     if not overwrite:
         raise UsageError(f"{shown}: exists already", "replace it with --overwrite")
+
+
+def _same_file(target: Path, source: str) -> bool:
+    try:
+        return target.samefile(source)
+    except (OSError, ValueError):  # one of them is not there, or no path
+        return False
