@@ -16,10 +16,12 @@ from adatp_cli import strict_yaml
 from adatp_cli.errors import ProfileError, UsageError
 from adatp_cli.settings import (
     AUTO,
+    EntrySettings,
     FastVIDSettings,
     FastVSettings,
     LayerOrAuto,
     LocalSettings,
+    MergeSettings,
     Positions,
     PyramidDropSettings,
     RandomSettings,
@@ -36,10 +38,12 @@ __all__ = [
     "DEFAULT_PROFILE",
     "METHODS",
     "SECTIONS",
+    "EntrySettings",
     "FastVIDSettings",
     "FastVSettings",
     "LayerOrAuto",
     "LocalSettings",
+    "MergeSettings",
     "Positions",
     "Profile",
     "PyramidDropSettings",
@@ -62,6 +66,7 @@ DEFAULT_PROFILE = "adatp"
 # Each method with the sections of a profile that are its own.
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "adatp": ("schedule", "segments", "relevance", "local", "scores"),
+    "adatp-plus": ("schedule", "segments", "relevance", "local", "scores", "entry"),
     "fastv": ("fastv",),
     "fastvid": ("fastvid",),
     "pyramiddrop": ("pyramiddrop",),
@@ -97,6 +102,7 @@ class Profile:
     name: str
     method: Literal[
         "adatp",
+        "adatp-plus",
         "fastv",
         "fastvid",
         "pyramiddrop",
@@ -115,6 +121,7 @@ class Profile:
     relevance: RelevanceSettings = field(default_factory=RelevanceSettings)
     local: LocalSettings = field(default_factory=LocalSettings)
     scores: ScoreSettings = field(default_factory=ScoreSettings)
+    entry: EntrySettings = field(default_factory=EntrySettings)
     fastv: FastVSettings = field(default_factory=FastVSettings)
     fastvid: FastVIDSettings = field(default_factory=FastVIDSettings)
     pyramiddrop: PyramidDropSettings = field(default_factory=PyramidDropSettings)
@@ -128,6 +135,7 @@ class Profile:
         """The relevance encoder that the method asks for, by name; `none` where it uses none."""
         of_method = {
             "adatp": self.relevance.encoder,
+            "adatp-plus": self.relevance.encoder,
             "fastvid": self.fastvid.encoder,
             "unicomp": self.unicomp.encoder,
         }
@@ -259,6 +267,10 @@ def _check(profile: Profile, source: str) -> None:
         lowest = 1 if first == AUTO else first
         rule = f"at least {lowest}, where the first layer is"
         _require(last == AUTO or last >= lowest, source, f"{key}.last_layer", rule, last)
+    if profile.method == "adatp-plus":
+        holds = profile.relevance.encoder not in ("none", "attention")
+        rule = "an encoder for adatp-plus, whose salient tokens are those that it looks at"
+        _require(holds, source, "relevance.encoder", rule, profile.relevance.encoder)
     for key, holds_for, rule in _RANGES:
         section, name = key.split(".")
         value = getattr(getattr(profile, section), name)
@@ -292,13 +304,20 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("random.layer", _between(1, 1000), "from 1 to 1000"),
     ("random.seed", _between(0, 2**63 - 1), "at least 0"),
     ("uniform.layer", _between(1, 1000), "from 1 to 1000"),
+    ("entry.left", lambda value: 0 < value <= 1, "above 0 and at most 1"),
     ("fastvid.encoder", _is_name, "a name"),
     ("fastvid.segments", _between(1, 4096), "from 1 to 4096"),
     ("fastvid.threshold", _between(-1, 1), _COSINE),
-    ("fastvid.context", _between(0, 1), "from 0 to 1"),
-    ("fastvid.anchor_step", _between(1, 4096), "from 1 to 4096"),
-    ("fastvid.merge", _between(0, 1), "from 0 to 1"),
-    ("fastvid.neighbours", _between(1, 4096), "from 1 to 4096"),
+    *(
+        (f"{section}.{key}", holds, rule)
+        for section in ("entry", "fastvid")
+        for key, holds, rule in (
+            ("context", _between(0, 1), "from 0 to 1"),
+            ("anchor_step", _between(1, 4096), "from 1 to 4096"),
+            ("merge", _between(0, 1), "from 0 to 1"),
+            ("neighbours", _between(1, 4096), "from 1 to 4096"),
+        )
+    ),
     ("unicomp.encoder", _is_name, "a name"),
     ("unicomp.frame_threshold", _between(0, 2), _APART),
     ("unicomp.token_threshold", _between(0, 2), _APART),

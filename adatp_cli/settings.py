@@ -184,7 +184,43 @@ class VidCom2Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class FastVIDSettings:
+class MergeSettings:
+    """FastVID's merging by density (arXiv 2503.11187); all defaults published.
+
+    Parameters
+    ----------
+    context
+        d, share of the kept tokens that are merged ones.
+    anchor_step
+        p: in a segment, every p-th frame counted from its end takes merged tokens.
+    merge
+        beta, least share of the centre in a merged token.
+    neighbours
+        k of the density.
+    """
+
+    context: float = 0.4
+    anchor_step: int = 4
+    merge: float = 0.6
+    neighbours: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EntrySettings(MergeSettings):
+    """What enters layer 0 under `adatp-plus`, merged as `MergeSettings` says. All our choice.
+
+    Parameters
+    ----------
+    left
+        Share of the entering tokens that is left after the last layer at which tokens are dropped.
+        More of them enter when fewer are left.
+    """
+
+    left: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class FastVIDSettings(MergeSettings):
     """FastVID (arXiv 2503.11187); all defaults published.
 
     Parameters
@@ -196,23 +232,11 @@ class FastVIDSettings:
         c, fewest segments, as far as there are frames.
     threshold
         tau: a segment also ends where the cosine of neighbouring frames falls below it.
-    context
-        d, share of the kept tokens that are merged ones.
-    anchor_step
-        p: in a segment, every p-th frame counted from its end takes merged tokens.
-    merge
-        beta, least share of the centre in a merged token.
-    neighbours
-        k of the density.
     """
 
     encoder: str = AUTO
     segments: int = 8
     threshold: float = 0.9
-    context: float = 0.4
-    anchor_step: int = 4
-    merge: float = 0.6
-    neighbours: int = 4
 
 
 @dataclass(frozen=True, slots=True)

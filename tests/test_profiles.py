@@ -44,6 +44,7 @@ BUDGETS = {
     "adatp": 0.273,
     "adatp-aggressive": 0.10,
     "adatp-light": 0.273,
+    "adatp-plus": 0.10,
     "adatp-progressive": 0.273,
     "adatp-segments": 0.273,
     "adatp-strict": 0.273,
@@ -124,6 +125,7 @@ def test_which_methods_load_an_encoder() -> None:
     assert asking == {
         "adatp",
         "adatp-aggressive",
+        "adatp-plus",
         "adatp-segments",
         "adatp-strict",
         "adatp-weights",

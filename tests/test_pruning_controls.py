@@ -30,7 +30,8 @@ def model() -> Qwen2ForCausalLM:
 
 
 def step(count: int, keep: int, scores: Tensor | None = None) -> LayerStep:
-    return LayerStep(2, keep, torch.arange(count), torch.zeros(0) if scores is None else scores)
+    alive = torch.arange(count)
+    return LayerStep(2, keep, alive, alive, torch.zeros(0) if scores is None else scores)
 
 
 def test_the_best_are_the_largest_and_the_earlier_of_equals() -> None:

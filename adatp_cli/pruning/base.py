@@ -217,7 +217,7 @@ class PrunedPrefill:
         keep, alive = self._plan.keep_counts[index], self._alive
         start, newline = self._layout.start, self._layout.start + len(alive)
         if not request.last:
-            return LayerStep(index, keep, alive, _NO_SCORES), 0, 0
+            return LayerStep(index, keep, alive, self._owners[alive], _NO_SCORES), 0, 0
         source, projected = index - 1, 0
         if request.own_layer:
             kwargs = kwargs | self._sequence.in_prefill(index, hidden, kwargs)
@@ -235,7 +235,7 @@ class PrunedPrefill:
         if rows.context:
             baseline, question = table[rows.last], table[rows.last + 1 :].mean(0)
         scores = table[: rows.last].mean(0)
-        step = LayerStep(index, keep, alive, scores, question, baseline)
+        step = LayerStep(index, keep, alive, self._owners[alive], scores, question, baseline)
         return step, len(rows), projected
 
     def _save_rows(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ is known before the forward pass, and which tokens stay never changes it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -178,6 +179,48 @@ def solve_budget(share: float, visual: int, shape: LanguageShape, drops: Sequenc
     rho = _largest(fits)
     counts = _fill(counts_of(rho), visual, share, shape, drops)
     return Schedule(counts, tuple(drops), rho, paper_cost(counts, shape) / vanilla)
+
+
+def solve_entry(
+    share: float, visual: int, shape: LanguageShape, drops: Sequence[int], left: float
+) -> Schedule:
+    """The most tokens that may enter layer 0 when each drop keeps the same share of them.
+
+    Of n tokens that enter, ``round(n left^(j / J))`` are there after the j-th of J drops. Where the
+    whole clip may enter at that, `solve_budget` leaves more of it.
+
+    Parameters
+    ----------
+    share, visual, shape, drops
+        As for `solve_budget`; the drops are those behind layer 0.
+    left
+        Share of the entering tokens that is there after the last drop, above 0 and at most 1.
+
+    Returns
+    -------
+    Schedule
+        Its first count is what may enter; its `rho` the share that each drop keeps.
+
+    Raises
+    ------
+    UsageError
+        As `solve_budget`.
+    """
+    rho = left ** (1 / len(drops))
+    vanilla = shape.layers * paper_layer_cost(visual, shape)
+
+    def counts_of(entering: int) -> tuple[int, ...]:
+        return keep_schedule(rho, entering, shape.layers, drops)
+
+    def cost(entering: int) -> float:
+        return paper_cost(counts_of(entering), shape) / vanilla
+
+    if cost(visual) <= share:
+        return solve_budget(share, visual, shape, drops)
+    fullest = solve_budget(share, visual, shape, (0,)).counts[0]
+    entering = bisect_right(range(fullest, visual), share, key=cost) + fullest - 1
+    counts = counts_of(entering)
+    return Schedule(counts, tuple(drops), rho, cost(entering))
 
 
 def unreachable(share: float, smallest: float, why: str) -> UsageError:

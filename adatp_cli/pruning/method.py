@@ -141,7 +141,11 @@ class LayerStep:
     keep
         The most tokens that may stay.
     alive
-        (n,) int64, ascending: the visual tokens that entered layer l-1.
+        (n,) int64, ascending: the visual tokens that entered layer l-1, numbered as they entered
+        layer 0.
+    owners
+        (n,) int64: which visual tokens of the clip these are, or stand for: the same as `alive`
+        where the clip entered as it is.
     scores
         (n,) float32: attention of the last prompt tokens to each alive token, softmax over all
         alive tokens, text included; empty where no rows were asked for.
@@ -153,6 +157,7 @@ class LayerStep:
     layer: int
     keep: int
     alive: Tensor
+    owners: Tensor
     scores: Tensor
     question: Tensor | None = None
     baseline: Tensor | None = None
@@ -252,7 +257,7 @@ class PruningPlan(ABC):
 
     @abstractmethod
     def choose(self, step: LayerStep) -> Tensor:
-        """Ascending int64 indices of original visual tokens: 1 to `step.keep` of `step.alive`."""
+        """Ascending int64: 1 to `step.keep` of `step.alive`."""
 
 
 class PruningMethod(ABC):

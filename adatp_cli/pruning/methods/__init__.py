@@ -10,6 +10,7 @@ from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import Circumstances, PruningMethod
 from adatp_cli.pruning.methods import (
     adatp,
+    adatp_plus,
     fastv,
     fastvid,
     pyramiddrop,
@@ -31,6 +32,7 @@ class Entry:
 
 METHODS: Mapping[str, Entry] = {
     "adatp": Entry(adatp.build, adatp.resolve),
+    "adatp-plus": Entry(adatp_plus.build, adatp_plus.resolve),
     "fastv": Entry(fastv.build, fastv.resolve),
     "fastvid": Entry(fastvid.build, fastvid.resolve),
     "pyramiddrop": Entry(pyramiddrop.build, pyramiddrop.resolve),

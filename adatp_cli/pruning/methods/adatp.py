@@ -173,7 +173,7 @@ class AdaTPPlan(PruningPlan):
         return ScoreRequest(knobs.scores.rows, knobs.relevance.text_tokens if asks else 0)
 
     def choose(self, step: LayerStep) -> Tensor:
-        frame = step.alive // self._layout.per_frame
+        frame = step.owners // self._layout.per_frame
         if step.question is not None and step.baseline is not None:
             self._weigh(step.question, step.baseline, frame)
         segment = self._table.of_frames()[frame]
@@ -182,7 +182,7 @@ class AdaTPPlan(PruningPlan):
         chosen = select_tokens(
             step.scores,
             segment,
-            step.alive % self._layout.per_frame,
+            step.owners % self._layout.per_frame,
             budgets,
             mode=self._method.local_mode(step.layer, self._schedule.drops),
             representative=self._method.local.representative,

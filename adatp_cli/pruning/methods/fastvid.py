@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp_cli.profiles import FastVIDSettings, Profile
+from adatp_cli.profiles import FastVIDSettings, MergeSettings, Profile
 from adatp_cli.pruning.before import BeforeLayers, Compressed, needed
 from adatp_cli.pruning.clusters import density_peaks, largest
 from adatp_cli.pruning.method import (
@@ -85,7 +85,7 @@ def cut(similarity: Tensor, segments: int, threshold: float) -> tuple[int, ...]:
 
 
 def merge(
-    tokens: Tensor, salient: Tensor, bounds: tuple[int, ...], context: int, knobs: FastVIDSettings
+    tokens: Tensor, salient: Tensor, bounds: tuple[int, ...], context: int, knobs: MergeSettings
 ) -> tuple[Tensor, Tensor, int]:
     """Context tokens: at every anchor frame, centres that take in the whole segment's rest.
 

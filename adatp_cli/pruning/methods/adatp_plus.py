@@ -1,0 +1,175 @@
+"""AdaTP with fewer tokens from layer 0 on: what it would never look at need not enter.
+
+AdaTP (arXiv 2505.20100) shows its first layers every token, which on a deep model costs 7 % before
+anything is saved. Here the clip is thinned out first, segment by segment: the tokens that the
+relevance encoder looks at, and tokens that stand for the rest, merged as FastVID does (arXiv
+2503.11187). AdaTP's steps then go on with them. The combination is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from adatp_cli.cost import LanguageShape
+from adatp_cli.profiles import EntrySettings, Profile
+from adatp_cli.pruning.before import needed
+from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_entry
+from adatp_cli.pruning.clusters import largest
+from adatp_cli.pruning.method import (
+    Circumstances,
+    ClipSignals,
+    Outlook,
+    SignalNeeds,
+    VisualEntry,
+    VisualLayout,
+)
+from adatp_cli.pruning.methods import adatp
+from adatp_cli.pruning.methods.adatp import AdaTP, AdaTPPlan
+from adatp_cli.pruning.methods.fastvid import merge
+from adatp_cli.pruning.segments import SegmentTable, segment_budgets
+
+
+@dataclass(frozen=True, slots=True)
+class AdaTPPlus(AdaTP):
+    """AdaTP behind an entry of salient and merged tokens.
+
+    Parameters
+    ----------
+    entry
+        As in the profile.
+    """
+
+    entry: EntrySettings = field(default_factory=EntrySettings)
+
+    @property
+    def needs(self) -> SignalNeeds:
+        return SignalNeeds(frame_vectors=True, question_vector=True, probe_attention=True)
+
+    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+        schedule = self._schedule(frames * per_frame, shape)
+        rows = dict.fromkeys(self.scored_layers(schedule), self.scores.rows)
+        before = (0,) if schedule.counts[0] < frames * per_frame else ()
+        return Outlook(schedule.counts, (*before, *schedule.drops), rows)
+
+    def plan(
+        self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape
+    ) -> AdaTPPlusPlan:
+        schedule = self._schedule(layout.visual, shape)
+        table = self._cut(signals)
+        entry = None
+        if schedule.counts[0] < layout.visual:
+            tokens = needed(signals.tokens, "visual tokens")
+            attention = needed(signals.probe_attention, "the pooling head's attention")
+            grid = tokens.view(layout.frames, layout.per_frame, -1)
+            with torch.inference_mode():
+                entry = thin_out(grid, attention, table, schedule.counts[0], self.entry)
+        return AdaTPPlusPlan(self, layout, schedule, table, entry)
+
+    def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
+        knobs = self.schedule
+        first, last = pruned_layers(shape.layers, knobs.first_layer, knobs.last_layer)
+        return solve_entry(self.budget, visual, shape, range(first, last + 1), self.entry.left)
+
+
+class AdaTPPlusPlan(AdaTPPlan):
+    """AdaTP's choices among what entered."""
+
+    def __init__(
+        self,
+        method: AdaTPPlus,
+        layout: VisualLayout,
+        schedule: Schedule,
+        table: SegmentTable,
+        entry: VisualEntry | None,
+    ) -> None:
+        super().__init__(method, layout, schedule, table)
+        self._entry = entry
+
+    @property
+    def keep_counts(self) -> Mapping[int, int]:
+        inside = super().keep_counts
+        return inside if self._entry is None else {0: self._schedule.counts[0], **inside}
+
+    @property
+    def entry(self) -> VisualEntry | None:
+        return self._entry
+
+
+def thin_out(
+    tokens: Tensor, attention: Tensor, table: SegmentTable, count: int, knobs: EntrySettings
+) -> VisualEntry:
+    """A clip's tokens cut down to `count`.
+
+    Each segment's share follows from its length alone: the question has its say inside the model.
+    Per frame the most salient tokens enter as they are, and at a few anchor frames tokens into
+    which the segment's rest is merged. What rounding leaves goes to the next salient ones.
+
+    Parameters
+    ----------
+    tokens
+        (T, P, D).
+    attention
+        (T, P) float32: where the pooling head looks in each frame.
+    table
+        The segments.
+    count
+        At least 1, less than T P.
+    """
+    per_frame = tokens.shape[1]
+    equal = (1.0,) * len(table.weights)
+    capacity = [length * per_frame for length in table.lengths]
+    budgets = segment_budgets(count, equal, table.lengths, capacity)
+    made, owners, macs = [], [], 0
+    for (begin, end), budget in zip(pairwise(table.bounds), budgets, strict=True):
+        inside = slice(begin, end)
+        found = _thin_segment(tokens[inside], attention[inside], budget, knobs)
+        made.append(found[0])
+        owners.append(found[1] + begin * per_frame)
+        macs += found[2]
+    every = torch.cat(owners)
+    order = every.argsort()
+    embeddings = torch.cat(made)[order.to(tokens.device)]
+    return VisualEntry(embeddings, every[order], torch.zeros(count, dtype=torch.bool), macs)
+
+
+def _thin_segment(
+    tokens: Tensor, attention: Tensor, budget: int, knobs: EntrySettings
+) -> tuple[Tensor, Tensor, int]:
+    """`budget` tokens for a segment's (L, P, D), their owners in it, and multiply-accumulates."""
+    length, per_frame, _ = tokens.shape
+    each = budget // length
+    context = int(each * knobs.context)
+    salient = largest(attention, each - context)
+    merged, centres, macs = merge(tokens, salient, (0, length), context, knobs)
+    first = torch.arange(length)[:, None] * per_frame
+    taken = torch.cat(((first + salient).flatten(), centres))
+    free = attention.flatten().clone()
+    free[taken] = -1.0  # attention is never negative
+    more = largest(free, budget - len(taken))
+    whole = torch.cat(((first + salient).flatten(), more))
+    made = torch.cat((tokens.flatten(0, 1)[whole.to(tokens.device)], merged.to(tokens)))
+    return made, torch.cat((whole, centres)), macs
+
+
+def build(profile: Profile) -> AdaTPPlus:
+    """The method with a profile's knobs."""
+    return AdaTPPlus(
+        profile.share,
+        profile.schedule,
+        profile.segments,
+        profile.relevance,
+        profile.local,
+        profile.scores,
+        profile.positions_or("original"),
+        profile.entry,
+    )
+
+
+def resolve(profile: Profile, known: Circumstances) -> Profile:
+    """The profile with every `auto` replaced."""
+    return adatp.resolve(profile, known)
