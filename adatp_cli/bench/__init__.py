@@ -1,0 +1,1 @@
+"""How fast profiles are, and how much memory they take, beside plain transformers."""

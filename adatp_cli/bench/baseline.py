@@ -1,0 +1,190 @@
+"""Plain transformers on the same pixels and prompt: what every other figure is compared with.
+
+`LlavaOnevisionForConditionalGeneration.generate`, the loaded weights, and nothing of ours: no hook,
+no engine. Time to the first token is read by a streamer, which is the library's own way.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from adatp_cli.bench.memory import PeakWatch
+from adatp_cli.bench.sample import PLAIN, Sample
+from adatp_cli.cost import end_to_end_cost, paper_cost
+from adatp_cli.encoding import synchronize
+from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
+
+if TYPE_CHECKING:
+    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.model.prompt import Prompt
+    from adatp_cli.video.frames import Frames
+
+
+class _Clock:
+    """Takes the tokens of `generate` and notes when the first came."""
+
+    def __init__(self) -> None:
+        self._given = 0
+        self.first = 0.0
+
+    def put(self, _value: Tensor) -> None:
+        """The prompt comes first, then token by token."""
+        self._given += 1
+        if self._given == 2:
+            self.first = time.perf_counter()
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    first_token_s: float
+    total_s: float
+    generated: int
+    cache_bytes: int
+
+
+class PlainTransformers:
+    """The baseline.
+
+    Parameters
+    ----------
+    loaded
+        Its model and its preprocessor are used. Frames are normalised by the same code as in every
+        other run, and that counts as vision in all of them.
+    new_tokens
+        Length of every answer.
+    """
+
+    name = PLAIN
+
+    def __init__(self, loaded: LoadedModel, new_tokens: int) -> None:
+        self._loaded = loaded
+        self._model: Any = loaded.model
+        self._new_tokens = new_tokens
+
+    @torch.inference_mode()
+    def run_language_model(self, visual: Tensor, prompt: Prompt, watch: PeakWatch) -> Sample:
+        """Answer one question from (n_v + 1, D) visual tokens on."""
+        ids = prompt.input_ids.to(self._loaded.device)
+        with watch.watch() as peak:
+            language = self._generate(inputs_embeds=self._embeddings(ids, visual))
+        generate_s = language.total_s - language.first_token_s
+        return Sample(
+            contender=PLAIN,
+            frames=prompt.n_visual // self._loaded.shape.tokens_per_frame,
+            seconds={
+                "prefill": language.first_token_s,
+                "generate": generate_s,
+                "total": language.total_s,
+            },
+            tokens=self._tokens(prompt, language.generated),
+            flops=self._flops(prompt, language.generated),
+            peak_bytes=peak.above,
+            cache_bytes=language.cache_bytes,
+        )
+
+    @torch.inference_mode()
+    def run(self, frames: Frames, decode_s: float, prompt: Prompt, watch: PeakWatch) -> Sample:
+        """Answer one question from the pixels on, and measure the stages apart.
+
+        First token, total and memory are those of one call of `generate` with the pixels. It has no
+        seam between vision and prefill, so these two are then run again one after the other:
+        `get_video_features`, and `generate` from the embeddings that they make.
+        """
+        ids = prompt.input_ids.to(self._loaded.device)
+        with watch.watch() as peak:
+            started = time.perf_counter()
+            pixels = self._loaded.preprocess(frames.pixels)[None].to(self._loaded.device)
+            prepared_s = time.perf_counter() - started
+            whole = self._generate(input_ids=ids, pixel_values_videos=pixels)
+            del pixels
+        vision_s, embeddings = self._encode(frames, ids)
+        language = self._generate(inputs_embeds=embeddings)
+        generate_s = whole.total_s - whole.first_token_s
+        first_token_s = decode_s + prepared_s + whole.first_token_s
+        return Sample(
+            contender=PLAIN,
+            frames=len(frames),
+            seconds={
+                "decode": decode_s,
+                "vision": vision_s,
+                "prefill": language.first_token_s,
+                "first_token": first_token_s,
+                # Nothing is kept for the next question but the decoded frames.
+                "next_first_token": first_token_s - decode_s,
+                "generate": generate_s,
+                "total": first_token_s + generate_s,
+            },
+            tokens=self._tokens(prompt, whole.generated),
+            flops=self._flops(prompt, whole.generated),
+            peak_bytes=peak.above,
+            cache_bytes=whole.cache_bytes,
+        )
+
+    def _tokens(self, prompt: Prompt, generated: int) -> TokenCounts:
+        layers = self._loaded.shape.language.layers
+        visual = prompt.n_visual
+        return TokenCounts(
+            prompt.text_tokens + 1, visual, [visual] * layers, visual, 1.0, generated
+        )
+
+    def _flops(self, prompt: Prompt, generated: int) -> Flops:
+        shape = self._loaded.shape
+        frames = prompt.n_visual // shape.tokens_per_frame
+        everything = [prompt.n_visual] * shape.language.layers
+        paper = paper_cost(everything, shape.language)
+        cost = end_to_end_cost(
+            shape,
+            frames=frames,
+            text_tokens=prompt.text_tokens + 1,
+            visual_per_layer=everything,
+            generated=generated,
+        )
+        parts = (cost.vision, cost.relevance, cost.prefill, cost.scoring, cost.generate)
+        return Flops(
+            PaperFlops(paper, paper, 1.0), EndToEndFlops(cost.total, cost.total, 1.0, *parts)
+        )
+
+    def _generate(self, **inputs: Tensor) -> _Generation:
+        clock = _Clock()
+        given = next(iter(inputs.values()))
+        synchronize(self._loaded.device)
+        started = time.perf_counter()
+        output = self._model.generate(
+            **inputs,
+            attention_mask=torch.ones(given.shape[:2], dtype=torch.int64, device=given.device),
+            max_new_tokens=self._new_tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            streamer=clock,
+        )
+        synchronize(self._loaded.device)
+        finished = time.perf_counter()
+        before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        cache = output.past_key_values
+        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        return _Generation(
+            clock.first - started, finished - started, output.sequences.shape[1] - before, held
+        )
+
+    def _encode(self, frames: Frames, ids: Tensor) -> tuple[float, Tensor]:
+        """Seconds of the vision part, and the embeddings (1, L, D) that the decoder reads."""
+        inner = self._model.model
+        started = time.perf_counter()
+        pixels = self._loaded.preprocess(frames.pixels)[None].to(self._loaded.device)
+        features = inner.get_video_features(pixels, return_dict=True).pooler_output
+        synchronize(self._loaded.device)
+        vision_s = time.perf_counter() - started
+        return vision_s, self._embeddings(ids, features.flatten(0, 1))
+
+    def _embeddings(self, ids: Tensor, visual: Tensor) -> Tensor:
+        embeddings: Tensor = self._model.get_input_embeddings()(ids)
+        places = (ids == self._loaded.video_token_id)[..., None].expand_as(embeddings)
+        return embeddings.masked_scatter(places, visual.to(embeddings))

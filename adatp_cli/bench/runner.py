@@ -1,0 +1,303 @@
+"""Contenders in turns over the same frames: what disturbs the machine disturbs all alike."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeVar
+
+from adatp_cli.bench.baseline import PlainTransformers
+from adatp_cli.bench.memory import Peak, PeakWatch
+from adatp_cli.bench.sample import PLAIN, Sample, cache_bytes
+from adatp_cli.bench.synthetic import noise_encoding
+from adatp_cli.engine import Answered, Clip
+from adatp_cli.errors import MemoryLimitError, UsageError
+from adatp_cli.model.device import is_cuda
+from adatp_cli.model.memory import memory_errors
+from adatp_cli.pruning.method import SignalNeeds
+
+if TYPE_CHECKING:
+    from adatp_cli.engine import Engine
+    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.video.frames import Frames, VideoInfo
+    from adatp_cli.video.reader import FrameReader
+    from adatp_cli.video.sampling import Sampling
+
+_T = TypeVar("_T")
+
+# A GPU's libraries choose their ways by the shapes that they see, so there a run of full size comes
+# first; on a CPU a short one loads all that will be needed (our choice).
+WARM_UP_FRAMES = 2
+_LANGUAGE_STAGES = ("relevance", "prefill", "choosing", "generate")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entrant:
+    """A profile that is measured."""
+
+    name: str
+    engine: Engine
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPlan:
+    """What is measured.
+
+    Parameters
+    ----------
+    frames
+        Numbers of frames, one after the other.
+    questions
+        Asked one after the other about the encoded clip; at least one.
+    repeat
+        Rounds that count, each with every contender in it.
+    new_tokens
+        Length of every answer.
+    sampling
+        Which part of the clip; its number of frames is replaced.
+    vision
+        Whether the tower runs. Without it the language model gets noise in place of visual tokens,
+        and only what begins there is measured.
+    """
+
+    frames: tuple[int, ...]
+    questions: tuple[str, ...]
+    repeat: int
+    new_tokens: int
+    sampling: Sampling
+    vision: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """What is run now; turn 0 is the one to warm up."""
+
+    contender: str
+    frames: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotMeasured:
+    """A contender that could not be run at so many frames, and why."""
+
+    contender: str
+    frames: int
+    reason: str
+
+
+class Bench:
+    """Measures contenders against each other.
+
+    Parameters
+    ----------
+    loaded
+        The model; for as long as this exists its answers end by their length alone.
+    entrants
+        Profiles, with engines on `loaded` that give answers of `plan.new_tokens`.
+    plan
+        What to measure.
+    reader, source, name
+        Reads the clip, the clip, and what errors call it.
+
+    `video` is what the clip is, once it was read; `text_tokens` those of the first prompt, the
+    newline among them.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        entrants: Sequence[Entrant],
+        plan: BenchPlan,
+        reader: FrameReader,
+        source: str | os.PathLike[str],
+        name: str,
+    ) -> None:
+        self._loaded = loaded
+        self._entrants = tuple(entrants)
+        self._plan = plan
+        self._reader = reader
+        self._source = source
+        self._name = name
+        self._plain = PlainTransformers(loaded, plan.new_tokens)
+        self._watch = PeakWatch(loaded.device)
+        self.video: VideoInfo | None = None
+        self.text_tokens = 0
+
+    @property
+    def memory_method(self) -> str | None:
+        """How memory is measured; None where it is not."""
+        return self._watch.method
+
+    def run(self) -> Iterator[Measuring | NotMeasured | Sample]:
+        """Measure, and give each sample out the moment it is there.
+
+        Raises
+        ------
+        VideoError
+            The clip cannot be read.
+        UsageError
+            It has fewer frames than are wanted.
+        """
+        settings = self._loaded.model.generation_config
+        before, settings.eos_token_id = settings.eos_token_id, None
+        try:
+            for count in self._plan.frames:
+                yield from self._at(count)
+        finally:
+            settings.eos_token_id = before
+
+    def _at(self, count: int) -> Iterator[Measuring | NotMeasured | Sample]:
+        running: list[str] = []
+        for entrant in self._entrants:
+            reason = self._refusal(entrant, count)
+            if reason is None:
+                running.append(entrant.name)
+            else:
+                yield NotMeasured(entrant.name, count, reason)
+        running.insert(0, PLAIN)
+        for turn in range(self._plan.repeat + 1):
+            small = turn == 0 and not is_cuda(self._loaded.device)
+            frames, decode_s = self._decode(min(count, WARM_UP_FRAMES) if small else count)
+            for event in self._round(frames, decode_s, running, turn):
+                if isinstance(event, NotMeasured):
+                    running.remove(event.contender)
+                    event = replace(event, frames=count)
+                if turn > 0 or not isinstance(event, Sample):
+                    yield event
+
+    def _refusal(self, entrant: Entrant, count: int) -> str | None:
+        """Why a profile cannot be run at so many frames, as far as that can be known before."""
+        try:
+            prompt = entrant.engine.prompt(self._plan.questions[0], count)
+            self.text_tokens = prompt.text_tokens + 1
+            entrant.engine.check_memory(count, prompt.text_tokens)
+        except (MemoryLimitError, UsageError) as error:
+            return error.message
+        return None
+
+    def _decode(self, count: int) -> tuple[Frames, float]:
+        resize = self._entrants[0].engine.resize
+        sampling = replace(self._plan.sampling, frames=count)
+        started = time.perf_counter()
+        frames = self._reader.read(self._source, sampling, name=self._name, resize=resize)
+        decode_s = time.perf_counter() - started
+        if len(frames) < count:
+            raise UsageError(
+                f"{self._name}: {count} frames are wanted, and it has {len(frames)}",
+                "give a longer clip, or fewer --frames",
+            )
+        self.video = frames.info
+        return frames, decode_s
+
+    def _round(
+        self, frames: Frames, decode_s: float, running: Sequence[str], turn: int
+    ) -> Iterator[Measuring | NotMeasured | Sample]:
+        """Every contender once, beginning with another one each time."""
+        entrants = [entrant for entrant in self._entrants if entrant.name in running]
+        # Profiles that want the same of a clip share its encoding, as the vision part is the same.
+        entrants.sort(key=lambda entrant: repr(entrant.engine.needs))
+        groups: list[list[Entrant]] = [
+            list(same) for _, same in groupby(entrants, key=lambda one: one.engine.needs)
+        ]
+        units: list[list[Entrant] | None] = [None, *groups] if PLAIN in running else [*groups]
+        for unit in _turned(units, turn):
+            if unit is None:
+                yield Measuring(PLAIN, len(frames), turn)
+                yield self._plainly(frames, decode_s)
+            else:
+                yield from self._profiles(_turned(unit, turn), frames, decode_s, turn)
+
+    def _plainly(self, frames: Frames, decode_s: float) -> Sample | NotMeasured:
+        prompt = self._entrants[0].engine.prompt(self._plan.questions[0], len(frames))
+        try:
+            with memory_errors("running plain transformers"):
+                if self._plan.vision:
+                    return self._plain.run(frames, decode_s, prompt, self._watch)
+                visual = noise_encoding(self._loaded, len(frames), SignalNeeds()).visual
+                return self._plain.run_language_model(visual, prompt, self._watch)
+        except MemoryLimitError as error:
+            return NotMeasured(PLAIN, len(frames), error.message)
+
+    def _profiles(
+        self, group: Sequence[Entrant], frames: Frames, decode_s: float, turn: int
+    ) -> Iterator[Measuring | NotMeasured | Sample]:
+        yield Measuring(group[0].name, len(frames), turn)
+        try:
+            with self._watch.watch() as encoding:
+                clip = self._encode(group[0].engine, frames, decode_s)
+        except MemoryLimitError as error:
+            for entrant in group:
+                yield NotMeasured(entrant.name, len(frames), error.message)
+            return
+        for entrant in group:
+            yield Measuring(entrant.name, len(frames), turn)
+            try:
+                yield self._answer(entrant, clip, encoding)
+            except MemoryLimitError as error:
+                yield NotMeasured(entrant.name, len(frames), error.message)
+
+    def _encode(self, engine: Engine, frames: Frames, decode_s: float) -> Clip:
+        if self._plan.vision:
+            return engine.encode(self._name, frames, decode_s)
+        encoded = noise_encoding(self._loaded, len(frames), engine.needs)
+        return Clip(self._name, frames, encoded, decode_s, None)
+
+    def _answer(self, entrant: Entrant, clip: Clip, encoding: Peak) -> Sample:
+        first_question, *further = self._plan.questions
+        with self._watch.watch() as answering:
+            first = _answered(entrant.engine, clip, first_question)
+        later = [_answered(entrant.engine, clip, question) for question in further]
+        record = first.record
+        seconds = {
+            "decode": record.seconds.decode,
+            "vision": record.seconds.vision,
+            "relevance": record.seconds.relevance,
+            "prefill": record.seconds.prefill,
+            "choosing": first.choosing_s,
+            "first_token": record.seconds.first_token,
+            "generate": record.seconds.generate,
+            "total": record.seconds.first_token + record.seconds.generate,
+        }
+        if later:
+            # A record tells the time as if its question were the only one.
+            encoded_s = clip.decode_s + clip.encoded.vision_s + clip.encoded.relevance_s
+            seconds["next_first_token"] = (
+                statistics.median(one.record.seconds.first_token for one in later) - encoded_s
+            )
+        peaks = [peak for peak in (encoding.most, answering.most) if peak is not None]
+        most = max(peaks) - encoding.before if peaks and encoding.before is not None else None
+        if not self._plan.vision:
+            seconds = {stage: seconds[stage] for stage in _LANGUAGE_STAGES}
+            seconds["total"] = sum(seconds[one] for one in ("relevance", "prefill", "generate"))
+            most = answering.above
+        loaded = self._loaded
+        return Sample(
+            contender=entrant.name,
+            frames=len(clip.frames),
+            seconds=seconds,
+            tokens=record.tokens,
+            flops=record.flops,
+            peak_bytes=most,
+            cache_bytes=cache_bytes(record.tokens, loaded.shape.language, loaded.dtype),
+        )
+
+
+def _answered(engine: Engine, clip: Clip, question: str) -> Answered:
+    answered = None
+    for event in engine.answer(clip, question, stream=False):
+        if isinstance(event, Answered):
+            answered = event
+    if answered is None:
+        raise RuntimeError("the engine ended without an answer")
+    return answered
+
+
+def _turned(items: Sequence[_T], turn: int) -> list[_T]:
+    """The same items, beginning with another one each turn."""
+    at = turn % len(items) if items else 0
+    return [*items[at:], *items[:at]]

@@ -1,0 +1,378 @@
+"""`adatp bench`: speed and memory of profiles, beside plain transformers, in one run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.errors import reporting
+from adatp_cli.cli.loading import load_model_for
+from adatp_cli.cli.options import (
+    MaxNewTokens,
+    ProfilesOption,
+    RunOptions,
+    with_run_options,
+)
+from adatp_cli.cli.output import Output
+from adatp_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from adatp_cli.bench.report import BenchResult
+    from adatp_cli.bench.runner import BenchPlan
+    from adatp_cli.model.load import LoadedModel
+
+_DEFAULT_PROFILES = ("vanilla", "adatp")
+_NEW_TOKENS = 32
+_MEASURE = "Measurement"
+_RESULT = "Result"
+# What is asked matters to nobody here; that each is another question does.
+_QUESTIONS = (
+    "What happens in the video?",
+    "What happens first?",
+    "What happens last?",
+    "What is in the middle of the picture?",
+    "Which colours are there?",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What `bench` takes beside the options that commands share."""
+
+    video: str | None
+    profiles: Sequence[str]
+    frames: tuple[int, ...]
+    questions: int
+    repeat: int
+    new_tokens: int
+    vision: bool
+    output: Path | None
+    overwrite: bool
+    plot: Path | None
+
+    def check(self) -> None:
+        """What can be said before anything is loaded.
+
+        Raises
+        ------
+        UsageError
+            A value out of range, or a file that cannot be written.
+        """
+        for name, value, most in (
+            ("--questions", self.questions, 100),
+            ("--repeat", self.repeat, 1000),
+            ("--max-new-tokens", self.new_tokens, None),
+        ):
+            if value < 1 or (most is not None and value > most):
+                limits = "at least 1" if most is None else f"from 1 to {most}"
+                raise UsageError(f"{name} {value} is not {limits}", "give another number")
+        if len(set(self.frames)) < len(self.frames):
+            raise UsageError("--frames names a number twice", "name each once")
+        if self.plot is not None:
+            from adatp_cli.bench.plots import check_plots
+
+            if self.plot.suffix.lower() != ".png":
+                raise UsageError(f"--plot {self.plot}: the picture is a PNG", "end it in .png")
+            check_plots()
+        for option, path in (("--output", self.output), ("--plot", self.plot)):
+            if path is not None:
+                _check_target(option, path, replace=self.overwrite)
+
+
+@with_run_options
+def bench(
+    options: RunOptions,
+    video: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VIDEO]",
+            show_default=False,
+            help="A video file. Default: a generated clip of 1080p, 8 seconds long.",
+        ),
+    ] = None,
+    profiles: ProfilesOption = None,
+    frames: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--frames",
+            "-n",
+            metavar="N",
+            show_default=False,
+            rich_help_panel=_MEASURE,
+            help="Frames to look at, spread evenly; several with commas, or one option for each. "
+            "Default: the profiles', else the model's.",
+        ),
+    ] = None,
+    questions: Annotated[
+        int,
+        typer.Option(
+            "--questions",
+            metavar="N",
+            rich_help_panel=_MEASURE,
+            help="Questions asked one after the other about the encoded clip.",
+        ),
+    ] = 2,
+    repeat: Annotated[
+        int,
+        typer.Option(
+            "--repeat",
+            metavar="N",
+            rich_help_panel=_MEASURE,
+            help="Rounds in which everything is measured once, in turns.",
+        ),
+    ] = 3,
+    max_new_tokens: MaxNewTokens = _NEW_TOKENS,
+    vision: Annotated[
+        bool,
+        typer.Option(
+            "--vision/--no-vision",
+            rich_help_panel=_MEASURE,
+            help="Without it the tower is left out: the language model gets noise for visual "
+            "tokens, and what begins there is measured.",
+        ),
+    ] = True,
+    output_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.json",
+            rich_help_panel=_RESULT,
+            help="Write the result here too, as JSON.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", rich_help_panel=_RESULT, help="Replace -o and --plot files."),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.png",
+            rich_help_panel=_RESULT,
+            help="Draw where the time goes; needs matplotlib.",
+        ),
+    ] = None,
+) -> None:
+    """Measure time and memory of profiles against plain transformers, in turns in one run.
+
+    -m 0.5b-random, 7b-random and 72b-random are LLaVA-OneVision's dimensions with random weights,
+    built on the spot: time and memory mean something, answers nothing. Every answer has
+    --max-new-tokens tokens. stdout gets tables as Markdown, or with --json one JSON object.
+    """
+    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    with reporting(output):
+        options.check()
+        _check_shared(options)
+        wanted = BenchOptions(
+            video,
+            [str(name) for name in profiles or _DEFAULT_PROFILES],
+            _counts(frames),
+            questions,
+            repeat,
+            max_new_tokens,
+            vision,
+            output_file,
+            overwrite,
+            plot,
+        )
+        wanted.check()
+        _Measurement(wanted, options, output).run()
+
+
+def _counts(given: Sequence[str] | None) -> tuple[int, ...]:
+    parts = [part.strip() for text in given or () for part in text.split(",")]
+    try:
+        counts = tuple(int(part) for part in parts)
+    except ValueError:
+        counts = (0,)
+    if any(not 1 <= count <= 100_000 for count in counts):
+        raise UsageError(
+            f"--frames {', '.join(given or ())}: not numbers from 1 on", "as in --frames 16,32"
+        )
+    return counts
+
+
+def _check_shared(options: RunOptions) -> None:
+    if options.trace is not None:
+        raise UsageError("--trace would slow what is measured", "trace a clip with adatp ask")
+    if options.temperature is not None or options.top_p is not None:
+        raise UsageError("bench decodes greedily", "leave out --temperature and --top-p")
+    if options.fps is not None:
+        raise UsageError("bench looks at numbers of frames", "give --frames in place of --fps")
+
+
+def _check_target(option: str, path: Path, *, replace: bool) -> None:
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} {path}: cannot be written there", "name a file in a folder")
+    if path.exists() and not replace:
+        raise UsageError(f"{option} {path} exists", "name another file, or give --overwrite")
+
+
+class _Measurement:
+    """One run of `adatp bench`."""
+
+    def __init__(self, wanted: BenchOptions, options: RunOptions, output: Output) -> None:
+        self._wanted = wanted
+        self._options = dataclasses.replace(
+            options,
+            # The profiles' own wishes do not count where numbers are given.
+            frames=wanted.frames[0] if wanted.frames else None,
+            max_new_tokens=wanted.new_tokens,
+        )
+        self._output = output
+
+    def run(self) -> None:
+        """Measure and show.
+
+        Raises
+        ------
+        AdatpError
+            Nothing could be measured, or the result cannot be written.
+        """
+        from adatp_cli.model.quiet import quiet_libraries
+
+        profiles = load_profiles(self._wanted.profiles, self._options.budget)
+        if any(profile.name == "plain transformers" for profile in profiles):
+            raise UsageError("a profile is called 'plain transformers'", "the baseline is")
+        self._options.sampling()  # a wrong one is told before anything is loaded
+        quiet = quiet_libraries(verbose=self._options.verbose)
+        with self._output.running(), quiet, self._clip() as source:
+            arena = load_arena(profiles, self._options, self._output, load=_load)
+            result = self._measure(arena, source)
+        self._show(result)
+
+    @contextlib.contextmanager
+    def _clip(self) -> Iterator[Path]:
+        """The clip's path; one that was made for the purpose is gone afterwards."""
+        if self._wanted.video is not None:
+            from adatp_cli.video.source import check_source
+
+            check_source(self._wanted.video, self._wanted.video)
+            yield Path(self._wanted.video)
+            return
+        from adatp_cli.bench.clip import HEIGHT, SECONDS, WIDTH, write_clip
+
+        self._output.note(f"a generated clip, {WIDTH}x{HEIGHT}, {SECONDS} seconds")
+        self._output.stage("writing a clip")
+        with tempfile.TemporaryDirectory(prefix="adatp-bench-") as folder:
+            path = Path(folder) / "generated.mp4"
+            write_clip(path)
+            yield path
+
+    def _measure(self, arena: Arena, source: Path) -> BenchResult:
+        import datetime
+
+        from adatp_cli.bench.facts import machine_facts
+        from adatp_cli.bench.random_model import random_alias
+        from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult
+        from adatp_cli.bench.runner import Bench, Entrant, NotMeasured
+        from adatp_cli.bench.sample import Sample
+        from adatp_cli.bench.summary import summarise
+        from adatp_cli.video.isolated import IsolatedReader
+
+        is_random = random_alias(arena.model.name) is not None
+        if is_random:
+            self._output.note(RANDOM_WEIGHTS)
+        plan = self._plan(arena)
+        entrants = [Entrant(one.name, one.engine) for one in arena.contenders]
+        began = datetime.datetime.now(datetime.UTC)
+        samples: list[Sample] = []
+        missing: list[NotMeasured] = []
+        with IsolatedReader() as reader:
+            name = self._wanted.video or "the generated clip"
+            bench = Bench(arena.loaded, entrants, plan, reader, source, name)
+            for event in bench.run():
+                if isinstance(event, Sample):
+                    samples.append(event)
+                elif isinstance(event, NotMeasured):
+                    missing.append(event)
+                    self._output.note(f"{event.contender} is not measured: {event.reason}")
+                else:
+                    self._output.stage(_doing(event, plan))
+        return BenchResult(
+            date=began,
+            machine=machine_facts(arena.model.device),
+            versions=arena.versions,
+            model=arena.model,
+            random_weights=is_random,
+            clip=bench.video,
+            clip_generated=self._wanted.video is None,
+            plan=plan,
+            text_tokens=bench.text_tokens,
+            memory_method=bench.memory_method,
+            profiles={one.name: one.engine.profile.to_dict() for one in arena.contenders},
+            rows=summarise([one.name for one in entrants], samples, missing),
+        )
+
+    def _plan(self, arena: Arena) -> BenchPlan:
+        from adatp_cli.bench.runner import BenchPlan
+
+        wanted = self._wanted
+        default = arena.sampling.frames or arena.loaded.default_frames
+        turns = -(-wanted.questions // len(_QUESTIONS))
+        return BenchPlan(
+            frames=wanted.frames or (default,),
+            questions=(_QUESTIONS * turns)[: wanted.questions],
+            repeat=wanted.repeat,
+            new_tokens=wanted.new_tokens,
+            sampling=arena.sampling,
+            vision=wanted.vision,
+        )
+
+    def _show(self, result: BenchResult) -> None:
+        from adatp_cli.bench.plots import draw
+        from adatp_cli.bench.tables import tables
+        from adatp_cli.files import replacing
+
+        data = result.to_dict()
+        if self._output.json:
+            self._output.data(data)
+        else:
+            self._output.write(tables(result))
+        if self._wanted.output is not None:
+            text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+            with replacing(self._wanted.output, "the result") as path:
+                path.write_text(text, encoding="utf-8")
+        if self._wanted.plot is not None:
+            draw(result, self._wanted.plot)
+
+
+def _doing(event: object, plan: BenchPlan) -> str:
+    from adatp_cli.bench.runner import Measuring
+
+    if not isinstance(event, Measuring):
+        return ""
+    turn = "warming up" if event.turn == 0 else f"round {event.turn} of {plan.repeat}"
+    return f"{event.frames} frames, {turn}: {event.contender}"
+
+
+def _load(encoder: str, options: RunOptions, output: Output) -> tuple[LoadedModel, float]:
+    """Load as every command does, or build one of random weights."""
+    from adatp_cli.bench.random_model import load_random, random_alias
+
+    if random_alias(options.model) is None:
+        return load_model_for(encoder, options, output)
+    from adatp_cli.model.load import LoadRequest
+
+    started = time.perf_counter()
+    request = LoadRequest(
+        model=options.model,
+        quantization=options.quantize.value,
+        device=options.device,
+        dtype=options.dtype.value,
+        offline=options.offline,
+        relevance=encoder,
+    )
+    return load_random(request, output.stage), time.perf_counter() - started
