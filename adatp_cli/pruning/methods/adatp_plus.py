@@ -30,7 +30,7 @@ from adatp_cli.pruning.method import (
 )
 from adatp_cli.pruning.methods import adatp
 from adatp_cli.pruning.methods.adatp import AdaTP, AdaTPPlan
-from adatp_cli.pruning.methods.fastvid import merge
+from adatp_cli.pruning.methods.fastvid import anchors_of, merge_segment
 from adatp_cli.pruning.segments import SegmentTable, segment_budgets
 
 
@@ -142,18 +142,18 @@ def _thin_segment(
 ) -> tuple[Tensor, Tensor, int]:
     """`budget` tokens for a segment's (L, P, D), their owners in it, and multiply-accumulates."""
     length, per_frame, _ = tokens.shape
-    each = budget // length
-    context = int(each * knobs.context)
-    salient = largest(attention, each - context)
-    merged, centres, macs = merge(tokens, salient, (0, length), context, knobs)
+    anchors = len(anchors_of(length, knobs))
+    centres = min(round(budget * knobs.context / anchors), budget // anchors)
+    salient = largest(attention, (budget - anchors * centres) // length)
+    merged, centre, macs = merge_segment(tokens, salient, centres, knobs)
     first = torch.arange(length)[:, None] * per_frame
-    taken = torch.cat(((first + salient).flatten(), centres))
+    taken = torch.cat(((first + salient).flatten(), centre))
     free = attention.flatten().clone()
     free[taken] = -1.0  # attention is never negative
     more = largest(free, budget - len(taken))
     whole = torch.cat(((first + salient).flatten(), more))
     made = torch.cat((tokens.flatten(0, 1)[whole.to(tokens.device)], merged.to(tokens)))
-    return made, torch.cat((whole, centres)), macs
+    return made, torch.cat((whole, centre)), macs
 
 
 def build(profile: Profile) -> AdaTPPlus:

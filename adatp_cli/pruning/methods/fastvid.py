@@ -106,25 +106,40 @@ def merge(
     tuple
         (n, D) float32 merged tokens; (n,) int64 owners, their centres; multiply-accumulates.
     """
-    frames, per_frame, width = tokens.shape
-    outside = torch.ones(frames, per_frame, dtype=torch.bool).scatter_(1, salient, value=False)
-    pool = outside.nonzero()[:, 1].view(frames, per_frame - salient.shape[1])
-    size = pool.shape[1]
-    made, owners, macs = [tokens.new_zeros(0, width, dtype=torch.float32)], [pool.new_zeros(0)], 0
+    per_frame = tokens.shape[1]
+    made, owners, macs = [], [], 0
     for begin, end in pairwise(bounds):
-        length = end - begin
-        anchors = range(end - 1, begin - 1, -knobs.anchor_step)
-        centres = min(context * length // len(anchors), size)
-        if centres == 0:
-            continue
-        places = pool[begin:end].to(tokens.device)
-        rest = tokens[begin:end].gather(1, places[..., None].expand(-1, -1, width)).float()
+        centres = context * (end - begin) // len(anchors_of(end - begin, knobs))
+        found = merge_segment(tokens[begin:end], salient[begin:end], centres, knobs)
+        made.append(found[0])
+        owners.append(found[1] + begin * per_frame)
+        macs += found[2]
+    return torch.cat(made), torch.cat(owners), macs
+
+
+def anchors_of(length: int, knobs: MergeSettings) -> range:
+    """The frames of a segment of so many that take merged tokens, the last one first."""
+    return range(length - 1, -1, -knobs.anchor_step)
+
+
+def merge_segment(
+    tokens: Tensor, salient: Tensor, centres: int, knobs: MergeSettings
+) -> tuple[Tensor, Tensor, int]:
+    """The same for one segment's (L, P, D), with as many centres at each anchor as the pool has."""
+    length, per_frame, width = tokens.shape
+    outside = torch.ones(length, per_frame, dtype=torch.bool).scatter_(1, salient, value=False)
+    pool = outside.nonzero()[:, 1].view(length, per_frame - salient.shape[1])
+    size = pool.shape[1]
+    centres = min(centres, size)
+    made, owners, macs = [tokens.new_zeros(0, width, dtype=torch.float32)], [pool.new_zeros(0)], 0
+    if centres > 0:
+        places = pool.to(tokens.device)[..., None].expand(-1, -1, width)
+        rest = tokens.gather(1, places).float()
         flat = rest.flatten(0, 1)
         unit = F.normalize(flat, dim=-1)
-        for anchor in anchors:
-            score = density_peaks(rest[anchor - begin], knobs.neighbours)
-            best = largest(score, centres)
-            rows = (anchor - begin) * size + best
+        for anchor in anchors_of(length, knobs):
+            best = largest(density_peaks(rest[anchor], knobs.neighbours), centres)
+            rows = anchor * size + best
             nearest = (unit @ unit[rows].T).argmax(-1)
             made.append(_merged(flat, flat[rows], nearest, knobs.merge))
             owners.append(anchor * per_frame + pool[anchor, best.cpu()])
