@@ -22,7 +22,7 @@ from adatp_cli.generation import (
 from adatp_cli.model.memory import available_memory, check_run, estimate_run, memory_errors
 from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
-from adatp_cli.pruning.method import Circumstances, PruningPlan, SignalNeeds, VisualLayout
+from adatp_cli.pruning.method import Circumstances, Outlook, PruningPlan, SignalNeeds, VisualLayout
 from adatp_cli.pruning.methods import method_of, resolve_profile
 from adatp_cli.record import AnswerRecord, VideoFacts
 from adatp_cli.trace import Trace, build_trace
@@ -235,6 +235,17 @@ class Engine:
             )
         return prompt
 
+    def outlook(self, frames: int) -> Outlook:
+        """What a clip of so many frames will come to, known before anything runs.
+
+        Raises
+        ------
+        UsageError
+            The profile cannot reach its budget on such a clip.
+        """
+        shape = self._loaded.shape
+        return self._method.outlook(frames, shape.tokens_per_frame, shape.language)
+
     def check_memory(self, frames: int, text_tokens: int) -> None:
         """Refuse a clip that cannot fit the device's free memory, saying what would.
 
@@ -246,8 +257,6 @@ class Engine:
         loaded = self._loaded
 
         def needed(count: int) -> int:
-            per_frame = loaded.shape.tokens_per_frame
-            outlook = self._method.outlook(count, per_frame, loaded.shape.language)
             return estimate_run(
                 loaded.shape,
                 dtype=loaded.dtype,
@@ -255,7 +264,7 @@ class Engine:
                 text_tokens=text_tokens + 1,
                 new_tokens=self._settings.max_new_tokens,
                 frames_at_once=FRAMES_AT_ONCE,
-                visual_per_layer=outlook.visual_per_layer,
+                visual_per_layer=self.outlook(count).visual_per_layer,
                 relevance=self._relevance_shape,
             ).total
 

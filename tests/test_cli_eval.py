@@ -256,6 +256,11 @@ def test_what_the_model_is_asked_is_the_harness_prompt(
         (("shapes", "-p", "adpt"), "no profile named"),
         (("shapes", "-p", "vanilla", "--budget", "0.2"), "no effect"),
         (("shapes", "--budget", "2"), "not a share"),
+        (("shapes", "--budgets", "0.2,2"), "not a share"),
+        (("shapes", "--budgets", "0.2;0.1"), "not a list of numbers"),
+        (("shapes", "--budgets", "0.2,0.2"), "twice"),
+        (("shapes", "--budgets", "0.2", "--budget", "0.2"), "exclude each other"),
+        (("shapes", "--against", "fastv"), "one of: vanilla, adatp"),
         (("shapes", "-n", "0"), "--frames"),
         (("shapes", "-o", "nowhere/x.jsonl"), "nowhere"),
     ],
@@ -289,6 +294,26 @@ def test_the_budget_is_for_the_profiles_that_prune(
     run = adatp("eval", mine, "-m", checkpoint, *FEW, "--budget", "0.5", "--json")
     budgets = {row["profile"]["name"]: row["profile"]["budget"] for row in run.records}
     assert budgets == {"vanilla": None, "adatp": 0.5}
+
+
+def test_profiles_run_at_several_budgets_and_against_one_of_them(
+    adatp: Run, checkpoint: Path, mine: Path, tmp_path: Path
+) -> None:
+    run = adatp(
+        "eval", mine, "-m", checkpoint, *FEW, "-p", "vanilla", "-p", "adatp-plus", "-p", "fastv",
+        "--budgets", "0.5,0.05", "--against", "adatp-plus", "--report", tmp_path / "report",
+    )  # fmt: skip
+    assert run.code == 6, run.err
+    assert "fastv@0.05 is left out: the smallest reachable budget here is" in run.err
+    with (tmp_path / "report" / "summary.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["profile"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["vanilla", "adatp-plus@0.5", "adatp-plus@0.05", "fastv@0.5"]
+    assert 0.49 < float(rows["fastv@0.5"]["paper"]) <= 0.5
+    assert 0.04 < float(rows["adatp-plus@0.05"]["paper"]) <= 0.05
+    assert float(rows["fastv@0.5"]["rival_mcnemar_p"]) == 1.0
+    assert rows["adatp-plus@0.5"]["rival_mcnemar_p"] == rows["vanilla"]["rival_mcnemar_p"] == ""
+    assert "| to adatp-plus | p |" in run.out
+    assert (tmp_path / "report" / "accuracy-cost.png").stat().st_size > 10_000
 
 
 def test_the_clips_of_shapes_are_videos(tmp_path: Path) -> None:

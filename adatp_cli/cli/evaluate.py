@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +33,7 @@ from adatp_cli.errors import UsageError
 if TYPE_CHECKING:
     from adatp_cli.batch.results import ResultFile
     from adatp_cli.evaluation.items import Dataset
+    from adatp_cli.evaluation.lineup import Place
     from adatp_cli.evaluation.outcomes import Outcome
     from adatp_cli.evaluation.runner import Ask
     from adatp_cli.evaluation.summary import Summary
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 SOME_FAILED = 6
 _DEFAULT_PROFILES = ("vanilla", "adatp")
 _RESULTS = "Results"
+_PRUNING = "Pruning"
 
 
 class RuleOption(StrEnum):
@@ -52,6 +55,8 @@ class EvalOptions:
 
     dataset: DatasetOptions
     profiles: Sequence[str]
+    budgets: Sequence[float]
+    against: str | None
     rule: RuleOption
     output: Path | None
     resume: bool
@@ -77,12 +82,68 @@ class EvalOptions:
             raise UsageError("--retry-failed is a way to resume", "give --resume too")
         self.dataset.check()
 
+    def places(self, budget: float | None) -> list[Place]:
+        """The profiles, at every budget that was asked for.
+
+        Raises
+        ------
+        ProfileError, UsageError
+            One does not exist or is not valid, or a budget is none.
+        """
+        from adatp_cli.evaluation.lineup import line_up
+
+        if self.budgets and budget is not None:
+            raise UsageError("--budget and --budgets exclude each other", "give one of them")
+        places = line_up(load_profiles(self.profiles, budget), self.budgets)
+        families = dict.fromkeys(place.family for place in places)
+        if self.against is not None and self.against not in families:
+            raise UsageError(
+                f"--against {self.against}: no such profile is in the run",
+                f"one of: {', '.join(families)}",
+            )
+        return places
+
+
+def read_budgets(text: str | None) -> tuple[float, ...]:
+    """Shares with commas between them.
+
+    Raises
+    ------
+    UsageError
+        One is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",")) if text is not None else ()
+    except ValueError:
+        raise UsageError(
+            f"--budgets {text}: not a list of numbers", "such as --budgets 0.5,0.273,0.1"
+        ) from None
+
 
 @with_run_options
 def evaluate(
     dataset: DatasetName,
     options: RunOptions,
     profiles: ProfilesOption = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            "--budgets",
+            metavar="LIST",
+            rich_help_panel=_PRUNING,
+            help="Each profile that prunes at each of these, such as 0.3,0.1; one that cannot "
+            "reach a budget is left out there.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="NAME",
+            rich_help_panel=_PRUNING,
+            help="Set every profile against this one too, at equal budgets.",
+        ),
+    ] = None,
     data: DataFolder = None,
     annotations: AnnotationsFile = None,
     clips: ClipCount = 100,
@@ -147,7 +208,8 @@ def evaluate(
         names = [str(name) for name in profiles or _DEFAULT_PROFILES]
         wanted = EvalOptions(
             DatasetOptions(dataset, data, annotations, clips, clips_seed),
-            names, rule, output_file, resume, overwrite, retry_failed, report,
+            names, read_budgets(budgets), against,
+            rule, output_file, resume, overwrite, retry_failed, report,
         )  # fmt: skip
         wanted.check()
         code = Evaluation(wanted, options, output).run()
@@ -175,7 +237,7 @@ class Evaluation:
         from adatp_cli.model.quiet import quiet_libraries
 
         wanted, output = self._wanted, self._output
-        profiles = load_profiles(wanted.profiles, self._options.budget)
+        places = wanted.places(self._options.budget)
         self._options.sampling()  # a wrong one is told before anything is read
         dataset = wanted.dataset.open()
         for note in dataset.notes:
@@ -187,8 +249,24 @@ class Evaluation:
             quiet_libraries(verbose=self._options.verbose),
             self._file() as file,
         ):
+            profiles = [place.profile for place in places]
             arena = load_arena(profiles, self._options, output, dataset.max_new_tokens)
-            return self._answer(dataset, arena, file)
+            if wanted.budgets:
+                arena = self._within_reach(arena)
+            return self._answer(dataset, arena, places, file)
+
+    def _within_reach(self, arena: Arena) -> Arena:
+        """Without those that cannot reach their budget; shorter clips may still be errors."""
+        frames = arena.sampling.frames
+        able = []
+        for contender in arena.contenders:
+            try:
+                contender.engine.outlook(frames or arena.loaded.default_frames)
+            except UsageError as error:
+                self._output.note(f"{contender.name} is left out: {error.hint}")
+            else:
+                able.append(contender)
+        return dataclasses.replace(arena, contenders=tuple(able))
 
     @contextlib.contextmanager
     def _file(self) -> Iterator[ResultFile | None]:
@@ -204,7 +282,9 @@ class Evaluation:
                 self._output.note(note)
             yield file
 
-    def _answer(self, dataset: Dataset, arena: Arena, file: ResultFile | None) -> int:
+    def _answer(
+        self, dataset: Dataset, arena: Arena, places: Sequence[Place], file: ResultFile | None
+    ) -> int:
         from adatp_cli.evaluation.runner import EvalRunner, plan, without
         from adatp_cli.video.isolated import IsolatedReader
 
@@ -237,7 +317,7 @@ class Evaluation:
         if before:
             output.note(f"{len(before)} answers were there before")
         output.note(f"{progress.rows} answers in {duration(progress.seconds)}")
-        self._finish(dataset, arena, outcomes)
+        self._finish(dataset, arena, places, outcomes)
         if interrupts.asked():
             output.note(f"interrupted: {total - progress.rows} answers are missing")
             return INTERRUPTED
@@ -260,7 +340,13 @@ class Evaluation:
         judge = dataset.scoring.judge(Rule(self._wanted.rule))
         return outcome_of(row, ask.item, ask.contender.name, judge)
 
-    def _finish(self, dataset: Dataset, arena: Arena, outcomes: Sequence[Outcome]) -> None:
+    def _finish(
+        self,
+        dataset: Dataset,
+        arena: Arena,
+        places: Sequence[Place],
+        outcomes: Sequence[Outcome],
+    ) -> None:
         from adatp_cli.evaluation.report import tables
         from adatp_cli.evaluation.scoring import Rule
         from adatp_cli.evaluation.summary import summarise
@@ -272,7 +358,16 @@ class Evaluation:
         if baseline is None:
             self._output.note("no differences without an unpruned run: -p vanilla adds one")
         rule = Rule(self._wanted.rule)
-        summary = summarise(dataset, names, outcomes, baseline=baseline, rule=rule)
+        running = [place for place in places if place.profile.name in names]
+        summary = summarise(
+            dataset,
+            names,
+            outcomes,
+            baseline=baseline,
+            rule=rule,
+            places=running,
+            against=self._wanted.against,
+        )
         if not self._output.json:
             self._output.write(tables(summary))
         if self._wanted.report is not None:

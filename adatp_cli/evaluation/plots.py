@@ -78,16 +78,19 @@ def save(figure: Figure, path: Path) -> None:
 def _against_cost(summary: Summary) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    families: dict[str, list[Result]] = {}
+    for result in summary.results:
+        families.setdefault(result.family, []).append(result)
+    figure = Figure(figsize=(9.0, 4.2 + 0.2 * (len(families) // 5)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (count, title) in zip(axes, _COUNTS, strict=True):
-        for number, result in enumerate(summary.results):
-            _point(axis, result, count, number)
+        for number, results in enumerate(families.values()):
+            _points(axis, results, count, number)
         axis.set_xlabel(f"{title} (% of unpruned)")
         axis.set_xlim(0, 105)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("right (%), with 95 % intervals")
-    _legend(figure, axes[0], len(summary.results))
+    _legend(figure, axes[0], len(families))
     figure.suptitle(label(summary.dataset.title), fontsize=11)
     return figure
 
@@ -103,20 +106,31 @@ def _look(number: int) -> tuple[str, int]:
     return COLOURS[number % len(COLOURS)], number // len(COLOURS)
 
 
-def _point(axis: Axes, result: Result, count: str, number: int) -> None:
-    value, bounds = result.share.value, result.share.interval
-    if value is None or bounds is None or count not in result.costs:
+def _points(axis: Axes, results: Sequence[Result], count: str, number: int) -> None:
+    """One profile, at all of its budgets."""
+    placed = sorted(
+        (100 * result.costs[count], 100 * result.share.value, result.share.interval)
+        for result in results
+        if count in result.costs and result.share.value is not None
+    )
+    points = [(cost, value, bounds) for cost, value, bounds in placed if bounds is not None]
+    if not points:
         return
     colour, turn = _look(number)
-    below, above = 100 * (value - bounds[0]), 100 * (bounds[1] - value)
     axis.errorbar(
-        [100 * result.costs[count]],
-        [100 * value],
-        yerr=[[below], [above]],
-        fmt=_MARKERS[turn % len(_MARKERS)],
-        capsize=4,
+        [cost for cost, _, _ in points],
+        [value for _, value, _ in points],
+        yerr=[
+            [value - 100 * bounds[0] for _, value, bounds in points],
+            [100 * bounds[1] - value for _, value, bounds in points],
+        ],
+        fmt=_MARKERS[turn % len(_MARKERS)] + ("-" if len(points) > 1 else ""),
+        linewidth=1.0,
+        elinewidth=0.8,
+        markersize=4.5,
+        capsize=3,
         color=colour,
-        label=label(result.name),
+        label=label(results[0].family),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from adatp_cli.evaluation.outcomes import Outcome
 from adatp_cli.evaluation.scoring import Rule
 from adatp_cli.evaluation.statistics import Share
-from adatp_cli.evaluation.summary import Result, Summary
+from adatp_cli.evaluation.summary import Result, Summary, Versus
 from adatp_cli.evaluation.tables import NONE, PAGE, cell, csv_text, markdown, percent, write_texts
 from adatp_cli.record import json_line
 
@@ -125,6 +125,7 @@ def _accuracy(summary: Summary) -> str:
     head = ["profile", "LLM cost", "end to end", "answered", "right", "95 % interval"]
     head += [own] if own else []
     head += ["to vanilla", "p", "changed"] if summary.baseline is not None else []
+    head += [f"to {cell(summary.against)}", "p"] if summary.against is not None else []
     head += ["unparsed", "failed"]
     unasked = any(result.unasked for result in summary.results)
     head += ["not asked"] if unasked else []
@@ -140,18 +141,22 @@ def _accuracy(summary: Summary) -> str:
         ]
         cells += [percent(result.average)] if own else []
         if summary.baseline is not None:
-            cells += _versus(result)
+            cells += _difference(result.versus)
+            cells.append(NONE if result.versus is None else percent(result.versus.changed.value))
+        if summary.against is not None:
+            cells += _difference(result.rival)
         cells += [str(result.unparsed), _failed(result)]
         rows.append(cells + ([str(result.unasked)] if unasked else []))
     return markdown(head, rows)
 
 
-def _versus(result: Result) -> list[str]:
-    if result.versus is None:
-        return [NONE] * 3
-    paired = result.versus.paired
+def _difference(versus: Versus | None) -> list[str]:
+    """In percentage points, and the p-value of McNemar's test."""
+    if versus is None:
+        return [NONE] * 2
+    paired = versus.paired
     difference = NONE if paired.difference is None else f"{100 * paired.difference:+.1f}"
-    return [difference, p_text(paired.p_value), percent(result.versus.changed.value)]
+    return [difference, p_text(paired.p_value)]
 
 
 def p_text(p_value: float) -> str:
@@ -221,6 +226,9 @@ def _summary_row(result: Result) -> dict[str, object]:
     row["lost"] = None if versus is None else versus.paired.lost
     row["mcnemar_p"] = None if versus is None else versus.paired.p_value
     row["changed"] = None if versus is None else versus.changed.value
+    rival = result.rival
+    row["difference_to_rival"] = None if rival is None else rival.paired.difference
+    row["rival_mcnemar_p"] = None if rival is None else rival.paired.p_value
     row["unparsed"] = result.unparsed
     row["failed"] = sum(result.failed.values())
     row["missing"] = result.failed.get("missing", 0)

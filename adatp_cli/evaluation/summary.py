@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adatp_cli.evaluation.items import Dataset, Item
+from adatp_cli.evaluation.lineup import Place, opponents
 from adatp_cli.evaluation.outcomes import Costs, Outcome
 from adatp_cli.evaluation.scoring import Rule
 from adatp_cli.evaluation.statistics import Paired, Share, mean
@@ -47,6 +48,10 @@ class Result:
         Means over the answers; None without any. Token counts are means too.
     versus
         Beside the unpruned run; None for that itself, or where there is none.
+    family
+        The profile's name at every budget; `name` itself where it has only one.
+    rival
+        Beside the profile that it is set against, which is the first of the two; None without one.
     """
 
     name: str
@@ -59,16 +64,27 @@ class Result:
     groups: Mapping[str, Mapping[str, Share]]
     costs: Mapping[str, float]
     versus: Versus | None
+    family: str = ""
+    rival: Versus | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All profiles on a dataset, in the order in which they were asked for."""
+    """All profiles on a dataset, in the order in which they were asked for.
+
+    Parameters
+    ----------
+    baseline
+        The unpruned run's name, where there is one.
+    against
+        The family that the others are set against at equal budgets, where one is.
+    """
 
     dataset: Dataset
     rule: Rule
     baseline: str | None
     results: tuple[Result, ...]
+    against: str | None = None
 
 
 def summarise(
@@ -78,6 +94,8 @@ def summarise(
     *,
     baseline: str | None,
     rule: Rule = Rule.strict,
+    places: Sequence[Place] = (),
+    against: str | None = None,
 ) -> Summary:
     """Count what came out.
 
@@ -89,6 +107,10 @@ def summarise(
         At most one for each question and profile.
     baseline
         The profile that the others are set against; None: they are not.
+    places
+        At which budgets the profiles run; nothing where each has one.
+    against
+        A family that the others are set against as well, each at its budget.
     """
     by_profile: dict[str, dict[str, Outcome]] = {name: {} for name in profiles}
     for outcome in outcomes:
@@ -98,7 +120,19 @@ def summarise(
         _result(dataset, name, found, None if name == baseline else reference)
         for name, found in by_profile.items()
     )
-    return Summary(dataset, rule, baseline, results)
+    families = {place.profile.name: place.family for place in places}
+    rivals = opponents(places, against) if against is not None else {}
+    placed = tuple(
+        dataclasses.replace(
+            result,
+            family=families.get(result.name, result.name),
+            rival=_versus(by_profile[result.name], by_profile[rivals[result.name]])
+            if result.name in rivals
+            else None,
+        )
+        for result in results
+    )
+    return Summary(dataset, rule, baseline, placed, against)
 
 
 def _result(
