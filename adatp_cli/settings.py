@@ -216,7 +216,8 @@ class EntrySettings(MergeSettings):
         More of them enter when fewer are left.
     """
 
-    left: float = 0.3
+    context: float = 0.2
+    left: float = 0.4
 
 
 @dataclass(frozen=True, slots=True)

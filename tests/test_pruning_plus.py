@@ -51,7 +51,7 @@ def test_exactly_as_many_enter_as_were_asked_for(data: st.DataObject) -> None:
 
 def test_salient_tokens_enter_unchanged_and_the_rest_is_merged() -> None:
     tokens, attention = clip(4, 9)
-    entry = thin_out(tokens, attention, table_of(0, 4), 16, KNOBS)
+    entry = thin_out(tokens, attention, table_of(0, 4), 16, EntrySettings(context=0.4))
     best = attention.topk(2, dim=1).indices.sort().values  # and 6 are merged, 2 are left over
     flat = tokens.flatten(0, 1)
     for frame in range(4):
