@@ -52,6 +52,29 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_odd_clips_are_answered_and_what_they_lost_is_told(adatp: Run, checkpoint: Path) -> None:
+    data = Path(__file__).parent / "data"
+    run = adatp("batch", data, "-q", "What?", "-m", checkpoint, *FEW)
+    assert run.code == 0, run.err
+    facts = {
+        Path(record["video"]).name: (
+            record["video_info"]["codec"],
+            record["video_info"]["frames_total"],
+            record["video_info"]["frames_lost"],
+        )
+        for record in run.records
+    }
+    assert facts == {
+        "av1_video.mkv": ("av1", 125, 0),
+        "corrupted.mp4": ("h264", 50, 1),
+        "flipping_a_pancake.mkv": ("h264", 310, 0),
+        "h264_10bits.mp4": ("h264", 30, 0),
+        "h265_video.mp4": ("hevc", 10, 0),
+        "unordered.mov": ("h264", 4, 0),
+        "video_90.mov": ("h264", 3, 0),
+    }
+
+
 def test_a_folder_gives_a_row_for_every_clip_and_question(
     adatp: Run, checkpoint: Path, folder: Path
 ) -> None:
