@@ -281,7 +281,9 @@ class Batch:
                 lambda error: failure_of(error).info,
                 self._known,
             )
-            progress = self._output.progress(total, rows_on_stdout=self._wanted.output is None)
+            progress = self._output.progress(
+                total, "questions", rows_on_stdout=self._wanted.output is None
+            )
             try:
                 for row in runner.run(pending, interrupts.asked):
                     sink.write(row.data)

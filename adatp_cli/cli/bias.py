@@ -166,7 +166,7 @@ class Measurement:
                 arena.loaded.model.model.language_model,
                 lambda clip: clip.read(reader, sampling, resize),
             )
-            progress = output.progress(total, rows_on_stdout=False)
+            progress = output.progress(total, "passes", rows_on_stdout=False)
             try:
                 for measured in runner.run(planned, interrupts.asked):
                     contender, sample = measured.ask.contender, measured.sample

@@ -303,7 +303,7 @@ class Evaluation:
                 lambda clip: clip.read(reader, sampling, resize),
                 lambda error: failure_of(error).info,
             )
-            progress = output.progress(total, rows_on_stdout=output.json)
+            progress = output.progress(total, "answers", rows_on_stdout=output.json)
             try:
                 for ask, row in runner.run(without(planned, before), interrupts.asked):
                     if file is not None:

@@ -160,11 +160,11 @@ class Output:
             else:
                 self._status.update(line)
 
-    def progress(self, total: int, *, rows_on_stdout: bool) -> BatchProgress:
+    def progress(self, total: int, noun: str, *, rows_on_stdout: bool) -> BatchProgress:
         """How far a run of `total` rows is: a bar, where it does not stand between the rows."""
         moving = self._stderr.is_terminal and not (rows_on_stdout and sys.stdout.isatty())
         self._clear_status()
-        return BatchProgress(self._stderr, total, moving=moving, quiet=self.quiet)
+        return BatchProgress(self._stderr, total, noun=noun, moving=moving, quiet=self.quiet)
 
     def trouble(self, text: str) -> None:
         """Several lines on what went wrong, whatever --quiet says."""

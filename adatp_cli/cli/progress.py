@@ -22,18 +22,23 @@ class BatchProgress:
         Of stderr.
     total
         Rows to come.
+    noun
+        What a row is.
     moving
         Draw a bar; otherwise a line every half minute.
     quiet
         Say nothing.
     """
 
-    def __init__(self, console: Console, total: int, *, moving: bool, quiet: bool) -> None:
+    def __init__(
+        self, console: Console, total: int, *, noun: str, moving: bool, quiet: bool
+    ) -> None:
         self.answered = 0
         self.failed: Counter[str] = Counter()
         self._videos: set[str] = set()
         self._console = console
         self._total = total
+        self._noun = noun
         self._quiet = quiet
         self._began = self._said = time.monotonic()
         self._bar: Progress | None = None
@@ -46,7 +51,7 @@ class BatchProgress:
                 console=console,
                 transient=True,
             )
-            self._task = self._bar.add_task("questions", total=total)
+            self._task = self._bar.add_task(noun, total=total)
             self._bar.start()
 
     @property
@@ -73,14 +78,14 @@ class BatchProgress:
             self.failed[error.kind] += 1
         failed = sum(self.failed.values())
         if self._bar is not None:
-            text = f"questions, {failed} failed" if failed else "questions"
+            text = f"{self._noun}, {failed} failed" if failed else self._noun
             self._bar.update(self._task, completed=self.rows, description=text)
         elif not self._quiet and time.monotonic() - self._said >= _LINE_EVERY_S:
             self._said = time.monotonic()
             left = self.seconds / self.rows * (self._total - self.rows)
             tail = f", {failed} failed" if failed else ""
             self._console.print(
-                f"{self.rows} of {self._total} questions{tail}, about {duration(left)} left"
+                f"{self.rows} of {self._total} {self._noun}{tail}, about {duration(left)} left"
             )
 
     def stop(self) -> None:
