@@ -228,7 +228,9 @@ def _quantize(layer: nn.Module, quantization: str, dtype: torch.dtype, device: s
             made = kinds.Linear8bitLt(
                 linear.in_features, linear.out_features, bias, has_fp16_weights=False, threshold=6.0
             )
-            made.weight = kinds.Int8Params(linear.weight.data.cpu(), has_fp16_weights=False)
+            made.weight = kinds.Int8Params(
+                linear.weight.data.cpu(), requires_grad=False, has_fp16_weights=False
+            )
         else:
             made = kinds.Linear4bit(
                 linear.in_features,

@@ -1,0 +1,118 @@
+"""Models of random weights: dimensions as published, quantized as asked for, able to answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from engine_case import ask, noisy_clip
+
+from adatp_cli.bench.random_model import load_random, random_alias
+from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
+from adatp_cli.engine import Engine
+from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
+from adatp_cli.generation import GenerationSettings
+from adatp_cli.model import memory
+from adatp_cli.model.load import LoadedModel, LoadRequest
+from adatp_cli.model.quantize import LAYERS, count_quantized
+from adatp_cli.model.shapes import model_shape
+from adatp_cli.profiles import load_profile
+
+PUBLISHED = KNOWN_SHAPES["0.5b"]
+# The 0.5B with everything cut down but what makes it what it is: its heads and its pooling.
+SMALL = ModelShape(
+    dataclasses.replace(
+        PUBLISHED.language, layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16,
+        intermediate=128, vocab=600,
+    ),
+    dataclasses.replace(
+        PUBLISHED.vision, layers=2, hidden=64, heads=4, intermediate=96, image_size=42
+    ),
+)  # fmt: skip
+ENCODER = RelevanceShape(64, 96, 2, 64, 96, 16, 64)
+
+
+def small(quantization: str = "none", relevance: str = "none", **more: Any) -> LoadedModel:
+    request = LoadRequest("0.5b-random", quantization, "cpu", relevance=relevance, **more)
+    return load_random(request, lambda _text: None, shape=SMALL, relevance=ENCODER)
+
+
+def test_names() -> None:
+    assert random_alias("0.5b-random") == "0.5b"
+    assert random_alias("7B-Random") == "7b"
+    assert random_alias("tiny-random") is None
+    assert random_alias("0.5b") is None
+
+
+def test_the_dimensions_are_those_asked_for() -> None:
+    loaded = small(dtype="bfloat16")
+    config: Any = loaded.model.config
+    assert model_shape(config) == SMALL
+    assert len(loaded.model.model.language_model.layers) == SMALL.language.layers
+    assert {value.dtype for value in loaded.model.parameters()} == {torch.bfloat16}
+    assert not loaded.model.training
+    assert not any(value.requires_grad for value in loaded.model.parameters())
+    tied: Any = loaded.model.lm_head
+    assert tied.weight is loaded.model.get_input_embeddings().weight
+
+
+def test_published_dimensions_count_their_published_parameters() -> None:
+    """Built without memory: 0.89 and 8.0 thousand million, which the names round."""
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    from adatp_cli.bench.random_model import _config
+
+    for alias, tied, expected in (("0.5b", True, 0.894e9), ("7b", False, 8.03e9)):
+        with torch.device("meta"):
+            model = LlavaOnevisionForConditionalGeneration(
+                _config(KNOWN_SHAPES[alias], tied=tied, video_token=5)
+            )
+        assert sum(value.numel() for value in model.parameters()) == pytest.approx(
+            expected, rel=0.01
+        )
+
+
+def test_the_same_weights_every_time_and_no_two_rows_alike() -> None:
+    one, other = (dict(small().model.named_parameters()) for _ in range(2))
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+        assert value.isfinite().all(), name
+        if value.ndim == 2:
+            assert len(value.unique(dim=0)) == len(value), name
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_only_the_decoder_is_quantized(quantization: str) -> None:
+    counts = count_quantized(small(quantization).model)
+    assert counts.pop(LAYERS).quantized == 7 * SMALL.language.layers
+    assert {count.quantized for count in counts.values()} == {0}
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_it_answers_under_pruning(quantization: str) -> None:
+    loaded = small(quantization, relevance="auto", dtype="float32")
+    engine = Engine(loaded, load_profile("adatp"), GenerationSettings(max_new_tokens=5))
+    clip = engine.encode("noise", noisy_clip(4))
+    record = ask(engine, clip).record
+    assert record.tokens.generated == 5  # nothing ends an answer but its length
+    assert record.finish_reason == "length"
+    assert record.flops.paper.ratio < 0.35
+    assert record.flops.end_to_end.relevance > 0
+
+
+def test_weights_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adatp_cli.bench import random_model
+
+    monkeypatch.setattr(random_model, "available_memory", lambda _device: 1000)
+    with pytest.raises(MemoryLimitError, match="needs"):
+        small()
+    assert memory.available_memory("cpu") != 1000
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(UsageError, match="--quantize"):
+        small("half")
+    with pytest.raises((ModelError, UsageError)):
+        load_random(LoadRequest("0.5b-random", device="cuda:99"), lambda _text: None)
