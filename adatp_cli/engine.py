@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adatp_cli import account
 from adatp_cli.cost import RelevanceShape
-from adatp_cli.encoding import FRAMES_AT_ONCE, EncodedClip, encode_clip, synchronize
+from adatp_cli.encoding import FRAMES_AT_ONCE, encode_clip, synchronize
 from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.events import Answered, Clip, ClipReady, Stage, TextChunk
 from adatp_cli.generation import (
     Generated,
     GenerationSettings,
@@ -24,8 +24,8 @@ from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import Circumstances, Outlook, PruningPlan, SignalNeeds, VisualLayout
 from adatp_cli.pruning.methods import method_of, resolve_profile
-from adatp_cli.record import AnswerRecord, VideoFacts
-from adatp_cli.trace import Trace, build_trace
+from adatp_cli.record import AnswerRecord
+from adatp_cli.trace import build_trace
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.resize import Resize
@@ -34,76 +34,7 @@ from adatp_cli.video.sampling import Sampling
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
 
-__all__ = ["Answered", "Clip", "ClipReady", "Engine", "GenerationSettings", "Stage", "TextChunk"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What begins now: `decode`, `vision`, `relevance` or `prefill`, and on what."""
-
-    name: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClipReady:
-    """The clip is decoded: what it is, and what the reader should know about how it was read."""
-
-    video_info: VideoFacts
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TextChunk:
-    """A piece of an answer; the pieces add up to it."""
-
-    question_index: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answered:
-    """The end of one answer.
-
-    Parameters
-    ----------
-    record
-        What it was and cost.
-    trace
-        If asked for.
-    choosing_s
-        Seconds of the record's `prefill` that went into choosing tokens. Embedding the question,
-        and planning where it is embedded, are the record's `relevance` and not in here.
-    """
-
-    record: AnswerRecord
-    trace: Trace | None
-    choosing_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Clip:
-    """A decoded and encoded clip, ready for any number of questions.
-
-    Parameters
-    ----------
-    name
-        What records call it.
-    frames
-        As decoded.
-    encoded
-        As the language model sees it.
-    decode_s
-        Seconds that decoding took.
-    peak_memory_bytes
-        Until here.
-    """
-
-    name: str
-    frames: Frames
-    encoded: EncodedClip
-    decode_s: float
-    peak_memory_bytes: int | None
+__all__ = ["Engine"]
 
 
 class Engine:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from adatp_cli.engine import Answered, Clip, Engine, GenerationSettings
+from adatp_cli.engine import Engine
+from adatp_cli.events import Answered, Clip
+from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.model.quiet import quiet_libraries
 from adatp_cli.profiles import Profile

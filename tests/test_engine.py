@@ -24,15 +24,10 @@ from engine_case import (
 )
 
 from adatp_cli import encoding, engine, generation, record
-from adatp_cli.engine import (
-    Answered,
-    ClipReady,
-    Engine,
-    GenerationSettings,
-    Stage,
-    TextChunk,
-)
+from adatp_cli.engine import Engine
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
+from adatp_cli.events import Answered, ClipReady, Stage, TextChunk
+from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import RelevanceSettings
 from adatp_cli.pruning.methods.adatp import AdaTPPlan

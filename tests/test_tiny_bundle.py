@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from adatp_cli.engine import Answered, Engine, GenerationSettings
+from adatp_cli.engine import Engine
+from adatp_cli.events import Answered
+from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
 from adatp_cli.tiny.clips import write_clips, write_demo_clip

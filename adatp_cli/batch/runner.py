@@ -16,7 +16,8 @@ from adatp_cli.errors import UsageError
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Clip, Engine
+    from adatp_cli.engine import Engine
+    from adatp_cli.events import Clip
     from adatp_cli.video.frames import Frames
 
 Describe = Callable[[BaseException], ErrorInfo]
@@ -159,7 +160,7 @@ class BatchRunner:
         return self._engine.encode(item.job.path, frames, seconds)
 
     def _answer(self, clip: Clip, question: str) -> AnswerRecord:
-        from adatp_cli.engine import Answered
+        from adatp_cli.events import Answered
 
         for event in self._engine.answer(clip, question, stream=False):
             if isinstance(event, Answered):

@@ -14,8 +14,8 @@ from adatp_cli.bench.baseline import PlainTransformers
 from adatp_cli.bench.memory import Peak, PeakWatch
 from adatp_cli.bench.sample import PLAIN, Sample, cache_bytes
 from adatp_cli.bench.synthetic import noise_encoding
-from adatp_cli.engine import Answered, Clip
 from adatp_cli.errors import MemoryLimitError, UsageError
+from adatp_cli.events import Answered, Clip
 from adatp_cli.model.device import is_cuda
 from adatp_cli.model.memory import memory_errors
 from adatp_cli.pruning.method import SignalNeeds

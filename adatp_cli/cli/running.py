@@ -16,7 +16,7 @@ from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Answered, ClipReady, Stage, TextChunk
+    from adatp_cli.events import Answered, ClipReady, Stage, TextChunk
 
 
 class Interview:
@@ -88,7 +88,7 @@ class Interview:
         check_source(self._source, name)  # a wrong path must not wait for a model to load
         reader.start()  # it is ready by the time that the model is
         engine, loaded = load_engine(profile, options, self._output, self._know)
-        from adatp_cli.engine import ClipReady
+        from adatp_cli.events import ClipReady
 
         sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
         events = engine.ask(
@@ -109,7 +109,7 @@ class Interview:
                 self._handle(event)
 
     def _handle(self, event: Stage | ClipReady | TextChunk | Answered) -> None:
-        from adatp_cli.engine import Answered, ClipReady, TextChunk
+        from adatp_cli.events import Answered, ClipReady, TextChunk
 
         if isinstance(event, Answered):
             self._answered(event)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from adatp_cli.engine import Answered, Clip, Stage, TextChunk
     from adatp_cli.evaluation.runner import Contender
+    from adatp_cli.events import Answered, Clip, Stage, TextChunk
     from adatp_cli.pictures.scene import Scene
     from adatp_cli.video.frames import Frames
 
@@ -224,7 +224,7 @@ class Show:
             self._ask(number, contender, clips[contender.name])
 
     def _ask(self, number: int, contender: Contender, clip: Clip) -> None:
-        from adatp_cli.engine import Answered, TextChunk
+        from adatp_cli.events import Answered, TextChunk
 
         output = self._output
         events = contender.engine.answer(clip, self._about.question, stream=not output.json)

@@ -15,7 +15,7 @@ from adatp_cli.evaluation.items import ClipSource
 from adatp_cli.evaluation.runner import Ask, Pending, encode_pending
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Clip
+    from adatp_cli.events import Clip
     from adatp_cli.video.frames import Frames
 
 
@@ -65,7 +65,7 @@ class BiasRunner:
                         return
 
     def _measure(self, ask: Ask, clip: Clip | Exception) -> Sample | Exception:
-        from adatp_cli.engine import Answered
+        from adatp_cli.events import Answered
 
         if isinstance(clip, Exception):
             return clip

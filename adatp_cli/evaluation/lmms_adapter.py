@@ -13,8 +13,9 @@ from typing import Any
 
 from lmms_eval.api.model import lmms
 
-from adatp_cli.engine import Answered, Clip, Engine
+from adatp_cli.engine import Engine
 from adatp_cli.errors import AdatpError, UsageError
+from adatp_cli.events import Answered, Clip
 from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.profiles import load_profile

@@ -21,7 +21,8 @@ from adatp_cli.evaluation.scoring import Verdict
 from adatp_cli.record import AnswerRecord, FailureRecord
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Clip, Engine
+    from adatp_cli.engine import Engine
+    from adatp_cli.events import Clip
     from adatp_cli.video.frames import Frames
 
 
@@ -277,7 +278,7 @@ def _check_memory(engine: Engine, pending: Pending, frames: Frames) -> None:
 
 
 def _answer(engine: Engine, clip: Clip, prompt: str) -> AnswerRecord:
-    from adatp_cli.engine import Answered
+    from adatp_cli.events import Answered
 
     for event in engine.answer(clip, prompt, stream=False):
         if isinstance(event, Answered):

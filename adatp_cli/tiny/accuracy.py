@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from adatp_cli.engine import Answered, Engine, GenerationSettings
+from adatp_cli.engine import Engine
+from adatp_cli.events import Answered
+from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
 from adatp_cli.tiny.clips import write_clips

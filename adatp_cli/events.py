@@ -1,0 +1,79 @@
+"""What a run gives out: its stages, pieces of text, answers; and an encoded clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adatp_cli.encoding import EncodedClip
+from adatp_cli.record import AnswerRecord, VideoFacts
+from adatp_cli.trace import Trace
+from adatp_cli.video.frames import Frames
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What begins now: `decode`, `vision`, `relevance` or `prefill`, and on what."""
+
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipReady:
+    """The clip is decoded: what it is, and what the reader should know about how it was read."""
+
+    video_info: VideoFacts
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """A piece of an answer; the pieces add up to it."""
+
+    question_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """The end of one answer.
+
+    Parameters
+    ----------
+    record
+        What it was and cost.
+    trace
+        If asked for.
+    choosing_s
+        Seconds of the record's `prefill` that went into choosing tokens. Embedding the question,
+        and planning where it is embedded, are the record's `relevance` and not in here.
+    """
+
+    record: AnswerRecord
+    trace: Trace | None
+    choosing_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """A decoded and encoded clip, ready for any number of questions.
+
+    Parameters
+    ----------
+    name
+        What records call it.
+    frames
+        As decoded.
+    encoded
+        As the language model sees it.
+    decode_s
+        Seconds that decoding took.
+    peak_memory_bytes
+        Until here.
+    """
+
+    name: str
+    frames: Frames
+    encoded: EncodedClip
+    decode_s: float
+    peak_memory_bytes: int | None
