@@ -25,16 +25,18 @@ def test_the_first_command_installs_and_answers_and_the_second_tests() -> None:
 
 
 def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
-    commands = set(re.findall(r"adatp (ask|batch|demo|doctor|eval|schema|profiles)\b", README))
-    assert commands == {"ask", "batch", "demo", "doctor", "eval", "schema", "profiles"}
+    names = {"ask", "batch", "bias", "demo", "doctor", "eval", "profiles", "schema", "show"}
+    assert set(re.findall(rf"adatp ({'|'.join(sorted(names))})\b", README)) == names
     known = "".join(
         adatp(*command, "--help").out
         for command in (
             ("ask",),
             ("batch",),
+            ("bias",),
             ("demo",),
             ("doctor",),
             ("eval",),
+            ("show",),
             ("profiles", "show"),
         )
     )

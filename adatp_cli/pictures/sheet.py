@@ -229,7 +229,7 @@ def _segment(
         )  # fmt: skip
         page.add_patch(band)
         page.add_patch(border)
-        text = _segment_label(number, segment, _letters(width, _SMALL), begin == first)
+        text = _segment_label(number, segment, _letters(width - 0.1, 1.1 * _SMALL), begin == first)
         look = {"color": "white", "va": "center", "weight": "bold"}
         write(page, x + 0.04, y + grid.band / 2, text, _SMALL, **look)
 
