@@ -90,8 +90,8 @@ class RelevanceShape:
 
     Parameters
     ----------
-    head_hidden, head_intermediate
-        Width and MLP width of the attention-pooling head.
+    head_hidden, head_intermediate, head_heads
+        Width, MLP width and attention heads of the pooling head.
     text_layers, text_hidden, text_intermediate
         The text tower.
     text_tokens
@@ -102,6 +102,7 @@ class RelevanceShape:
 
     head_hidden: int
     head_intermediate: int
+    head_heads: int
     text_layers: int
     text_hidden: int
     text_intermediate: int
@@ -189,14 +190,14 @@ def vision_cost(frames: int, shape: ModelShape) -> int:
 def relevance_cost(frames: int, patches: int, shape: RelevanceShape) -> int:
     """FLOP of scoring `frames` frames of `patches` patches against one question.
 
-    The pooling head projects keys and values of every patch and one query; the text tower runs on
-    its padded length. The cosines themselves (frames x width) are left out.
+    The pooling head has one fixed query, so it multiplies every patch with one row per head and
+    projects nothing but the weighted means (`adatp_cli.model.pooling`); the text tower runs on its
+    padded length. The cosines themselves (frames x width) are left out.
     """
     width = shape.head_hidden
     head = (
-        2 * width**2  # query and output projection of the one probe
-        + 2 * patches * width**2  # keys and values
-        + 2 * patches * width  # scores and their weighted sum
+        2 * patches * width * shape.head_heads  # scores and the means weighted by them
+        + 2 * width**2  # value and output projection of the means
         + 2 * width * shape.head_intermediate
     )
     text = shape.text_layers * _encoder_layer(
@@ -351,6 +352,7 @@ KNOWN_SHAPES: Mapping[str, ModelShape] = {
 SO400M_RELEVANCE = RelevanceShape(
     head_hidden=1152,
     head_intermediate=4304,
+    head_heads=16,
     text_layers=27,
     text_hidden=1152,
     text_intermediate=4304,

@@ -31,7 +31,7 @@ SMALL = ModelShape(
         PUBLISHED.vision, layers=2, hidden=64, heads=4, intermediate=96, image_size=42
     ),
 )  # fmt: skip
-ENCODER = RelevanceShape(64, 96, 2, 64, 96, 16, 64)
+ENCODER = RelevanceShape(64, 96, 4, 2, 64, 96, 64, 64)
 
 
 def small(quantization: str = "none", relevance: str = "none", **more: Any) -> LoadedModel:
@@ -93,12 +93,13 @@ def test_only_the_decoder_is_quantized(quantization: str) -> None:
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_it_answers_under_pruning(quantization: str) -> None:
     loaded = small(quantization, relevance="auto", dtype="float32")
-    engine = Engine(loaded, load_profile("adatp"), GenerationSettings(max_new_tokens=5))
+    profile = load_profile("adatp").with_budget(0.7)
+    engine = Engine(loaded, profile, GenerationSettings(max_new_tokens=5))
     clip = engine.encode("noise", noisy_clip(4))
     record = ask(engine, clip).record
     assert record.tokens.generated == 5  # nothing ends an answer but its length
     assert record.finish_reason == "length"
-    assert record.flops.paper.ratio < 0.35
+    assert record.flops.paper.ratio < 0.75
     assert record.flops.end_to_end.relevance > 0
 
 

@@ -102,7 +102,7 @@ def test_keys_projected_for_scores_alone_are_counted() -> None:
 
 
 def test_a_pooling_head_alone_has_no_text() -> None:
-    relevance = cost.RelevanceShape(128, 512, 2, 128, 512, 64, 128)
+    relevance = cost.RelevanceShape(128, 512, 4, 2, 128, 512, 64, 128)
     one, two = (cost.relevance_cost(n, 144, relevance.without_text()) for n in (1, 2))
     assert two == 2 * one
     text = cost.relevance_cost(1, 144, relevance) - one
@@ -111,7 +111,7 @@ def test_a_pooling_head_alone_has_no_text() -> None:
 
 def test_parts_sum_to_the_total_and_relevance_is_optional() -> None:
     arguments = {"frames": 4, "text_tokens": 20, "visual_per_layer": [144] * 12, "generated": 5}
-    relevance = cost.RelevanceShape(128, 512, 2, 128, 512, 64, 128)
+    relevance = cost.RelevanceShape(128, 512, 4, 2, 128, 512, 64, 128)
     without = cost.end_to_end_cost(TINY, **arguments)
     with_encoder = cost.end_to_end_cost(TINY, **arguments, relevance=relevance, score_rows={2: 1})
     assert without.relevance == without.scoring == 0

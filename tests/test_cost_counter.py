@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from adatp_cli import cost
+from adatp_cli.model.pooling import Pooling
 
 FRAMES = 3
 TEXT = 21
@@ -125,12 +126,13 @@ def test_relevance_encoder() -> None:
         },
     )
     siglip = SiglipModel(config).eval()
+    pooling = Pooling(siglip.vision_model.head)
     hidden = torch.zeros(FRAMES, 49, 64)
     ids = torch.zeros(1, 16, dtype=torch.long)
 
     def encode() -> None:
-        siglip.vision_model.head(hidden)
+        pooling(hidden)
         siglip.text_model(input_ids=ids)
 
-    shape = cost.RelevanceShape(64, 160, 2, 48, 112, 16, 64)
+    shape = cost.RelevanceShape(64, 160, 4, 2, 48, 112, 16, 64)
     assert cost.relevance_cost(FRAMES, 49, shape) == counted(encode)

@@ -22,7 +22,7 @@ from adatp_cli.model.memory import (
 )
 
 SEVEN = KNOWN_SHAPES["7b"]
-SO400M = RelevanceShape(1152, 4304, 27, 1152, 4304, 64, 1152)
+SO400M = RelevanceShape(1152, 4304, 16, 27, 1152, 4304, 64, 1152)
 GIB = 2**30
 
 

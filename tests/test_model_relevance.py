@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from local_hub import COMMIT, LocalHub, serve
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import SiglipModel
+from transformers import SiglipModel, SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.hub import HttpRanges, HubNotFoundError, HubUnreachableError
+from adatp_cli.model.pooling import Pooling
 from adatp_cli.model.relevance import QuestionTokenizer, RelevanceEncoder, canonical, load_relevance
 from adatp_cli.model.tensors import FileSource, copy_tensors, read_header
 
@@ -94,7 +96,22 @@ def test_only_the_needed_part_is_in_memory(whole: Path) -> None:
     )
     state = load_file(whole / "model.safetensors")
     assert held == sum(value.numel() for key, value in state.items() if key.startswith(WANTED))
-    assert encoder.shape == RelevanceShape(128, 512, 2, 128, 512, 64, 128)
+    assert encoder.shape == RelevanceShape(128, 512, 4, 2, 128, 512, 64, 128)
+
+
+def test_pooling_is_the_head_in_another_order() -> None:
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(hidden_size=48, intermediate_size=80, num_attention_heads=6)
+    head = SiglipMultiheadAttentionPoolingHead(config).eval()
+    for value in head.parameters():  # the biases begin as zeros
+        torch.nn.init.normal_(value, std=0.3)
+    hidden = torch.randn(5, 37, 48)
+    with torch.inference_mode():
+        probe = head.probe.expand(5, 1, 48)
+        _, seen = head.attention(probe, hidden, hidden)
+        pooled, looked = Pooling(head)(hidden)
+        torch.testing.assert_close(pooled, head(hidden), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(looked, seen[:, 0], rtol=1e-4, atol=1e-6)
 
 
 # The question's tokens

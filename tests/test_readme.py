@@ -57,4 +57,4 @@ def test_the_forecast_is_what_the_program_prints(adatp: Run) -> None:
     assert adatp("profiles", "show", "adatp").out.endswith(block)
     small = adatp("profiles", "show", "adatp", "-m", "0.5b").out
     (share,) = re.findall(r"FLOP \(([\d.]+ %)\)", small)
-    assert f"40.9 % here, and {share} for the 0.5B" in README
+    assert f"40.8 % here, and {share} for the 0.5B" in README

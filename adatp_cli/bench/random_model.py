@@ -270,7 +270,7 @@ def _relevance(shape: RelevanceShape, dtype: torch.dtype, device: str) -> Releva
     vision = SiglipVisionConfig(
         hidden_size=width,
         intermediate_size=shape.head_intermediate,
-        num_attention_heads=_heads(width),
+        num_attention_heads=shape.head_heads,
     )
     tower_class: Any = SiglipTextModel
     with torch.device(device), _no_init():

@@ -24,6 +24,7 @@ from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.checkpoints import is_hub_id, readable_bytes
 from adatp_cli.model.hub import Hub, HubNotFoundError, HubUnreachableError, HuggingFaceHub
 from adatp_cli.model.layout import read_json, weight_files
+from adatp_cli.model.pooling import Pooling
 from adatp_cli.model.quiet import weights_progress
 from adatp_cli.model.shapes import relevance_shape
 from adatp_cli.model.tensors import check_file, copy_tensors, read_header
@@ -131,6 +132,7 @@ class RelevanceEncoder:
     ) -> None:
         self.text_tower, self.norm, self.head = text_tower, norm, head
         self.tokenizer, self.shape, self.name = tokenizer, shape, name
+        self._pooling = Pooling(head)
 
     @torch.inference_mode()
     def frame_vectors(self, hidden: Tensor) -> Tensor:
@@ -156,15 +158,12 @@ class RelevanceEncoder:
     def look(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """`frame_vectors`, and (T, patches) float32: attention of the head, mean over its heads."""
         device = self.norm.weight.device
-        seen: list[Tensor] = []
-        attention: Any = self.head.attention
-        hook = attention.register_forward_hook(lambda _m, _a, made: seen.append(made[1][:, 0]))
-        with hook:
-            pooled = [
-                self.head(self.norm(chunk.to(device, torch.float32)))
-                for chunk in torch.split(hidden, _FRAMES_AT_ONCE)
-            ]
-        return F.normalize(torch.cat(pooled), dim=-1), torch.cat(seen)
+        looks = [
+            self._pooling(self.norm(chunk.to(device, torch.float32)))
+            for chunk in torch.split(hidden, _FRAMES_AT_ONCE)
+        ]
+        pooled, seen = (torch.cat(parts) for parts in zip(*looks, strict=True))
+        return F.normalize(pooled, dim=-1), seen
 
     @torch.inference_mode()
     def text_vector(self, question: str, text_tokens: int | None = None) -> Tensor:

@@ -63,6 +63,7 @@ def relevance_shape(config: SiglipConfig) -> RelevanceShape:
     return RelevanceShape(
         head_hidden=vision.hidden_size,
         head_intermediate=vision.intermediate_size,
+        head_heads=vision.num_attention_heads,
         text_layers=text.num_hidden_layers,
         text_hidden=text.hidden_size,
         text_intermediate=text.intermediate_size,
