@@ -59,8 +59,8 @@ def page(scene: Scene) -> str:
         "about": _escaped(about),
         "layers": str(record.model.layers),
         "panels": "".join(_panel(scene, number) for number in range(len(scene.panels))),
-        # "<" is written so that no text in the data can end the script that holds it.
-        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        # Numbers and base64 alone: no text that could end the script which holds it.
+        "data": json.dumps(data, allow_nan=False, separators=(",", ":")),
     }
     template = resources.files("adatp_cli.pictures").joinpath(_TEMPLATE).read_text("utf-8")
     pieces = template.split("@@")  # text and names by turns; what is put in is not looked at again
