@@ -12,12 +12,14 @@ Writes Markdown to stdout.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import os
 import platform
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -124,28 +126,47 @@ def compare(clip: Path, repeats: int) -> list[str]:
     return lines
 
 
-def peak_bytes(process: psutil.Process) -> int:
-    """The most memory that a process ever had resident, shared pages included."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no peak memory in /proc")
+class PeakMemory(threading.Thread):
+    """The most memory that any child of this process ever had resident, shared pages included."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.bytes = 0
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.02):
+            for child in psutil.Process().children():
+                # A child that has grown is replaced as soon as its clip is read.
+                with contextlib.suppress(OSError):
+                    self._look(child.pid)
+
+    def _look(self, pid: int) -> None:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                self.bytes = max(self.bytes, int(line.split()[1]) * 1024)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
 
 
 def measure(clip: Path, frames: int, decoder: str) -> str:
     """One line on a fresh child that reads one clip."""
     with IsolatedReader() as reader:
         reader.start()
-        (child,) = psutil.Process().children()
+        peak = PeakMemory()
+        peak.start()
         started = time.perf_counter()
         read = reader.read(clip, Sampling(frames=frames), resize=MODEL, decoder=decoder)
         seconds = time.perf_counter() - started
-        peak = peak_bytes(child)
+        peak.end()
     info = read.info
     size = clip.stat().st_size
+    again = f"; {'; '.join(read.notes)}" if read.notes else ""
     return (
         f"| {info.width}x{info.height}, {info.duration_s:.0f} s, {size / 1e6:.0f} MB "
-        f"| {info.decoder} | {seconds:.1f} | {peak / 1e9:.2f} GB |"
+        f"| {info.decoder}{again} | {seconds:.1f} | {peak.bytes / 1e9:.2f} GB |"
     )
 
 

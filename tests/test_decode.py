@@ -148,6 +148,24 @@ def test_decord_goes_first() -> None:
         assert read_frames(DATA / name, Sampling(frames=2)).info.decoder == "decord", name
 
 
+@needs_decord
+def test_frames_beyond_full_hd_fall_to_pyav(tmp_path: Path) -> None:
+    for height, decoder in ((1080, "decord"), (1280, "pyav")):
+        path = tmp_path / f"{height}.mp4"
+        with av.open(path, "w") as out:
+            stream: Any = out.add_stream("libx264", rate=5)
+            stream.width, stream.height, stream.pix_fmt = 1920, height, "yuv420p"
+            stream.options = {"preset": "ultrafast", "x264-params": "log-level=-1"}
+            image = np.zeros((height, 1920, 3), dtype=np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            out.mux(stream.encode(None))
+        frames = read_frames(path, Sampling(frames=1))
+        assert frames.info.decoder == decoder
+    assert frames.notes == (
+        "decoded by PyAV: decord takes too much memory for frames of this size",
+    )
+
+
 def test_av1_falls_to_pyav() -> None:
     frames = read_frames(DATA / "av1_video.mkv", Sampling(frames=4))
     assert (frames.info.decoder, frames.info.codec) == ("pyav", "av1")

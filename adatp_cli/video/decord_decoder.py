@@ -20,6 +20,8 @@ from adatp_cli.video.source import Source
 
 # Smaller than one frame of any clip: one recovered (repeated) frame is already an error.
 _NO_FAULTS = 1e-9
+# It keeps frames by the dozen as it decodes: at 4K two gigabytes, where PyAV takes a third of one.
+_MOST_PIXELS = 1920 * 1200
 
 
 class DecordUnfitError(Exception):
@@ -93,6 +95,8 @@ def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
     turned = first.orientation
     if not turned.plain or turned.odd or (turned.clockwise and not mov):
         return "decord does not honour this orientation"
+    if first.width * first.height > _MOST_PIXELS:
+        return "decord takes too much memory for frames of this size"
     if source.path is not None and source.utf8_path is None:
         return "decord cannot take this file name"
     return None
