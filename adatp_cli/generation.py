@@ -147,7 +147,7 @@ def generate(
             torch.manual_seed(settings.seed)
         if stop is not None:
             stack.enter_context(_Stoppable(model.model.language_model.layers, stop))
-        head = stack.enter_context(_FirstOutput(model.get_output_embeddings()))
+        head = stack.enter_context(_FirstHeadPass(model.get_output_embeddings()))
         run = stack.enter_context(
             PrunedPrefill(model.model.language_model, request.plan, request.layout)
         )
@@ -297,23 +297,40 @@ class _Stream:
             self.text = text
 
 
-class _FirstOutput:
-    """Keeps the first output of a module: the logits of the prefill."""
+class _FirstHeadPass:
+    """Sees the language-model head's pass over the prefill: keeps its output, saves it a copy.
+
+    The head gets the last position as a view of the whole prompt's states, whose stride tells the
+    prompt's length. A matrix product takes that for a batch and copies the head's weights for it,
+    hundreds of megabytes for one row, which without the stride it does not. Decoding has no such
+    view.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self.value = torch.empty(0)
 
-    def __enter__(self) -> _FirstOutput:
-        self._handle = self._module.register_forward_hook(self._see)
+    def __enter__(self) -> _FirstHeadPass:
+        self._handles = [
+            self._module.register_forward_pre_hook(self._pack),
+            self._module.register_forward_hook(self._see),
+        ]
         return self
+
+    def _pack(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden: Tensor = args[0]
+        return (hidden.clone(memory_format=torch.contiguous_format), *args[1:])
 
     def _see(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
         self.value = output.detach().clone()
-        self._handle.remove()
+        self._remove()
+
+    def _remove(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
 
     def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+        self._remove()
 
 
 class _StoppedError(Exception):
