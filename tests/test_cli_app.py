@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "adatp_cli"
 COMMANDS = (
     ("ask",),
     ("demo",),
+    ("bench",),
     ("doctor",),
     ("schema",),
     ("profiles",),
@@ -26,7 +27,7 @@ COMMANDS = (
     ("profiles", "show"),
     ("profiles", "validate"),
 )
-HEAVY = {"torch", "transformers", "av", "decord", "accelerate", "bitsandbytes", "huggingface_hub"}
+HEAVY = {"torch", "transformers", "numpy", "av", "decord", "accelerate", "bitsandbytes"}
 
 
 def test_help_imports_nothing_heavy_and_is_quick() -> None:

@@ -12,11 +12,11 @@ from adatp_cli.cli.loading import load_engine
 from adatp_cli.cli.options import RunOptions, trace_path
 from adatp_cli.cli.output import Output, OutputClosedError
 from adatp_cli.record import ErrorInfo, FailureRecord
-from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
     from adatp_cli.events import Answered, ClipReady, Stage, TextChunk
+    from adatp_cli.video.isolated import IsolatedReader
 
 
 class Interview:
@@ -63,6 +63,7 @@ class Interview:
             Whatever keeps a question from its answer.
         """
         from adatp_cli.model.quiet import quiet_libraries
+        from adatp_cli.video.isolated import IsolatedReader
 
         try:
             with (

@@ -21,7 +21,6 @@ from adatp_cli.cli.output import Output, OutputClosedError, statistics
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import replacing
 from adatp_cli.record import ErrorInfo, FailureRecord
-from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.source import STDIN_NAME, check_source, printable
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from adatp_cli.events import Answered, Clip, Stage, TextChunk
     from adatp_cli.pictures.scene import Scene
     from adatp_cli.video.frames import Frames
+    from adatp_cli.video.isolated import IsolatedReader
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -159,6 +159,7 @@ class Show:
 
     def _scene(self) -> Scene:
         from adatp_cli.pictures.scene import Panel, Scene
+        from adatp_cli.video.isolated import IsolatedReader
 
         profiles = load_profiles(self._profiles, self._options.budget)
         self._options.sampling()  # a wrong one is told before anything is read
