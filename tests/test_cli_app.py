@@ -27,7 +27,16 @@ COMMANDS = (
     ("profiles", "show"),
     ("profiles", "validate"),
 )
-HEAVY = {"torch", "transformers", "numpy", "av", "decord", "accelerate", "bitsandbytes"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "numpy",
+    "av",
+    "decord",
+    "accelerate",
+    "bitsandbytes",
+    "huggingface_hub",
+}
 
 
 def test_help_imports_nothing_heavy_and_is_quick() -> None:
