@@ -1,0 +1,60 @@
+"""Several questions about one clip: a pruned prefill for each, or one unpruned prefill for all.
+
+Arithmetic on plain numbers, in the end-to-end count of `adatp_cli.cost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adatp_cli.cost import LanguageShape, decoder_token_cost, prefill_cost
+
+
+def shared_prefill_cost(prefix: int, questions: Sequence[int], shape: LanguageShape) -> int:
+    """FLOP of one unpruned pass over the clip, and of each question on top of its caches.
+
+    What stands before the question is the same for all of them, so its keys and values can be kept.
+    Pruning looks at the question, so a pruned prefill cannot be shared.
+
+    Parameters
+    ----------
+    prefix
+        Tokens up to and with the clip's newline.
+    questions
+        Tokens behind it, one number per question.
+    """
+    attention_width = shape.heads * shape.head_dim
+    macs = prefix * decoder_token_cost(shape) + 2 * prefix**2 * attention_width
+    for tokens in questions:
+        seen = 2 * tokens * (prefix + tokens) * attention_width
+        macs += tokens * decoder_token_cost(shape) + seen
+    return 2 * (shape.layers * macs + len(questions) * shape.hidden * shape.vocab)
+
+
+def questions_to_share(
+    visual_per_layer: Sequence[int], text_before: int, text_behind: int, shape: LanguageShape
+) -> int | None:
+    """From how many questions on one shared unpruned prefill is cheaper than pruning for each.
+
+    Counts the prefill alone: each answer's own tokens then look at full caches, which is more.
+
+    Parameters
+    ----------
+    visual_per_layer
+        Visual tokens that enter each layer of a pruned prefill; layer 0 sees them all.
+    text_before, text_behind
+        Tokens of text before the clip, and behind it with its newline.
+
+    Returns
+    -------
+    int or None
+        None where sharing is never cheaper.
+    """
+    text = text_before + text_behind
+    pruned = prefill_cost([text + visual for visual in visual_per_layer], shape)
+    prefix = text_before + visual_per_layer[0] + 1
+    first = shared_prefill_cost(prefix, [], shape)
+    each = shared_prefill_cost(prefix, [text_behind - 1], shape) - first
+    if each >= pruned:
+        return None
+    return -(-first // (pruned - each))
