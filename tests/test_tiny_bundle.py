@@ -123,3 +123,10 @@ def test_the_demo_tells_the_truth(adatp: Run, tmp_path: Path) -> None:
     assert [record["answer"] for record in records] == [question.answer for question in told]
     assert records[0]["tokens"]["visual"] == 576
     assert records[0]["tokens"]["kept_final"] < 100
+
+
+def test_its_encoder_is_called_after_it_wherever_the_package_lies() -> None:
+    for wanted in ("auto", "tiny/relevance"):
+        loaded = load_model(LoadRequest("tiny", relevance=wanted), lambda _: None)
+        assert loaded.relevance is not None
+        assert loaded.relevance.name == "tiny/relevance"

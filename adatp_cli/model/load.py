@@ -155,7 +155,8 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     shape = model_shape(config)
     preprocess = _preprocessor(checkpoint.folder, shape)
     tokenizer = _tokenizer(checkpoint.folder, model)
-    relevance = _relevance(request, description, device, dtype, shape, progress, hub)
+    wanted = _wanted_encoder(request, checkpoint, description)
+    relevance = _relevance(wanted, request, device, dtype, shape, progress, hub)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -303,23 +304,42 @@ def _preprocessor(folder: Path, shape: ModelShape) -> Preprocessor:
     return preprocess
 
 
+def _wanted_encoder(
+    request: LoadRequest, checkpoint: Checkpoint, description: Description
+) -> tuple[str, str]:
+    """Where the relevance encoder is, and what it is called.
+
+    One in the checkpoint's own folder is called after the checkpoint, as `tiny/relevance`: where
+    the package or a cache lies is nobody's business and differs from machine to machine. The
+    profile of a record, which says so, can be used again.
+    """
+    own = description.relevance_encoder
+    if own is None:
+        asked = request.relevance
+        return (DEFAULT_ENCODER,) * 2 if asked == "auto" else (asked, asked)
+    inside = Path(own).parent == checkpoint.folder
+    called = f"{checkpoint.name}/{Path(own).name}" if inside else own
+    if request.relevance in ("auto", called):
+        return own, called
+    return request.relevance, request.relevance
+
+
 def _relevance(
+    wanted: tuple[str, str],
     request: LoadRequest,
-    description: Description,
     device: str,
     dtype: str,
     shape: ModelShape,
     progress: Progress,
     hub: Hub,
 ) -> RelevanceEncoder | None:
-    if request.relevance in ("none", "attention"):
+    place, name = wanted
+    if place in ("none", "attention"):
         return None
-    name = request.relevance
-    if name == "auto":
-        name = description.relevance_encoder or DEFAULT_ENCODER
     with readable_failures(f"the relevance encoder {name}"):
         encoder = load_relevance(
-            name,
+            place,
+            called=name,
             device=device,
             dtype=getattr(torch, dtype),
             offline=request.offline,

@@ -190,6 +190,7 @@ def canonical(question: str) -> str:
 def load_relevance(
     name_or_folder: str,
     *,
+    called: str | None = None,
     device: str,
     dtype: torch.dtype,
     offline: bool,
@@ -202,6 +203,8 @@ def load_relevance(
     ----------
     name_or_folder
         Hub id or folder in SigLIP's layout.
+    called
+        Its name for records, where that is another.
     device, dtype
         Where the encoder goes, and the text tower's type.
     offline
@@ -226,7 +229,12 @@ def load_relevance(
     shape = relevance_shape(config)
     tokenizer = QuestionTokenizer.from_folder(files.folder, length=shape.text_tokens)
     return RelevanceEncoder(
-        tower.to(device), norm.to(device), head.to(device), tokenizer, shape, name_or_folder
+        tower.to(device),
+        norm.to(device),
+        head.to(device),
+        tokenizer,
+        shape,
+        called or name_or_folder,
     )
 
 
