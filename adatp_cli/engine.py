@@ -12,6 +12,7 @@ from adatp_cli.cost import RelevanceShape
 from adatp_cli.encoding import FRAMES_AT_ONCE, encode_clip, synchronize
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.events import Answered, Clip, ClipReady, Stage, TextChunk
+from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
 from adatp_cli.generation import (
     Generated,
     GenerationSettings,
@@ -158,7 +159,7 @@ class Engine:
         )
         room = loaded.context_length - self._settings.max_new_tokens
         if prompt.length > room:
-            fitting = (room - prompt.text_tokens - 1) // loaded.shape.tokens_per_frame
+            fitting = frames_in_context(room, prompt.text_tokens, loaded.shape)
             raise UsageError(
                 f"{frames} frames and the question make a prompt of {prompt.length} tokens, and "
                 f"{loaded.name} reads at most {room} beside its answer",
@@ -176,6 +177,26 @@ class Engine:
         """
         shape = self._loaded.shape
         return self._method.outlook(frames, shape.tokens_per_frame, shape.language)
+
+    def frame_budget(self, default: int, questions: Sequence[str] = ()) -> FrameBudget:
+        """The most frames for what `default` cost unpruned, within the model's context.
+
+        Parameters
+        ----------
+        questions
+            What will be asked, where it is known; the context keeps room for the longest, and for
+            one of ordinary length anyway.
+
+        Raises
+        ------
+        UsageError
+            The profile cannot reach its budget, or a question cannot be asked.
+        """
+        loaded = self._loaded
+        longest = max((self.prompt(text, 1).text_tokens for text in questions), default=0)
+        room = loaded.context_length - self._settings.max_new_tokens
+        most = frames_in_context(room, max(longest, TEXT_ROOM), loaded.shape)
+        return frame_budget(self.outlook, loaded.shape, default=default, most=most)
 
     def check_memory(self, frames: int, text_tokens: int) -> None:
         """Refuse a clip that cannot fit the device's free memory, saying what would.

@@ -143,7 +143,7 @@ def test_trace_of_each_question_has_its_file(
         (("--budget", "0.001"), "cannot be reached"),
         (("-p", "adapt"), "did you mean 'adatp'"),
         (("--frames", "0"), "--frames must be at least 1"),
-        (("--frames", "many"), "'--frames'"),
+        (("--frames", "many"), "--frames 'many' is neither a whole number nor auto"),
         (("--fps", "0"), "--fps must be above 0"),
         (("--start", "soon"), "'soon' is not a time"),
         (("--start", "3", "--end", "2"), "--end (2 s) must be later than --start (3 s)"),

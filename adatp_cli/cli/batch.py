@@ -14,7 +14,7 @@ import typer
 
 from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
-from adatp_cli.cli.loading import generation_settings, load_engine
+from adatp_cli.cli.loading import generation_settings, load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import BatchProgress, duration
@@ -202,7 +202,7 @@ class Batch:
         from adatp_cli.model.quiet import quiet_libraries
 
         profile = self._options.resolved_profile()
-        sampling = self._options.sampling()
+        self._options.sampling()  # a wrong one is told before anything is loaded
         jobs = self._jobs()
         with (
             self._output.running(),
@@ -210,7 +210,7 @@ class Batch:
             self._sink() as sink,
         ):
             engine, loaded = load_engine(profile, self._options, self._output, self._know)
-            sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
+            sampling = sampling_for(engine, loaded, self._options, self._output)
             return self._answer(engine, sampling, jobs, sink)
 
     def _jobs(self) -> list[ClipJob]:

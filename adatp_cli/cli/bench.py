@@ -18,6 +18,7 @@ from adatp_cli.cli.contending import Arena, load_arena, load_profiles
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.loading import load_model_for
 from adatp_cli.cli.options import (
+    AUTO_FRAMES,
     MaxNewTokens,
     ProfilesOption,
     RunOptions,
@@ -192,6 +193,11 @@ def bench(
 
 
 def _counts(given: Sequence[str] | None) -> tuple[int, ...]:
+    if given and AUTO_FRAMES in given:
+        raise UsageError(
+            "--frames auto: bench shows every profile and plain transformers the same frames",
+            "give numbers, as in --frames 16,32",
+        )
     parts = [part.strip() for text in given or () for part in text.split(",")]
     try:
         counts = tuple(int(part) for part in parts)
@@ -228,7 +234,7 @@ class _Measurement:
         self._options = dataclasses.replace(
             options,
             # The profiles' own wishes do not count where numbers are given.
-            frames=wanted.frames[0] if wanted.frames else None,
+            frames=str(wanted.frames[0]) if wanted.frames else None,
             max_new_tokens=wanted.new_tokens,
         )
         self._output = output

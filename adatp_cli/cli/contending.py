@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adatp_cli.cli.loading import generation_settings, load_model_for, weights_of
+from adatp_cli.cli.loading import (
+    frames_note,
+    generation_settings,
+    load_model_for,
+    weights_of,
+)
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
@@ -141,7 +146,11 @@ def load_arena(
             versions=versions,
         )
         contenders.append(Contender(profile.name, engine, known))
-    sampling = options.sampling().with_default_frames(frames or loaded.default_frames)
+    if options.frames_auto:
+        count = _auto_frames(contenders, loaded, output)
+        sampling = dataclasses.replace(options.sampling(), frames=count)
+    else:
+        sampling = options.sampling().with_default_frames(frames or loaded.default_frames)
     return Arena(tuple(contenders), sampling, generation, model, versions, loaded)
 
 
@@ -154,6 +163,23 @@ def _encoder(profiles: Sequence[Profile]) -> str:
             "compare those with one encoder in one run",
         )
     return wanted.pop() if wanted else "none"
+
+
+def _auto_frames(contenders: Sequence[Contender], loaded: LoadedModel, output: Output) -> int:
+    """What `--frames auto` comes to, where it is the same for all."""
+    budgets = {}
+    for contender in contenders:
+        default = contender.engine.profile.frames or loaded.default_frames
+        budgets[contender.name] = contender.engine.frame_budget(default)
+    if len({budget.frames for budget in budgets.values()}) > 1:
+        told = ", ".join(f"{name} {budget.frames}" for name, budget in budgets.items())
+        raise UsageError(
+            f"--frames auto: the profiles would not look at the same frames ({told})",
+            "give one number for all with --frames",
+        )
+    budget = next(iter(budgets.values()))
+    output.note(frames_note(budget))
+    return budget.frames
 
 
 def _frames(profiles: Sequence[Profile], options: RunOptions) -> int | None:

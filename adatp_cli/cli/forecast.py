@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adatp_cli import cost
+from adatp_cli.cli.options import DEFAULT_NEW_TOKENS
+from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
 from adatp_cli.profiles import Profile
 
 DEFAULT_FRAMES = 32
+KNOWN_CONTEXT = 32_768  # positions of the published checkpoints
 # A question of ordinary length with its chat template, and an answer of a sentence or two (our
 # choice).
 TEXT_TOKENS = 40
@@ -23,11 +27,16 @@ class Target:
     shape: cost.ModelShape
     relevance: cost.RelevanceShape | None
     frames: int
+    context: int = KNOWN_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Planned visual tokens per layer, pruned layers (first, last), and both counts of the cost."""
+    """What a question will come to.
+
+    Planned visual tokens per layer, pruned layers (first, last), both counts of the cost, and what
+    `--frames auto` is.
+    """
 
     frames: int
     visual_per_layer: tuple[int, ...]
@@ -36,6 +45,7 @@ class Forecast:
     paper_pruned: int
     vanilla: cost.EndToEnd
     pruned: cost.EndToEnd
+    auto: FrameBudget
 
 
 def find_target(model: str, *, offline: bool = True) -> Target:
@@ -66,12 +76,27 @@ def find_target(model: str, *, offline: bool = True) -> Target:
     relevance = cost.SO400M_RELEVANCE
     if about.relevance_encoder is not None and Path(about.relevance_encoder).is_dir():
         relevance = relevance_shape(SiglipConfig.from_pretrained(about.relevance_encoder))
-    shape = model_shape(LlavaOnevisionConfig.from_pretrained(checkpoint.folder))
-    return Target(checkpoint.name, shape, relevance, about.default_frames or DEFAULT_FRAMES)
+    config: Any = LlavaOnevisionConfig.from_pretrained(checkpoint.folder)
+    return Target(
+        checkpoint.name,
+        model_shape(config),
+        relevance,
+        about.default_frames or DEFAULT_FRAMES,
+        config.text_config.max_position_embeddings,
+    )
 
 
-def forecast(profile: Profile, target: Target, frames: int | None = None) -> Forecast:
+def forecast(
+    profile: Profile, target: Target, frames: int | None = None, *, auto: bool = False
+) -> Forecast:
     """The cost of one question under a profile, as far as it does not depend on the clip.
+
+    Parameters
+    ----------
+    frames
+        Of the clip; the profile's or the model's own number when omitted.
+    auto
+        As many as `--frames auto` comes to.
 
     Raises
     ------
@@ -80,7 +105,6 @@ def forecast(profile: Profile, target: Target, frames: int | None = None) -> For
     """
     from adatp_cli.pruning.methods import method_of
 
-    frames = frames or profile.frames or target.frames
     language = target.shape.language
     per_frame = target.shape.tokens_per_frame
     method = method_of(profile)
@@ -88,6 +112,14 @@ def forecast(profile: Profile, target: Target, frames: int | None = None) -> For
     if method.needs.encoder and target.relevance is not None:
         reads = method.needs.question_vector
         relevance = target.relevance if reads else target.relevance.without_text()
+    default = profile.frames or target.frames
+    budget = frame_budget(
+        lambda count: method.outlook(count, per_frame, language),
+        target.shape,
+        default=default,
+        most=frames_in_context(target.context - DEFAULT_NEW_TOKENS, TEXT_ROOM, target.shape),
+    )
+    frames = budget.frames if auto else frames or default
     outlook = method.outlook(frames, per_frame, language)
     counts, drops = outlook.visual_per_layer, outlook.drops
     full = (frames * per_frame,) * language.layers
@@ -114,4 +146,5 @@ def forecast(profile: Profile, target: Target, frames: int | None = None) -> For
         cost.paper_cost(counts, language),
         end_to_end(full, prunes=False),
         end_to_end(counts, prunes=True),
+        budget,
     )

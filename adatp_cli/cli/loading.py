@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from adatp_cli.cli.options import RunOptions
-from adatp_cli.cli.output import Output
+from adatp_cli.cli.output import Output, percent
 from adatp_cli.profiles import Profile
 
 if TYPE_CHECKING:
     from adatp_cli.engine import Engine
+    from adatp_cli.frame_budget import FrameBudget
     from adatp_cli.generation import GenerationSettings
     from adatp_cli.model.load import LoadedModel
+    from adatp_cli.video.sampling import Sampling
 
 
 class Know(Protocol):
@@ -76,6 +80,46 @@ def load_model_for(encoder: str, options: RunOptions, output: Output) -> tuple[L
         progress,
     )
     return loaded, time.perf_counter() - started
+
+
+def sampling_for(
+    engine: Engine,
+    loaded: LoadedModel,
+    options: RunOptions,
+    output: Output,
+    questions: Sequence[str] = (),
+) -> Sampling:
+    """Which frames to look at, their number known before a clip is opened.
+
+    Parameters
+    ----------
+    questions
+        What will be asked, where it is known and few.
+
+    Raises
+    ------
+    UsageError
+        A frame count, rate or time makes no sense, or `--frames auto` has no answer.
+    """
+    sampling, default = options.sampling(), engine.profile.frames or loaded.default_frames
+    if not options.frames_auto:
+        return sampling.with_default_frames(default)
+    budget = engine.frame_budget(default, questions)
+    output.note(frames_note(budget))
+    return dataclasses.replace(sampling, frames=budget.frames)
+
+
+def frames_note(budget: FrameBudget) -> str:
+    """What `--frames auto` came to, in a line."""
+    if budget.frames == budget.default:
+        why = "this model's context holds no more" if budget.context_bound else "nothing is saved"
+        return f"--frames auto: {budget.frames} frames, as without it: {why}"
+    why = " and the model's context holds no more;" if budget.context_bound else ","
+    return (
+        f"--frames auto: at most {budget.frames} frames, {percent(budget.language)} of what "
+        f"{budget.default} cost the language model unpruned{why} {budget.encoding:.1f} times the "
+        f"vision tower's work, {budget.both:.1f} times of both"
+    )
 
 
 def weights_of(loaded: LoadedModel) -> str:

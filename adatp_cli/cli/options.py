@@ -20,6 +20,9 @@ from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile
 if TYPE_CHECKING:
     from adatp_cli.video.sampling import Sampling
 
+AUTO_FRAMES = "auto"
+DEFAULT_NEW_TOKENS = 128
+
 _MODEL = "Model"
 _PRUNING = "Pruning"
 _CLIP = "Clip"
@@ -121,14 +124,15 @@ Budget = Annotated[
     ),
 ]
 FrameCount = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--frames",
         "-n",
-        metavar="N",
+        metavar="N|auto",
         rich_help_panel=_CLIP,
         help="Frames to look at, spread evenly; with --fps the most to take. Default: the "
-        "profile's, else the model's (32 for LLaVA-OneVision).",
+        "profile's, else the model's (32 for LLaVA-OneVision). auto: as many as cost the pruned "
+        "language model what the default costs it unpruned.",
     ),
 ]
 Fps = Annotated[
@@ -241,7 +245,7 @@ class RunOptions:
     fps: Fps = None
     start: Start = None
     end: End = None
-    max_new_tokens: MaxNewTokens = 128
+    max_new_tokens: MaxNewTokens = DEFAULT_NEW_TOKENS
     temperature: Temperature = None
     top_p: TopP = None
     seed: Seed = None
@@ -262,8 +266,14 @@ class RunOptions:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"--seed {self.seed} does not fit 64 bits", "give a smaller number")
+        frame_number(self.frames)
         if self.trace is not None:
             _check_trace(Path(self.trace))
+
+    @property
+    def frames_auto(self) -> bool:
+        """Whether the number of frames is to follow from the profile and the model."""
+        return self.frames == AUTO_FRAMES
 
     def resolved_profile(self) -> Profile:
         """The profile with the budget that was asked for.
@@ -277,7 +287,7 @@ class RunOptions:
         return profile if self.budget is None else profile.with_budget(self.budget)
 
     def sampling(self) -> Sampling:
-        """Which frames to look at.
+        """Which frames to look at; how many is left open by `--frames auto`.
 
         Raises
         ------
@@ -287,11 +297,29 @@ class RunOptions:
         from adatp_cli.video.sampling import Sampling, parse_time
 
         return Sampling(
-            frames=self.frames,
+            frames=frame_number(self.frames),
             fps=self.fps,
             start_s=None if self.start is None else parse_time(self.start),
             end_s=None if self.end is None else parse_time(self.end),
         )
+
+
+def frame_number(text: str | None) -> int | None:
+    """The number that `--frames` gives; None for `auto`, or without the option.
+
+    Raises
+    ------
+    UsageError
+        It is neither.
+    """
+    if text is None or text == AUTO_FRAMES:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(
+            f"--frames {text!r} is neither a whole number nor auto", "as in --frames 16"
+        ) from None
 
 
 def trace_path(trace: str, index: int) -> Path:

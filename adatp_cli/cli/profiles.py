@@ -17,9 +17,10 @@ from adatp_cli.cli.forecast import (
     find_target,
     forecast,
 )
-from adatp_cli.cli.options import Json
+from adatp_cli.cli.options import AUTO_FRAMES, Json, frame_number
 from adatp_cli.cli.output import Output, amount, percent
 from adatp_cli.errors import UsageError
+from adatp_cli.frame_budget import FrameBudget
 from adatp_cli.profiles import Profile, builtin_names, load_profile
 
 app = typer.Typer(no_args_is_help=True, help="List, show and check pruning profiles.")
@@ -59,9 +60,9 @@ def show(
         float | None, typer.Option("--budget", metavar="SHARE", help="At this budget, not its own.")
     ] = None,
     frames: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            "--frames", "-n", metavar="N", help="For this many frames. Default: as in ask."
+            "--frames", "-n", metavar="N|auto", help="For this many frames. Default: as in ask."
         ),
     ] = None,
     json: Json = False,
@@ -72,8 +73,9 @@ def show(
     """
     output = Output(json=json)
     with reporting(output):
-        if frames is not None and frames < 1:
-            raise UsageError(f"--frames {frames} leaves nothing to look at", "give 1 or more")
+        count = frame_number(frames)
+        if count is not None and count < 1:
+            raise UsageError(f"--frames {count} leaves nothing to look at", "give 1 or more")
         profile = load_profile(name)
         if budget is not None:
             profile = profile.with_budget(budget)
@@ -81,7 +83,7 @@ def show(
 
         with quiet_libraries():
             target = find_target(model)
-        told = forecast(profile, target, frames)
+        told = forecast(profile, target, count, auto=frames == AUTO_FRAMES)
         if json:
             output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))
             return
@@ -130,6 +132,7 @@ def _as_data(told: Forecast) -> dict[str, object]:
             }
             | dataclasses.asdict(told.pruned),
         },
+        "frames_auto": dataclasses.asdict(told.auto),
         "assumed": {"text_tokens": TEXT_TOKENS, "generated": ANSWER_TOKENS},
     }
 
@@ -153,11 +156,23 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
         mean = sum(told.visual_per_layer) / len(told.visual_per_layer) / visual
         if last == 0:
             lines.append(f"  visual tokens   {visual}, at most {kept} enter the language model")
-            return lines
+            return [*lines, *_auto_lines(told.auto)]
         where = f"layers {first} to {last}" if first < last else f"layer {first}"
         lines += [
             f"  visual tokens   {visual}, dropped at {where} of "
             f"{len(told.visual_per_layer)}, {kept} kept",
             f"                  to the last layer, {percent(mean)} mean over layers",
         ]
+        lines += _auto_lines(told.auto)
+    return lines
+
+
+def _auto_lines(auto: FrameBudget) -> list[str]:
+    lines = [
+        f"  --frames auto   {auto.frames} for what {auto.default} cost unpruned; "
+        f"with vision {auto.both:.1f} times as much"
+    ]
+    if auto.context_bound:
+        spent = percent(auto.language)
+        lines.append(f"                  the context holds no more, {spent} is spent")
     return lines

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from adatp_cli.cli.errors import failure_of
-from adatp_cli.cli.loading import load_engine
+from adatp_cli.cli.loading import load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, trace_path
 from adatp_cli.cli.output import Output, OutputClosedError
 from adatp_cli.record import ErrorInfo, FailureRecord
@@ -85,13 +85,13 @@ class Interview:
         options, name = self._options, self._known.video
         profile = options.resolved_profile()
         self._know(profile=profile.to_dict())
-        sampling = options.sampling()
+        options.sampling()  # a wrong one is told before anything is loaded
         check_source(self._source, name)  # a wrong path must not wait for a model to load
         reader.start()  # it is ready by the time that the model is
         engine, loaded = load_engine(profile, options, self._output, self._know)
         from adatp_cli.events import ClipReady
 
-        sampling = sampling.with_default_frames(profile.frames or loaded.default_frames)
+        sampling = sampling_for(engine, loaded, options, self._output, self._questions)
         events = engine.ask(
             self._source,
             self._questions,
