@@ -14,8 +14,9 @@ import pytest
 from adatp_cli.tiny.clips import write_demo_clip
 
 TEXT = (Path(__file__).parent.parent / "docs" / "batch.md").read_text(encoding="utf-8")
-RECIPES = re.findall(r"```sh\n(.*?)```", TEXT[TEXT.index("## Recipes") :], flags=re.DOTALL)
-KINDS = re.findall(r"^\| `([a-z_]+)` \|", TEXT[TEXT.index("## Kinds") :], flags=re.MULTILINE)
+SECTIONS = dict(part.split("\n", 1) for part in TEXT.split("\n## ")[1:])
+RECIPES = re.findall(r"```sh\n(.*?)```", SECTIONS["Recipes"], flags=re.DOTALL)
+KINDS = re.findall(r"^\| `([a-z_]+)` \|", SECTIONS["Kinds of errors"], flags=re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
