@@ -97,6 +97,7 @@ def token_counts(generated: Generated, layout: VisualLayout) -> TokenCounts:
         kept_final=kept[-1],
         kept_mean_ratio=sum(kept) / (len(kept) * layout.visual),
         generated=len(generated.ids),
+        shared=generated.held,
     )
 
 
@@ -106,7 +107,11 @@ def flops(
     layout: VisualLayout,
     relevance: RelevanceShape | None,
 ) -> Flops:
-    """Both counts of the cost, from what the layers saw; vanilla is the same answer unpruned."""
+    """Both counts of the cost, from what the layers saw; vanilla is the same answer unpruned.
+
+    Of a prefill that begins behind what an earlier question left, end to end counts what ran; the
+    paper's count is one of tokens that layers look at, and the same as without.
+    """
     shape, report = loaded.shape, generated.report
     everything = (layout.visual,) * shape.language.layers
     pruned = end_to_end_cost(
@@ -119,6 +124,7 @@ def flops(
         score_keys=report.score_keys,
         choosing_macs=report.macs,
         relevance=relevance,
+        held=generated.held,
     )
     vanilla = end_to_end_cost(
         shape,

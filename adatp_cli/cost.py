@@ -206,19 +206,23 @@ def relevance_cost(frames: int, patches: int, shape: RelevanceShape) -> int:
     return 2 * (frames * head + text + shape.text_hidden * shape.projection)
 
 
-def prefill_cost(tokens_per_layer: Sequence[int], shape: LanguageShape) -> int:
+def prefill_cost(tokens_per_layer: Sequence[int], shape: LanguageShape, held: int = 0) -> int:
     """FLOP of the prompt's pass through the decoder, and of the head on its last position.
 
     Parameters
     ----------
     tokens_per_layer
         All tokens, text and visual, that enter each layer.
+    held
+        How many of them, at the front, have keys and values in the layers' caches already: they
+        are looked at and do not run.
     """
     _check_layers(tokens_per_layer, shape)
     attention_width = shape.heads * shape.head_dim
     macs = shape.hidden * shape.vocab
     for tokens in tokens_per_layer:
-        macs += tokens * decoder_token_cost(shape) + 2 * tokens**2 * attention_width
+        running = tokens - held
+        macs += running * decoder_token_cost(shape) + 2 * running * tokens * attention_width
     return 2 * macs
 
 
@@ -283,6 +287,7 @@ def end_to_end_cost(
     score_keys: Mapping[int, int] | None = None,
     choosing_macs: int = 0,
     relevance: RelevanceShape | None = None,
+    held: int = 0,
 ) -> EndToEnd:
     """FLOP of one answered question, asked on its own: clip encoding included, video decoding not.
 
@@ -306,13 +311,15 @@ def end_to_end_cost(
         Multiply-accumulates of choosing and merging tokens before the language model.
     relevance
         The relevance encoder, if one ran.
+    held
+        As for `prefill_cost`: what another question about the clip left.
     """
     tokens = [text_tokens + visual for visual in visual_per_layer]
     patches = shape.vision.patches
     return EndToEnd(
         vision=vision_cost(frames, shape),
         relevance=relevance_cost(frames, patches, relevance) if relevance else 0,
-        prefill=prefill_cost(tokens, shape.language),
+        prefill=prefill_cost(tokens, shape.language, held),
         scoring=scoring_cost(tokens, score_rows or {}, shape.language, score_keys)
         + 2 * choosing_macs,
         generate=generate_cost(tokens, generated, shape.language),

@@ -22,10 +22,12 @@ from adatp_cli.generation import (
 )
 from adatp_cli.model.memory import available_memory, check_run, estimate_run, memory_errors
 from adatp_cli.model.prompt import Prompt, build_prompt
+from adatp_cli.prefix import SharedPrefix
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import Circumstances, Outlook, PruningPlan, SignalNeeds, VisualLayout
 from adatp_cli.pruning.methods import method_of, resolve_profile
 from adatp_cli.record import AnswerRecord
+from adatp_cli.sharing import Prefills, compare_prefills
 from adatp_cli.trace import build_trace
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
@@ -138,8 +140,9 @@ class Engine:
         self.check_memory(len(frames), longest)
         yield Stage("vision", f"{len(frames)} frames")
         clip = self.encode(video_name, frames, decode_s)
+        shared = SharedPrefix() if len(questions) > 1 else None
         for index, question in enumerate(questions):
-            yield from self.answer(clip, question, index, stream=stream)
+            yield from self.answer(clip, question, index, stream=stream, shared=shared)
 
     def prompt(self, question: str, frames: int) -> Prompt:
         """The prompt of a question about a clip of so many frames.
@@ -177,6 +180,20 @@ class Engine:
         """
         shape = self._loaded.shape
         return self._method.outlook(frames, shape.tokens_per_frame, shape.language)
+
+    def prefills(self, frames: int, questions: Sequence[str]) -> Prefills:
+        """What pruning for each of these questions takes, and one unpruned prefill for all.
+
+        Raises
+        ------
+        UsageError
+            As for `prompt`.
+        """
+        prompts = [self.prompt(question, frames) for question in questions]
+        before, visual = prompts[0].visual_start, prompts[0].n_visual
+        behind = [prompt.text_tokens - before for prompt in prompts]
+        kept = self.outlook(frames).visual_per_layer
+        return compare_prefills(kept, visual, before, behind, self._loaded.shape.language)
 
     def frame_budget(self, default: int, questions: Sequence[str] = ()) -> FrameBudget:
         """The most frames for what `default` cost unpruned, within the model's context.
@@ -255,9 +272,22 @@ class Engine:
         return Clip(name, frames, encoded, decode_s, peak)
 
     def answer(
-        self, clip: Clip, question: str, index: int = 0, *, stream: bool = True
+        self,
+        clip: Clip,
+        question: str,
+        index: int = 0,
+        *,
+        stream: bool = True,
+        shared: SharedPrefix | None = None,
     ) -> Iterator[Stage | TextChunk | Answered]:
-        """Answer one question about an encoded clip; see `ask`."""
+        """Answer one question about an encoded clip; see `ask`.
+
+        Parameters
+        ----------
+        shared
+            One object for all questions about the clip: where nothing is pruned, later ones begin
+            behind what the first one left. It holds the clip's keys and values on the device.
+        """
         account.reset_peak_memory(self._loaded.device)
         with memory_errors(f"answering about {clip.name}"):
             prompt = self.prompt(question, len(clip.frames))
@@ -268,7 +298,9 @@ class Engine:
             plan = self._plan(layout, clip, question)
             prepared_s = time.perf_counter() - started
             yield Stage("prefill", f"{prompt.length} tokens")
-            request = Request(prompt.input_ids, clip.encoded.visual, layout, plan)
+            unpruned = not plan.keep_counts and plan.entry is None
+            kept = shared if unpruned else None
+            request = Request(prompt.input_ids, clip.encoded.visual, layout, plan, kept)
             generated: Generated | None = None
             if stream:
                 for piece in generate_streaming(self._loaded, request, self._settings):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.prefix import SharedPrefix
 from adatp_cli.pruning.base import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import PruningPlan, VisualLayout
 
@@ -88,6 +89,8 @@ class Generated:
         Seconds from the start of the prefill to the first token and to the end.
     choosing_s
         What of the prefill went into choosing tokens.
+    held
+        Prompt tokens that did not run, as an earlier question had left their keys and values.
     """
 
     ids: list[int]
@@ -98,6 +101,7 @@ class Generated:
     first_token_s: float
     total_s: float
     choosing_s: float
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,12 +118,16 @@ class Request:
         Where.
     plan
         What the pruning keeps; serves once.
+    shared
+        What an earlier question left, and where this one leaves the same; None: nothing is kept.
+        Only for a plan that prunes nothing.
     """
 
     input_ids: Tensor
     visual: Tensor
     layout: VisualLayout
     plan: PruningPlan
+    shared: SharedPrefix | None = None
 
 
 def generate(
@@ -152,6 +160,10 @@ def generate(
             PrunedPrefill(model.model.language_model, request.plan, request.layout)
         )
         input_ids, embeddings = _sequence(loaded, request)
+        held, kept = 0, {}
+        if request.shared is not None:
+            cache, held = request.shared.take(request.input_ids, request.visual, model.config)
+            kept = {"past_key_values": cache}
         stream.started = time.perf_counter()
         model.generate(
             # The ids are what a repetition penalty, were one set, looks at; the embeddings are what
@@ -161,8 +173,12 @@ def generate(
             attention_mask=torch.ones_like(input_ids),
             generation_config=_config(model.generation_config, settings),
             streamer=stream,
+            **kept,
         )
         finished = time.perf_counter()
+        if request.shared is not None:
+            front = request.layout.start + len(request.visual)
+            request.shared.keep(kept["past_key_values"], request.input_ids, request.visual, front)
     ended = bool(stream.ids) and stream.ids[-1] in _eos_ids(model.generation_config)
     return Generated(
         ids=stream.ids,
@@ -173,6 +189,7 @@ def generate(
         first_token_s=stream.first_token - stream.started,
         total_s=finished - stream.started,
         choosing_s=run.choosing_s,
+        held=held,
     )
 
 

@@ -71,7 +71,9 @@ class TokenCounts:
     """Prompt and answer in tokens.
 
     `text` counts everything in the prompt that is never pruned, the newline token among it;
-    `kept_per_layer` is measured: the visual tokens that entered each layer.
+    `kept_per_layer` is measured: the visual tokens that entered each layer. `shared` are those
+    prompt tokens, at its front, that did not run because an earlier question about the clip had
+    left their keys and values.
     """
 
     text: int
@@ -80,6 +82,7 @@ class TokenCounts:
     kept_final: int
     kept_mean_ratio: float
     generated: int
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +158,11 @@ class AnswerRecord:
     versions: Versions
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain nested data, in the contract's order."""
-        return {"schema_version": SCHEMA_VERSION, "ok": True, **dataclasses.asdict(self)}
+        """The record as plain nested data, in the contract's order; no `shared` of nothing."""
+        data = {"schema_version": SCHEMA_VERSION, "ok": True, **dataclasses.asdict(self)}
+        if not self.tokens.shared:
+            del data["tokens"]["shared"]
+        return data
 
     def to_json(self) -> str:
         """The record as one line of JSON."""

@@ -6,8 +6,53 @@ Arithmetic on plain numbers, in the end-to-end count of `adatp_cli.cost`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from adatp_cli.cost import LanguageShape, decoder_token_cost, prefill_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Prefills:
+    """FLOP of the prefills of several questions, done in either way.
+
+    Parameters
+    ----------
+    pruned
+        Pruned for each.
+    shared
+        Unpruned: whole for the first question, and behind what that left for the others.
+    """
+
+    pruned: int
+    shared: int
+
+
+def compare_prefills(
+    visual_per_layer: Sequence[int],
+    visual: int,
+    text_before: int,
+    text_behind: Sequence[int],
+    shape: LanguageShape,
+) -> Prefills:
+    """Both ways to ask these questions; the prefills alone, choosing and answers left out.
+
+    Parameters
+    ----------
+    visual_per_layer
+        Visual tokens that enter each layer of a pruned prefill.
+    visual
+        Those of the clip.
+    text_before, text_behind
+        Tokens of text before the clip, and behind its newline, one number per question.
+    """
+    front = text_before + visual + 1
+    text = [text_before + 1 + behind for behind in text_behind]
+    pruned = sum(prefill_cost([one + kept for kept in visual_per_layer], shape) for one in text)
+    shared = sum(
+        prefill_cost([front + behind] * shape.layers, shape, front if number else 0)
+        for number, behind in enumerate(text_behind)
+    )
+    return Prefills(pruned, shared)
 
 
 def shared_prefill_cost(prefix: int, questions: Sequence[int], shape: LanguageShape) -> int:

@@ -8,7 +8,7 @@ from adatp_cli import cost
 from adatp_cli.profiles import load_profile
 from adatp_cli.pruning.method import Circumstances
 from adatp_cli.pruning.methods import method_of, resolve_profile
-from adatp_cli.sharing import questions_to_share, shared_prefill_cost
+from adatp_cli.sharing import compare_prefills, questions_to_share, shared_prefill_cost
 
 SHAPE = cost.KNOWN_SHAPES["7b"].language
 BEFORE, BEHIND = 14, 26
@@ -47,6 +47,23 @@ def test_the_break_even_of_the_profiles() -> None:
     """7B, 32 frames: from 4 questions on at 27.3 %, and from 10 on at 10 %."""
     assert questions_to_share(kept("adatp-light"), BEFORE, BEHIND, SHAPE) == 4
     assert questions_to_share(kept("adatp-aggressive"), BEFORE, BEHIND, SHAPE) == 10
+
+
+@pytest.mark.parametrize(("name", "count"), [("adatp-light", 4), ("adatp-aggressive", 10)])
+def test_questions_of_one_length_are_compared_alike(name: str, count: int) -> None:
+    """The first one's whole prefill moves the break-even by less than a question."""
+    for questions, pays in ((count - 1, False), (count, True)):
+        behind = [BEHIND - 1] * questions
+        found = compare_prefills(kept(name), 32 * 196, BEFORE, behind, SHAPE)
+        assert (found.shared < found.pruned) == pays
+        alone = cost.prefill_cost([BEFORE + BEHIND + one for one in kept(name)], SHAPE)
+        assert found.pruned == questions * alone
+
+
+def test_one_question_never_pays_for_a_whole_prefill() -> None:
+    found = compare_prefills(kept("adatp-light"), 32 * 196, BEFORE, [BEHIND - 1], SHAPE)
+    assert found.shared == cost.prefill_cost([BEFORE + BEHIND + 6272] * SHAPE.layers, SHAPE)
+    assert found.shared > found.pruned
 
 
 def test_sharing_never_pays_for_questions_as_long_as_what_is_kept() -> None:

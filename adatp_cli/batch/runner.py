@@ -13,6 +13,7 @@ from adatp_cli.batch.ahead import DecodeAhead, Decoded
 from adatp_cli.batch.inputs import ClipJob
 from adatp_cli.batch.results import file_stamp, row_key
 from adatp_cli.errors import UsageError
+from adatp_cli.prefix import SharedPrefix
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 
 if TYPE_CHECKING:
@@ -139,12 +140,13 @@ class BatchRunner:
             clip = self._encoded(item, frames, decoded.seconds)
         except Exception as error:
             clip = error
+        shared = SharedPrefix() if len(item.questions) > 1 else None
         for question, key in item.questions:
             if isinstance(clip, Exception):
                 yield self._failed(item, known, question, key, clip)
                 continue
             try:
-                record = self._answer(clip, question)
+                record = self._answer(clip, question, shared)
             except Exception as error:
                 yield self._failed(item, known, question, key, error)
             else:
@@ -159,10 +161,10 @@ class BatchRunner:
         self._engine.check_memory(len(frames), longest)
         return self._engine.encode(item.job.path, frames, seconds)
 
-    def _answer(self, clip: Clip, question: str) -> AnswerRecord:
+    def _answer(self, clip: Clip, question: str, shared: SharedPrefix | None) -> AnswerRecord:
         from adatp_cli.events import Answered
 
-        for event in self._engine.answer(clip, question, stream=False):
+        for event in self._engine.answer(clip, question, stream=False, shared=shared):
             if isinstance(event, Answered):
                 return event.record
         raise RuntimeError("the engine ended without an answer")

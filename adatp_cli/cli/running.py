@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, cast
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.loading import load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, trace_path
-from adatp_cli.cli.output import Output, OutputClosedError
+from adatp_cli.cli.output import Output, OutputClosedError, amount
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
+    from adatp_cli.engine import Engine
     from adatp_cli.events import Answered, ClipReady, Stage, TextChunk
     from adatp_cli.video.isolated import IsolatedReader
 
@@ -107,7 +108,21 @@ class Interview:
             for event in run:
                 if isinstance(event, ClipReady):
                     reader.close()  # the model can use its memory
+                    self._compare_prefills(engine, event.video_info.frames_used)
                 self._handle(event)
+
+    def _compare_prefills(self, engine: Engine, frames: int) -> None:
+        """Say so where the questions would cost less on one unpruned prefill."""
+        count = len(self._questions)
+        if count == 1 or engine.profile.method == "vanilla" or self._truths is not None:
+            return
+        cost = engine.prefills(frames, self._questions)
+        if cost.shared < cost.pruned:
+            self._output.note(
+                f"{count} questions: one unpruned prefill shared by all, "
+                f"{amount(cost.shared)}FLOP, would cost less than pruning for each, "
+                f"{amount(cost.pruned)}FLOP; -p vanilla does that"
+            )
 
     def _handle(self, event: Stage | ClipReady | TextChunk | Answered) -> None:
         from adatp_cli.events import Answered, ClipReady, TextChunk

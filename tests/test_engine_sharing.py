@@ -1,0 +1,214 @@
+"""Several questions on one unpruned prefill: the same answers, and a cost that says what ran."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from engine_case import answered, ask, engine_of, load_random, noisy_clip, profile
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from adatp_cli import cost
+from adatp_cli.engine import Engine
+from adatp_cli.events import Answered, Clip
+from adatp_cli.generation import GenerationSettings
+from adatp_cli.model.load import LoadedModel
+from adatp_cli.prefix import SharedPrefix
+from adatp_cli.record import schema_text
+from adatp_cli.sharing import shared_prefill_cost
+from tests.conftest import Run
+
+QUESTIONS = ("What happens first?", "And then, after the cut in the middle?", "Which colour?")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_random(tmp_path_factory.mktemp("model"))
+
+
+def all_of(engine: Engine, clip: Clip, shared: SharedPrefix | None) -> list[Answered]:
+    return [
+        answered(engine.answer(clip, question, stream=False, shared=shared))
+        for question in QUESTIONS
+    ]
+
+
+def logits(event: Answered) -> Any:
+    assert event.trace is not None
+    return event.trace.arrays["first_logits"]
+
+
+def ids(event: Answered) -> list[int]:
+    assert event.trace is not None
+    return list(event.trace.arrays["answer_ids"])
+
+
+def test_the_answers_are_those_of_whole_prefills(loaded: LoadedModel):
+    engine = engine_of(loaded, profile(None), new_tokens=16, trace=True)
+    clip = engine.encode("noise", noisy_clip())
+    alone, together = all_of(engine, clip, None), all_of(engine, clip, SharedPrefix())
+    assert np.array_equal(logits(alone[0]), logits(together[0]))  # the first one is a whole prefill
+    for one, other in zip(alone, together, strict=True):
+        assert ids(one) == ids(other)
+        np.testing.assert_allclose(logits(one), logits(other), rtol=0, atol=1e-4)
+        assert one.record.answer == other.record.answer
+        assert one.record.tokens == dataclasses.replace(other.record.tokens, shared=0)
+    spread = np.abs(logits(alone[0]) - logits(alone[1])).max()
+    assert spread > 1e-2  # the questions do make a difference
+    front = loaded_front(engine)
+    assert [event.record.tokens.shared for event in together] == [0, front, front]
+
+
+def loaded_front(engine: Engine) -> int:
+    """Text before the clip, its tokens and its newline."""
+    prompt = engine.prompt(QUESTIONS[0], 9)
+    return prompt.visual_start + prompt.n_visual + 1
+
+
+def test_sampled_answers_are_the_same_too(loaded: LoadedModel):
+    settings = GenerationSettings(12, temperature=1.5, seed=4)
+    engine = Engine(loaded, profile(None), settings, keep_trace=True)
+    clip = engine.encode("noise", noisy_clip())
+    alone, together = all_of(engine, clip, None), all_of(engine, clip, SharedPrefix())
+    assert [ids(event) for event in alone] == [ids(event) for event in together]
+    assert len({tuple(ids(event)) for event in alone}) == len(QUESTIONS)
+
+
+def test_the_record_counts_what_ran(loaded: LoadedModel):
+    engine = engine_of(loaded, profile(None))
+    clip = engine.encode("noise", noisy_clip())
+    shared = SharedPrefix()
+    for number, question in enumerate(QUESTIONS):
+        whole = ask(engine, clip, question=question).record.flops
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            events = engine.answer(clip, question, stream=False, shared=shared)
+            flops = answered(events).record.flops
+        ran = flops.end_to_end.prefill + flops.end_to_end.generate
+        assert ran == pytest.approx(int(counter.get_total_flops()), rel=0.001)
+        assert flops.paper == whole.paper
+        assert flops.end_to_end.vanilla == whole.end_to_end.vanilla
+        if number == 0:
+            assert flops == whole
+        else:
+            assert flops.end_to_end.prefill < whole.end_to_end.prefill / 5
+            assert flops.end_to_end.ratio < 1
+
+
+def test_a_question_behind_what_is_held_costs_what_sharing_counts():
+    shape = cost.KNOWN_SHAPES["7b"].language
+    front, behind = 14 + 6272 + 1, 25
+    later = cost.prefill_cost([front + behind] * shape.layers, shape, front)
+    both = shared_prefill_cost(front, [behind], shape)
+    assert later == both - shared_prefill_cost(front, [], shape)
+    everything = [front + behind] * shape.layers
+    assert cost.prefill_cost(everything, shape, 0) == cost.prefill_cost(everything, shape)
+
+
+def test_a_pruned_prefill_neither_takes_nor_leaves_anything(loaded: LoadedModel):
+    engine = engine_of(loaded, profile(0.4), trace=True)
+    clip = engine.encode("noise", noisy_clip())
+    shared = SharedPrefix()
+    alone, together = all_of(engine, clip, None), all_of(engine, clip, shared)
+    for one, other in zip(alone, together, strict=True):
+        assert other.record.tokens.shared == 0
+        assert np.array_equal(logits(one), logits(other))
+    assert shared._cache is None
+
+
+def test_what_fails_or_is_of_another_clip_leaves_nothing_wrong(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+):
+    engine = engine_of(loaded, profile(None), new_tokens=8, trace=True)
+    clip, other = (engine.encode("noise", noisy_clip(seed=seed)) for seed in (0, 1))
+    alone = all_of(engine, clip, None)
+    shared = SharedPrefix()
+    all_of(engine, other, shared)
+    # Another clip's keys have the same length and must not be taken for this one's.
+    first = answered(engine.answer(clip, QUESTIONS[0], stream=False, shared=shared))
+    assert first.record.tokens.shared == 0
+    assert ids(first) == ids(alone[0])
+
+    layer = loaded.model.model.language_model.layers[5]
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("in the middle")
+
+    handle = layer.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        answered(engine.answer(clip, QUESTIONS[1], stream=False, shared=shared))
+    handle.remove()
+    second = answered(engine.answer(clip, QUESTIONS[1], stream=False, shared=shared))
+    assert second.record.tokens.shared == 0
+    assert ids(second) == ids(alone[1])
+    third = answered(engine.answer(clip, QUESTIONS[2], stream=False, shared=shared))
+    assert third.record.tokens.shared > 0
+    assert ids(third) == ids(alone[2])
+
+
+def test_a_reader_that_goes_away_leaves_nothing_half_done(loaded: LoadedModel):
+    engine = engine_of(loaded, profile(None), new_tokens=30, trace=True)
+    clip = engine.encode("noise", noisy_clip())
+    shared = SharedPrefix()
+    for event in engine.answer(clip, QUESTIONS[0], shared=shared):
+        if type(event).__name__ == "TextChunk":
+            break
+    second = answered(engine.answer(clip, QUESTIONS[1], stream=False, shared=shared))
+    plain = ask(engine, clip, question=QUESTIONS[1])
+    assert ids(second) == ids(plain)
+
+
+def test_what_is_kept_is_the_clips_front_alone(loaded: LoadedModel):
+    engine = engine_of(loaded, profile(None))
+    clip = engine.encode("noise", noisy_clip())
+    shared = SharedPrefix()
+    all_of(engine, clip, shared)
+    assert shared._cache is not None
+    lengths = {shared._cache.get_seq_length(layer) for layer in range(12)}
+    assert lengths == {loaded_front(engine)}
+    assert shared._ids.shape == torch.Size([1, loaded_front(engine)])
+
+
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
+FEW = ("-n", "8", "--max-new-tokens", "6", "--dtype", "float32")
+SHARING = "questions: one unpruned prefill shared by all, "
+
+
+def test_ask_and_batch_share_where_nothing_is_pruned(
+    adatp: Run, checkpoint: Path, clip: Path
+) -> None:
+    given = ("-m", checkpoint, *FEW, "-p", "vanilla")
+    run = adatp("ask", clip, *QUESTIONS, *given, "--json")
+    alone = [adatp("ask", clip, one, *given, "--json").records[0] for one in QUESTIONS]
+    assert SHARING not in run.err
+    asked = [item for one in QUESTIONS for item in ("-q", one)]
+    for records in (run.records, adatp("batch", clip, *asked, *given).records):
+        assert [one["answer"] for one in records] == [one["answer"] for one in alone]
+        first, *others = (one["tokens"].get("shared", 0) for one in records)
+        assert first == 0
+        for record in records:
+            VALIDATOR.validate(record)
+        tokens = alone[0]["tokens"]
+        assert all(tokens["visual"] < one < tokens["visual"] + tokens["text"] for one in others)
+    assert not any("shared" in one["tokens"] for one in alone)
+
+
+def test_ask_says_where_sharing_would_have_been_cheaper(
+    adatp: Run, checkpoint: Path, clip: Path
+) -> None:
+    many = [f"What happens, part {number}?" for number in range(12)]
+    given = ("-m", checkpoint, *FEW, "-p", "adatp-light", "--json")
+    run = adatp("ask", clip, *many, *given)
+    (line,) = [line for line in run.err.splitlines() if SHARING in line]
+    assert line.startswith("12 questions: ")
+    assert line.endswith("; -p vanilla does that")
+    assert not any("shared" in record["tokens"] for record in run.records)
+    assert SHARING not in adatp("ask", clip, many[0], *given).err
+    assert SHARING not in adatp("ask", clip, *many[:2], *given, "--budget", "0.2").err
+    assert SHARING not in adatp("ask", clip, *many, *given, "--quiet").err
