@@ -160,7 +160,7 @@ def seconds(
     prepared_s: float,
     embeds: bool,
 ) -> Seconds:
-    """Time per stage as if this question had been the only one.
+    """Time per stage as if this question had been the only one, but for a prefill that was shared.
 
     `first_token` runs from opening the clip, with the loaded model at hand, to the first token;
     `total` has the loading too. `prepared_s` is the time from the prompt to the prefill: embedding
