@@ -25,7 +25,8 @@ from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.hub import HttpRanges, HubNotFoundError, HubUnreachableError
 from adatp_cli.model.pooling import Pooling
-from adatp_cli.model.relevance import QuestionTokenizer, RelevanceEncoder, canonical, load_relevance
+from adatp_cli.model.question import QuestionTokenizer, canonical
+from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
 from adatp_cli.model.tensors import FileSource, copy_tensors, read_header
 
 REPO = "owner/siglip"

@@ -26,7 +26,8 @@ from adatp_cli.model.quantize import (
     choose_quantization,
     verify_quantization,
 )
-from adatp_cli.model.relevance import QuestionTokenizer, RelevanceEncoder
+from adatp_cli.model.question import QuestionTokenizer
+from adatp_cli.model.relevance import RelevanceEncoder
 from adatp_cli.tiny.architecture import RELEVANCE_FOLDER
 
 if TYPE_CHECKING:
