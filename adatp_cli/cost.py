@@ -222,7 +222,7 @@ def prefill_cost(tokens_per_layer: Sequence[int], shape: LanguageShape, held: in
     macs = shape.hidden * shape.vocab
     for tokens in tokens_per_layer:
         running = tokens - held
-        macs += running * decoder_token_cost(shape) + 2 * running * tokens * attention_width
+        macs += running * _decoder_token_cost(shape) + 2 * running * tokens * attention_width
     return 2 * macs
 
 
@@ -272,7 +272,7 @@ def generate_cost(tokens_per_layer: Sequence[int], generated: int, shape: Langua
     attention_width = shape.heads * shape.head_dim
     # Step j (from 1) attends to the prompt and to j tokens, its own among them.
     keys = steps * sum(tokens_per_layer) + shape.layers * steps * (steps + 1) // 2
-    per_step = shape.layers * decoder_token_cost(shape) + shape.hidden * shape.vocab
+    per_step = shape.layers * _decoder_token_cost(shape) + shape.hidden * shape.vocab
     return 2 * (steps * per_step + 2 * keys * attention_width)
 
 
@@ -331,7 +331,7 @@ def _encoder_layer(tokens: int, hidden: int, intermediate: int) -> int:
     return 4 * tokens * hidden**2 + 2 * tokens**2 * hidden + 2 * tokens * hidden * intermediate
 
 
-def decoder_token_cost(shape: LanguageShape) -> int:
+def _decoder_token_cost(shape: LanguageShape) -> int:
     """MAC of one token in one decoder layer: q, k, v, o, gate, up, down, without attention."""
     queries = 2 * shape.hidden * shape.heads * shape.head_dim
     keys_values = 2 * shape.hidden * shape.kv_heads * shape.head_dim

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adatp_cli.cost import LanguageShape, decoder_token_cost, prefill_cost
+from adatp_cli.cost import LanguageShape, prefill_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,11 @@ def shared_prefill_cost(prefix: int, questions: Sequence[int], shape: LanguageSh
     questions
         Tokens behind it, one number per question.
     """
-    attention_width = shape.heads * shape.head_dim
-    macs = prefix * decoder_token_cost(shape) + 2 * prefix**2 * attention_width
-    for tokens in questions:
-        seen = 2 * tokens * (prefix + tokens) * attention_width
-        macs += tokens * decoder_token_cost(shape) + seen
-    return 2 * (shape.layers * macs + len(questions) * shape.hidden * shape.vocab)
+    head = 2 * shape.hidden * shape.vocab  # which nothing asks of the prefix
+    first = prefill_cost([prefix] * shape.layers, shape) - head
+    return first + sum(
+        prefill_cost([prefix + tokens] * shape.layers, shape, prefix) for tokens in questions
+    )
 
 
 def questions_to_share(
