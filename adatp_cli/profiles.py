@@ -16,6 +16,7 @@ from adatp_cli import strict_yaml
 from adatp_cli.errors import ProfileError, UsageError
 from adatp_cli.settings import (
     AUTO,
+    NO_ENCODER,
     EntrySettings,
     FastVIDSettings,
     FastVSettings,
@@ -268,7 +269,7 @@ def _check(profile: Profile, source: str) -> None:
         rule = f"at least {lowest}, where the first layer is"
         _require(last == AUTO or last >= lowest, source, f"{key}.last_layer", rule, last)
     if profile.method == "adatp-plus":
-        holds = profile.relevance.encoder not in ("none", "attention")
+        holds = profile.relevance.encoder not in NO_ENCODER
         rule = "an encoder for adatp-plus, whose salient tokens are those that it looks at"
         _require(holds, source, "relevance.encoder", rule, profile.relevance.encoder)
     for key, holds_for, rule in _RANGES:

@@ -10,6 +10,9 @@ from typing import Literal
 
 AUTO: Literal["auto"] = "auto"
 
+# Values of `relevance.encoder` for which no encoder is loaded.
+NO_ENCODER = frozenset({"none", "attention"})
+
 LayerOrAuto = int | Literal["auto"]
 Positions = Literal["original", "compact"]
 

@@ -28,6 +28,7 @@ from adatp_cli.model.quantize import (
 )
 from adatp_cli.model.question import QuestionTokenizer
 from adatp_cli.model.relevance import RelevanceEncoder
+from adatp_cli.settings import NO_ENCODER
 from adatp_cli.tiny.architecture import RELEVANCE_FOLDER
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def load_random(
     with memory_errors(f"building {request.model}"), _reproducible(device):
         model = _build(config, shape.language.layers, quantization, getattr(torch, dtype), device)
         encoder = None
-        if request.relevance not in ("none", "attention"):
+        if request.relevance not in NO_ENCODER:
             encoder = _relevance(relevance, getattr(torch, dtype), device)
     verify_quantization(model, quantization)
     settings: Any = model.generation_config

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
+from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.loading import generation_settings, load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, with_run_options
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from adatp_cli.engine import Engine
     from adatp_cli.video.sampling import Sampling
 
-SOME_FAILED = 6
 _SKIPPED_SHOWN = 5
 _BATCH = "Batch"
 

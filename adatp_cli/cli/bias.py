@@ -21,8 +21,7 @@ from adatp_cli.cli.datasets import (
     check_shared,
     facts,
 )
-from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
-from adatp_cli.cli.evaluate import SOME_FAILED
+from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output

@@ -18,6 +18,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import Profile, load_profile
 from adatp_cli.record import ErrorInfo, FailureRecord, ModelInfo, Versions
+from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.runner import Contender
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 # From an encoder's name, options and output to a model, and the seconds that loading took.
 Load = Callable[[str, RunOptions, Output], "tuple[LoadedModel, float]"]
-
-# What `Profile.encoder` says of a profile that no encoder has to be loaded for.
-_NO_ENCODER = frozenset({"none", "attention"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,7 @@ def load_arena(
     contenders = []
     for profile in profiles:
         # Without an encoder in sight a profile runs as it would alone.
-        own: LoadedModel = bare if profile.encoder in _NO_ENCODER else loaded
+        own: LoadedModel = bare if profile.encoder in NO_ENCODER else loaded
         engine = Engine(own, profile, generation, keep_trace=keep_trace, load_seconds=seconds)
         known = FailureRecord(
             "",
@@ -156,7 +154,7 @@ def load_arena(
 
 def _encoder(profiles: Sequence[Profile]) -> str:
     """The relevance encoder that the profiles need."""
-    wanted = {profile.encoder for profile in profiles} - _NO_ENCODER
+    wanted = {profile.encoder for profile in profiles} - NO_ENCODER
     if len(wanted) > 1:
         raise UsageError(
             f"the profiles name different relevance encoders: {', '.join(sorted(wanted))}",

@@ -15,6 +15,7 @@ from adatp_cli.errors import AdatpError, MemoryLimitError
 from adatp_cli.record import ErrorInfo
 
 INTERRUPTED = 130
+SOME_FAILED = 6  # the run came to its end
 _LESS_MEMORY = "use fewer --frames, a smaller --model, or --quantize nf4"
 
 

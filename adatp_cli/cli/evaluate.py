@@ -23,7 +23,7 @@ from adatp_cli.cli.datasets import (
     check_shared,
     facts,
 )
-from adatp_cli.cli.errors import INTERRUPTED, failure_of, reporting
+from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.options import ProfilesOption, RunOptions, with_run_options
 from adatp_cli.cli.output import Output
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from adatp_cli.evaluation.runner import Ask
     from adatp_cli.evaluation.summary import Summary
 
-SOME_FAILED = 6
 _DEFAULT_PROFILES = ("vanilla", "adatp")
 _RESULTS = "Results"
 _PRUNING = "Pruning"

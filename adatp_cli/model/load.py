@@ -33,6 +33,7 @@ from adatp_cli.model.quantize import (
 from adatp_cli.model.quiet import readable_failures, weights_progress
 from adatp_cli.model.relevance import DEFAULT_ENCODER, RelevanceEncoder, load_relevance
 from adatp_cli.model.shapes import model_shape
+from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
@@ -334,7 +335,7 @@ def _relevance(
     hub: Hub,
 ) -> RelevanceEncoder | None:
     place, name = wanted
-    if place in ("none", "attention"):
+    if place in NO_ENCODER:
         return None
     with readable_failures(f"the relevance encoder {name}"):
         encoder = load_relevance(

@@ -46,6 +46,7 @@ from adatp_cli.pruning.segments import (
     segment_budgets,
     weigh_segments,
 )
+from adatp_cli.settings import NO_ENCODER
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class AdaTP(PruningMethod):
 
     @property
     def needs(self) -> SignalNeeds:
-        encodes = self.relevance.encoder not in ("none", "attention")
+        encodes = self.relevance.encoder not in NO_ENCODER
         return SignalNeeds(frame_vectors=encodes, question_vector=encodes)
 
     def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
