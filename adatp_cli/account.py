@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from adatp_cli import __version__
 from adatp_cli.cost import RelevanceShape, end_to_end_cost, paper_cost
 from adatp_cli.encoding import EncodedClip
-from adatp_cli.generation import Generated
+from adatp_cli.events import Clip
+from adatp_cli.generation import Generated, Request
 from adatp_cli.pruning.method import VisualLayout
 from adatp_cli.pruning.segments import SegmentTable
 from adatp_cli.record import (
+    AnswerRecord,
     EndToEndFlops,
     Flops,
     ModelInfo,
@@ -29,6 +32,60 @@ from adatp_cli.video.frames import Frames
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
+
+
+def answer_record(
+    loaded: LoadedModel,
+    clip: Clip,
+    question: str,
+    request: Request,
+    generated: Generated,
+    *,
+    profile: dict[str, Any],
+    relevance: RelevanceShape | None,
+    load_s: float,
+    prepared_s: float,
+    embeds: bool,
+) -> AnswerRecord:
+    """Everything that is told of one answer.
+
+    Parameters
+    ----------
+    request, generated
+        What the language model was given, and what came of it.
+    profile
+        As it ran.
+    relevance
+        The relevance encoder's dimensions, where one ran.
+    load_s, prepared_s, embeds
+        As for `seconds`.
+    """
+    layout, copied = request.layout, clip.encoded.copied
+    peak = peak_memory(loaded.device)
+    if peak is not None and clip.peak_memory_bytes is not None:
+        peak = max(peak, clip.peak_memory_bytes)
+    return AnswerRecord(
+        video=clip.name,
+        question=question,
+        answer=generated.text,
+        finish_reason=generated.finish_reason,
+        model=model_info(loaded),
+        profile=profile,
+        video_info=replace(video_facts(clip.frames), frames_copied=copied),
+        segments=segment_facts(request.plan.segments, generated, layout, clip.frames),
+        tokens=token_counts(generated, layout),
+        flops=flops(loaded, generated, layout, relevance, copied),
+        seconds=seconds(
+            clip.encoded,
+            generated,
+            load_s=load_s,
+            decode_s=clip.decode_s,
+            prepared_s=prepared_s,
+            embeds=embeds,
+        ),
+        peak_memory_bytes=peak,
+        versions=versions(),
+    )
 
 
 def model_info(loaded: LoadedModel) -> ModelInfo:
@@ -106,8 +163,11 @@ def flops(
     generated: Generated,
     layout: VisualLayout,
     relevance: RelevanceShape | None,
+    copied: int = 0,
 ) -> Flops:
     """Both counts of the cost, from what the layers saw; vanilla is the same answer unpruned.
+
+    Of the clip's frames, those that were `copied` from others are in vanilla's count alone.
 
     Of a prefill that begins behind what an earlier question left, end to end counts what ran; the
     paper's count is one of tokens that layers look at, and the same as without.
@@ -116,7 +176,7 @@ def flops(
     everything = (layout.visual,) * shape.language.layers
     pruned = end_to_end_cost(
         shape,
-        frames=layout.frames,
+        frames=layout.frames - copied,
         text_tokens=report.text_tokens,
         visual_per_layer=report.visual_per_layer,
         generated=len(generated.ids),

@@ -1,26 +1,33 @@
-"""From frames to visual tokens and frame vectors, in one pass of the vision tower."""
+"""From frames to visual tokens and frame vectors, each frame through the vision tower once."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from adatp_cli.errors import ModelError
+from adatp_cli.errors import AdatpError, ModelError
+from adatp_cli.near_copies import Picture, largest_change
 from adatp_cli.pruning.method import ClipSignals
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from adatp_cli.model.load import LoadedModel
 
-# Frames per pass of the tower (our choice): the default clip in one pass, long ones in bounded
-# memory.
-FRAMES_AT_ONCE = 32
+
+def frames_at_once(device: str) -> int:
+    """Frames per pass of the tower (our choice).
+
+    A GPU is busy with the default clip in one pass, and long clips stay in bounded memory. A CPU
+    gains nothing from more than a few, which its caches do not hold and which have to be decoded
+    before the pass begins.
+    """
+    return 4 if device == "cpu" else 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +52,8 @@ class EncodedClip:
         are; None where not asked for.
     vision_s, relevance_s
         Seconds that tokens and frame vectors took.
+    copied
+        Frames that took over the tokens of the one before, and did not go through the tower.
     """
 
     frames: int
@@ -55,6 +64,7 @@ class EncodedClip:
     relevance_s: float
     probe_attention: Tensor | None = None
     tower_keys: Tensor | None = None
+    copied: int = 0
 
     def signals(self, question_vector: Tensor | None) -> ClipSignals:
         """What a method may know before the language model runs, with the embedded question."""
@@ -68,66 +78,180 @@ class EncodedClip:
         )
 
 
-@torch.inference_mode()
-def encode_clip(
-    loaded: LoadedModel,
-    pixels: npt.NDArray[np.uint8],
-    *,
-    with_relevance: bool,
-    with_keys: bool = False,
-) -> EncodedClip:
-    """Run vision tower, projector and pooling once over a clip.
+class ClipEncoder:
+    """Vision tower, projector and pooling over a clip whose frames come part by part.
 
     The tokens are those of the model's own `get_video_features`, bit for bit; each frame is encoded
-    on its own, so passes over parts of the clip give the same.
+    on its own, so passes over parts of the clip give the same. How the frames come does not decide
+    which of them share a pass.
 
     Parameters
     ----------
-    pixels
-        (T, H, W, 3) uint8, RGB.
+    loaded
+        The model.
     with_relevance
         Also pool each frame with the relevance encoder, which must be loaded.
     with_keys
         Also keep the keys of the tower's last layer.
+    reuse
+        Let a frame take over the tokens of the last encoded one where its `largest_change` from it
+        is at most this; None encodes every frame.
     """
-    inner: Any = loaded.model.model
-    started = time.perf_counter()
-    relevance_s = 0.0
-    features = loaded.preprocess(pixels)
-    tokens: list[Tensor] = []
-    means: list[Tensor] = []
-    pooled: list[Tensor] = []
-    probed: list[Tensor] = []
-    keys: list[Tensor] = []
-    newline = features.new_empty(0)
-    for chunk in torch.split(features, FRAMES_AT_ONCE):
-        with _TowerWatch(inner, with_keys=with_keys) as tower:
-            output = inner.get_video_features(chunk[None].to(loaded.device), return_dict=True)
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        with_relevance: bool,
+        with_keys: bool = False,
+        reuse: float | None = None,
+    ) -> None:
+        self._loaded = loaded
+        self._with_relevance = with_relevance and loaded.relevance is not None
+        self._with_keys = with_keys
+        self._reuse = reuse
+        self._cells = loaded.shape.vision.image_size // loaded.shape.vision.patch_size
+        self._at_once = frames_at_once(loaded.device)
+        self._waiting: list[Picture] = []
+        self._last: Picture | None = None
+        self._sources: list[int] = []
+        self._passes: list[_Pass] = []
+        self._relevance_s = 0.0
+        self._seconds = 0.0
+
+    def add(self, pixels: npt.NDArray[np.uint8]) -> None:
+        """Take the next (n, H, W, 3) uint8 frames, RGB, and encode as far as passes are full."""
+        started = time.perf_counter()
+        for picture in pixels:
+            if self._is_new(picture):
+                self._waiting.append(picture)
+                self._last = picture
+                self._sources.append(self._sources[-1] + 1 if self._sources else 0)
+            else:
+                self._sources.append(self._sources[-1])
+            if len(self._waiting) == self._at_once:
+                self._encode()
+        self._seconds += time.perf_counter() - started
+
+    def finish(self) -> EncodedClip:
+        """Encode what is left, and put the clip together."""
+        started = time.perf_counter()
+        if self._waiting:
+            self._encode()
+        parts, encoded = self._passes, self._sources[-1] + 1
+        sources = torch.tensor(self._sources)
+
+        def joined(tensors: list[Tensor]) -> Tensor:
+            whole = torch.cat(tensors)
+            return whole if encoded == len(sources) else whole[sources.to(whole.device)]
+
+        per_frame = joined([part.tokens for part in parts])
+        visual = torch.cat((per_frame.flatten(0, 1), parts[-1].newline))
+        synchronize(self._loaded.device)
+        self._seconds += time.perf_counter() - started
+        looks = [part.look for part in parts if part.look is not None]
+        keys = [part.keys for part in parts if part.keys is not None]
+        return EncodedClip(
+            frames=len(sources),
+            visual=visual,
+            tower_vectors=joined([part.means for part in parts]),
+            frame_vectors=joined([vectors for vectors, _ in looks]) if looks else None,
+            vision_s=self._seconds - self._relevance_s,
+            relevance_s=self._relevance_s,
+            probe_attention=joined([seen for _, seen in looks]) if looks else None,
+            tower_keys=joined(keys) if keys else None,
+            copied=len(sources) - encoded,
+        )
+
+    def _is_new(self, picture: Picture) -> bool:
+        if self._reuse is None or self._last is None or self._last.shape != picture.shape:
+            return True
+        return largest_change(self._last, picture, self._cells) > self._reuse
+
+    @torch.inference_mode()
+    def _encode(self) -> None:
+        """One pass over the frames that wait."""
+        loaded, relevance = self._loaded, self._loaded.relevance
+        inner: Any = loaded.model.model
+        features = loaded.preprocess(np.stack(self._waiting))
+        self._waiting.clear()
+        with _TowerWatch(inner, with_keys=self._with_keys) as tower:
+            output = inner.get_video_features(features[None].to(loaded.device), return_dict=True)
         encoded = output.pooler_output[0]
-        tokens.append(encoded[:-1])
-        newline = encoded[-1:]
-        means.append(tower.hidden.float().mean(1).cpu())
-        if with_keys:
-            keys.append(inner.apply_pooling(tower.mean_keys()).cpu())
-        if with_relevance and loaded.relevance is not None:
+        look = None
+        if self._with_relevance and relevance is not None:
             synchronize(loaded.device)
             pooling = time.perf_counter()
-            vectors, attention = loaded.relevance.look(tower.hidden)
-            pooled.append(vectors.cpu())
-            probed.append(inner.apply_pooling(attention[..., None])[..., 0].cpu())
-            relevance_s += time.perf_counter() - pooling
-    visual = torch.cat((*tokens, newline))
-    synchronize(loaded.device)
-    return EncodedClip(
-        frames=len(pixels),
-        visual=visual,
-        tower_vectors=torch.cat(means),
-        frame_vectors=torch.cat(pooled) if pooled else None,
-        vision_s=time.perf_counter() - started - relevance_s,
-        relevance_s=relevance_s,
-        probe_attention=torch.cat(probed) if probed else None,
-        tower_keys=torch.cat(keys) if keys else None,
-    )
+            vectors, attention = relevance.look(tower.hidden)
+            look = vectors.cpu(), inner.apply_pooling(attention[..., None])[..., 0].cpu()
+            self._relevance_s += time.perf_counter() - pooling
+        self._passes.append(
+            _Pass(
+                tokens=encoded[:-1].unflatten(0, (len(features), -1)),
+                newline=encoded[-1:],
+                means=tower.hidden.float().mean(1).cpu(),
+                look=look,
+                keys=inner.apply_pooling(tower.mean_keys()).cpu() if self._with_keys else None,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pass:
+    """What one pass of the tower gave: (n, P, D) tokens and what goes with them."""
+
+    tokens: Tensor
+    newline: Tensor
+    means: Tensor
+    look: tuple[Tensor, Tensor] | None
+    keys: Tensor | None
+
+
+class EncodeMeanwhile:
+    """Encodes a clip's frames while a reader still decodes: its `on_frames`.
+
+    Parameters
+    ----------
+    begin
+        Given the number of frames, checks whether the clip can be encoded, and gives its encoder.
+
+    `seconds` is what encoding took of the reader's time.
+    """
+
+    def __init__(self, begin: Callable[[int], ClipEncoder]) -> None:
+        self._begin = begin
+        self._pixels: npt.NDArray[np.uint8] | None = None
+        self._encoder: ClipEncoder | None = None
+        self._taken = 0
+        self._failed = False
+        self.seconds = 0.0
+
+    def __call__(self, pixels: npt.NDArray[np.uint8], done: int) -> None:
+        """Take the frames that have become ready. See `FrameReader.read`."""
+        started = time.perf_counter()
+        if pixels is not self._pixels:  # what came before is nobody's
+            self._pixels, self._encoder, self._taken, self._failed = pixels, None, 0, False
+        if not self._failed:
+            try:
+                self._encoder = self._encoder or self._begin(len(pixels))
+                self._encoder.add(pixels[self._taken : done])
+                self._taken = done
+            except AdatpError:
+                # Told when the clip is known, by trying once more.
+                self._encoder, self._failed = None, True
+        self.seconds += time.perf_counter() - started
+
+    def settle(self, pixels: npt.NDArray[np.uint8]) -> tuple[ClipEncoder, npt.NDArray[np.uint8]]:
+        """The encoder of these frames, all that the clip has, and those that it has not got yet.
+
+        Raises
+        ------
+        AdatpError
+            As `begin`.
+        """
+        if pixels is not self._pixels or self._encoder is None:
+            self._encoder, self._taken = self._begin(len(pixels)), 0
+        return self._encoder, pixels[self._taken :]
 
 
 def synchronize(device: str) -> None:

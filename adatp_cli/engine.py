@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from adatp_cli import account
 from adatp_cli.cost import RelevanceShape
-from adatp_cli.encoding import FRAMES_AT_ONCE, encode_clip, synchronize
+from adatp_cli.encoding import ClipEncoder, EncodeMeanwhile, frames_at_once, synchronize
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.events import Answered, Clip, ClipReady, Stage, TextChunk
 from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
@@ -26,7 +26,6 @@ from adatp_cli.prefix import SharedPrefix
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import Circumstances, Outlook, PruningPlan, SignalNeeds, VisualLayout
 from adatp_cli.pruning.methods import method_of, resolve_profile
-from adatp_cli.record import AnswerRecord
 from adatp_cli.sharing import Prefills, compare_prefills
 from adatp_cli.trace import build_trace
 from adatp_cli.video.frames import Frames
@@ -75,13 +74,11 @@ class Engine:
         keep_trace: bool = False,
         load_seconds: float = 0.0,
     ) -> None:
-        self._loaded = loaded
-        self._settings = settings
-        self._keep_trace = keep_trace
-        self._load_seconds = load_seconds
-        encoder = loaded.relevance.name if loaded.relevance is not None else None
-        known = Circumstances(loaded.shape.language.layers, encoder, settings.seed)
-        self._profile = resolve_profile(profile, known)
+        self._loaded, self._settings = loaded, settings
+        self._keep_trace, self._load_seconds = keep_trace, load_seconds
+        encoder = loaded.relevance.name if loaded.relevance else None
+        layers = loaded.shape.language.layers
+        self._profile = resolve_profile(profile, Circumstances(layers, encoder, settings.seed))
         self._method = method_of(self._profile)
         self.needs = self._method.needs
         if self.needs.encoder and loaded.relevance is None:
@@ -130,19 +127,51 @@ class Engine:
         VideoError, UsageError, ModelError, MemoryLimitError
             What keeps the next question from its answer; answers before it were given out.
         """
-        yield Stage("decode", video_name)
-        started = time.perf_counter()
-        frames = reader.read(source, sampling, name=video_name, resize=self.resize)
-        decode_s = time.perf_counter() - started
-        yield ClipReady(account.video_facts(frames), frames.notes)
-        prompts = [self.prompt(question, len(frames)) for question in questions]
-        longest = max((prompt.text_tokens for prompt in prompts), default=0)
-        self.check_memory(len(frames), longest)
-        yield Stage("vision", f"{len(frames)} frames")
-        clip = self.encode(video_name, frames, decode_s)
+        clip = yield from self.open(
+            source, questions, sampling, reader=reader, video_name=video_name
+        )
         shared = SharedPrefix() if len(questions) > 1 else None
         for index, question in enumerate(questions):
             yield from self.answer(clip, question, index, stream=stream, shared=shared)
+
+    def open(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        questions: Sequence[str],
+        sampling: Sampling,
+        *,
+        reader: FrameReader,
+        video_name: str,
+    ) -> Generator[Stage | ClipReady, None, Clip]:
+        """Decode a clip and encode it, the one beside the other where the reader can.
+
+        Parameters and errors are those of `ask`. The clip's `decode_s` is what was waited for its
+        frames beside the encoding.
+        """
+        yield Stage("decode", video_name)
+
+        def begin(frames: int) -> ClipEncoder:
+            prompts = [self.prompt(question, frames) for question in questions]
+            longest = max((prompt.text_tokens for prompt in prompts), default=0)
+            self.check_memory(frames, longest)
+            account.reset_peak_memory(self._loaded.device)
+            return self._encoder(self.needs)
+
+        meanwhile = EncodeMeanwhile(begin)
+        started = time.perf_counter()
+        with memory_errors(f"encoding {video_name}"):
+            frames = reader.read(
+                source, sampling, name=video_name, resize=self.resize, on_frames=meanwhile
+            )
+        decode_s = time.perf_counter() - started - meanwhile.seconds
+        yield ClipReady(account.video_facts(frames), frames.notes)
+        encoder, rest = meanwhile.settle(frames.pixels)
+        yield Stage("vision", f"{len(frames)} frames")
+        with memory_errors(f"encoding {len(frames)} frames of {video_name}"):
+            encoder.add(rest)
+            encoded = encoder.finish()
+        peak = account.peak_memory(self._loaded.device)
+        return Clip(video_name, frames, encoded, decode_s, peak)
 
     def prompt(self, question: str, frames: int) -> Prompt:
         """The prompt of a question about a clip of so many frames.
@@ -190,10 +219,10 @@ class Engine:
             As for `prompt`.
         """
         prompts = [self.prompt(question, frames) for question in questions]
-        before, visual = prompts[0].visual_start, prompts[0].n_visual
+        before, kept = prompts[0].visual_start, self.outlook(frames).visual_per_layer
         behind = [prompt.text_tokens - before for prompt in prompts]
-        kept = self.outlook(frames).visual_per_layer
-        return compare_prefills(kept, visual, before, behind, self._loaded.shape.language)
+        shape = self._loaded.shape.language
+        return compare_prefills(kept, prompts[0].n_visual, before, behind, shape)
 
     def frame_budget(self, default: int, questions: Sequence[str] = ()) -> FrameBudget:
         """The most frames for what `default` cost unpruned, within the model's context.
@@ -232,7 +261,7 @@ class Engine:
                 frames=count,
                 text_tokens=text_tokens + 1,
                 new_tokens=self._settings.max_new_tokens,
-                frames_at_once=FRAMES_AT_ONCE,
+                frames_at_once=frames_at_once(loaded.device),
                 visual_per_layer=self.outlook(count).visual_per_layer,
                 relevance=self._relevance_shape,
             ).total
@@ -262,12 +291,11 @@ class Engine:
         MemoryLimitError
             The memory ran out.
         """
-        want = needs or self.needs
         account.reset_peak_memory(self._loaded.device)
         with memory_errors(f"encoding {len(frames)} frames of {name}"):
-            encoded = encode_clip(
-                self._loaded, frames.pixels, with_relevance=want.encoder, with_keys=want.tower_keys
-            )
+            encoder = self._encoder(needs or self.needs)
+            encoder.add(frames.pixels)
+            encoded = encoder.finish()
         peak = account.peak_memory(self._loaded.device)
         return Clip(name, frames, encoded, decode_s, peak)
 
@@ -314,6 +342,14 @@ class Engine:
             raise ModelError("the model ended without an answer")
         yield self._answered(clip, question, request, generated, prepared_s)
 
+    def _encoder(self, needs: SignalNeeds) -> ClipEncoder:
+        return ClipEncoder(
+            self._loaded,
+            with_relevance=needs.encoder,
+            with_keys=needs.tower_keys,
+            reuse=self._profile.reuse_frames,
+        )
+
     def _layout(self, prompt: Prompt, clip: Clip) -> VisualLayout:
         rows, cols = self._loaded.shape.grid
         layout = VisualLayout(prompt.visual_start, clip.encoded.frames, rows, cols)
@@ -326,10 +362,9 @@ class Engine:
         return layout
 
     def _plan(self, layout: VisualLayout, clip: Clip, question: str) -> PruningPlan:
-        vector = None
-        if self.needs.question_vector and self._loaded.relevance is not None:
-            tokens = self._profile.relevance.text_tokens
-            vector = self._loaded.relevance.text_vector(question, tokens)
+        vector, relevance = None, self._loaded.relevance
+        if self.needs.question_vector and relevance is not None:
+            vector = relevance.text_vector(question, self._profile.relevance.text_tokens)
             synchronize(self._loaded.device)
         signals = clip.encoded.signals(vector)
         return self._method.plan(layout, signals, self._loaded.shape.language)
@@ -349,43 +384,18 @@ class Engine:
         generated: Generated,
         prepared_s: float,
     ) -> Answered:
-        loaded, layout, table = self._loaded, request.layout, request.plan.segments
-        peak = account.peak_memory(loaded.device)
-        if peak is not None and clip.peak_memory_bytes is not None:
-            peak = max(peak, clip.peak_memory_bytes)
-        record = AnswerRecord(
-            video=clip.name,
-            question=question,
-            answer=generated.text,
-            finish_reason=generated.finish_reason,
-            model=account.model_info(loaded),
+        record = account.answer_record(
+            self._loaded,
+            clip,
+            question,
+            request,
+            generated,
             profile=self._profile.to_dict(),
-            video_info=account.video_facts(clip.frames),
-            segments=account.segment_facts(table, generated, layout, clip.frames),
-            tokens=account.token_counts(generated, layout),
-            flops=account.flops(loaded, generated, layout, self._relevance_shape),
-            seconds=account.seconds(
-                clip.encoded,
-                generated,
-                load_s=self._load_seconds,
-                decode_s=clip.decode_s,
-                prepared_s=prepared_s,
-                embeds=self.needs.question_vector,
-            ),
-            peak_memory_bytes=peak,
-            versions=account.versions(),
+            relevance=self._relevance_shape,
+            load_s=self._load_seconds,
+            prepared_s=prepared_s,
+            embeds=self.needs.question_vector,
         )
-        trace = None
-        if self._keep_trace:
-            trace = build_trace(
-                layout=layout,
-                report=generated.report,
-                entry=request.plan.entry,
-                segments=table,
-                prompt_ids=request.input_ids,
-                visual=request.visual,
-                first_logits=generated.first_logits,
-                answer_ids=generated.ids,
-            )
-        planning_s = 0.0 if self.needs.question_vector else prepared_s
-        return Answered(record, trace, planning_s + generated.choosing_s)
+        trace = build_trace(request, generated) if self._keep_trace else None
+        planned_s = 0.0 if self.needs.question_vector else prepared_s
+        return Answered(record, trace, planned_s + generated.choosing_s)

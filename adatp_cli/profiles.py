@@ -95,6 +95,10 @@ class Profile:
         for `vanilla`, and for it alone.
     frames
         Frames to sample where neither an option nor the checkpoint says otherwise.
+    reuse_frames
+        A frame takes over the tokens of the last encoded one where its most changed part differs
+        from it by at most this share of a pixel's range (`adatp_cli.near_copies`); None encodes
+        every frame.
     positions
         Which position ids survivors have: `original`, those that they had in the unpruned sequence;
         `compact`, 0, 1, 2, ... at each layer; `auto`, what the method publishes.
@@ -116,6 +120,7 @@ class Profile:
     description: str = ""
     budget: float | None = None
     frames: int | None = None
+    reuse_frames: float | None = None
     positions: Positions | Literal["auto"] = AUTO
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     segments: SegmentSettings = field(default_factory=SegmentSettings)
@@ -261,6 +266,9 @@ def _check(profile: Profile, source: str) -> None:
     one_line = "\n" not in profile.description
     _require(one_line, source, "description", "one line", profile.description)
     _require(frames is None or frames >= 1, source, "frames", "at least 1", frames)
+    reuse = profile.reuse_frames
+    holds = reuse is None or 0 <= reuse <= 1
+    _require(holds, source, "reuse_frames", "from 0 to 1, or null", reuse)
     for key, settings in (("schedule", profile.schedule), ("local", profile.local)):
         first, last = settings.first_layer, settings.last_layer
         holds = first == AUTO or first >= 1

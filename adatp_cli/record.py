@@ -33,7 +33,8 @@ class ModelInfo:
 class VideoFacts:
     """The clip as it was decoded: sizes in pixels after rotation, times in seconds.
 
-    `frames_lost` counts frames that were found not to decode or that a cut file lacks.
+    `frames_lost` counts frames that were found not to decode or that a cut file lacks;
+    `frames_copied` those used that took over the tokens of a near copy before them.
     """
 
     decoder: str
@@ -46,6 +47,7 @@ class VideoFacts:
     frames_lost: int
     frames_used: int
     timestamps_s: list[float]
+    frames_copied: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +160,9 @@ class AnswerRecord:
     versions: Versions
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain nested data, in the contract's order; no `shared` of nothing."""
+        """The record as plain nested data, in the contract's order."""
         data = {"schema_version": SCHEMA_VERSION, "ok": True, **dataclasses.asdict(self)}
-        if not self.tokens.shared:
-            del data["tokens"]["shared"]
-        return data
+        return _without_zeros(data)
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
@@ -193,11 +193,19 @@ class FailureRecord:
     def to_dict(self) -> dict[str, Any]:
         """The record as plain nested data; what is not known is left out."""
         known = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
-        return {"schema_version": SCHEMA_VERSION, "ok": False, **known}
+        return _without_zeros({"schema_version": SCHEMA_VERSION, "ok": False, **known})
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
         return json_line(self.to_dict())
+
+
+def _without_zeros(data: dict[str, Any]) -> dict[str, Any]:
+    """A record without what most have none of: shared tokens, copied frames."""
+    for part, key in (("tokens", "shared"), ("video_info", "frames_copied")):
+        if part in data and not data[part][key]:
+            del data[part][key]
+    return data
 
 
 def schema_text() -> str:

@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from adatp_cli.files import replacing
-from adatp_cli.pruning.base import PruneReport
-from adatp_cli.pruning.method import VisualEntry, VisualLayout
-from adatp_cli.pruning.segments import SegmentTable
+from adatp_cli.generation import Generated, Request
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,40 +47,20 @@ class Trace:
             np.savez(opened, **dict(self.arrays))  # type: ignore[arg-type]
 
 
-def build_trace(
-    *,
-    layout: VisualLayout,
-    report: PruneReport,
-    entry: VisualEntry | None,
-    segments: SegmentTable | None,
-    prompt_ids: Tensor,
-    visual: Tensor,
-    first_logits: Tensor,
-    answer_ids: list[int],
-) -> Trace:
-    """Collect the arrays of one answer.
-
-    Parameters
-    ----------
-    prompt_ids
-        (1, L) int64.
-    visual
-        (n_v + 1, D): what enters the language model where nothing acts before it.
-    entry
-        What entered in its place; None where nothing acted.
-    first_logits
-        (vocabulary,) of the position that yields the first answer token.
-    """
+def build_trace(request: Request, generated: Generated) -> Trace:
+    """Collect the arrays of one answer from what the language model was given and what came out."""
+    layout, plan = request.layout, request.plan
+    entry, segments = plan.entry, plan.segments
     arrays: dict[str, npt.NDArray[Any]] = {
         "video_token_start": np.asarray(layout.start),
         "frames": np.asarray(layout.frames),
         "grid": np.asarray((layout.rows, layout.cols)),
-        "prompt_ids": prompt_ids[0].cpu().numpy(),
-        "visual_tokens": visual.float().cpu().numpy(),
-        "first_logits": first_logits.float().cpu().numpy(),
-        "answer_ids": np.asarray(answer_ids, dtype=np.int64),
+        "prompt_ids": request.input_ids[0].cpu().numpy(),
+        "visual_tokens": request.visual.float().cpu().numpy(),
+        "first_logits": generated.first_logits.float().cpu().numpy(),
+        "answer_ids": np.asarray(generated.ids, dtype=np.int64),
     }
-    for step in report.steps:
+    for step in generated.report.steps:
         arrays[f"alive_before_{step.layer}"] = step.alive_before.numpy()
         arrays[f"kept_{step.layer}"] = step.kept.numpy()
         arrays[f"score_{step.layer}"] = step.score.numpy()

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from adatp_cli.encoding import ClipEncoder, EncodedClip
 from adatp_cli.engine import Engine
 from adatp_cli.events import Answered, Clip
 from adatp_cli.generation import GenerationSettings
@@ -68,6 +70,16 @@ def ask(engine: Engine, clip: Clip | None = None, *, question: str = QUESTION) -
     """One unstreamed answer about the noisy clip."""
     clip = clip or engine.encode("noise", noisy_clip())
     return answered(engine.answer(clip, question, stream=False))
+
+
+def encoded_in(
+    loaded: LoadedModel, *parts: npt.NDArray[np.uint8], reuse: float | None = None
+) -> EncodedClip:
+    """Frames that come in these parts, with all that can be known of them."""
+    encoder = ClipEncoder(loaded, with_relevance=True, with_keys=True, reuse=reuse)
+    for part in parts:
+        encoder.add(part)
+    return encoder.finish()
 
 
 def hooks_on(model: torch.nn.Module) -> int:

@@ -17,6 +17,7 @@ import torch
 
 import adatp_cli.engine
 import adatp_cli.model.memory
+from adatp_cli.encoding import ClipEncoder
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.record import schema_text
 from adatp_cli.video.isolated import IsolatedReader
@@ -66,7 +67,7 @@ def test_several_questions_read_and_encode_the_clip_once(
     adatp: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for owner, name in ((IsolatedReader, "read"), (adatp_cli.engine, "encode_clip")):
+    for owner, name in ((IsolatedReader, "read"), (ClipEncoder, "finish")):
         original = getattr(owner, name)
 
         def counting(*args: Any, _name: str = name, _original: Any = original, **named: Any) -> Any:
@@ -75,7 +76,7 @@ def test_several_questions_read_and_encode_the_clip_once(
 
         monkeypatch.setattr(owner, name, counting)
     run = adatp("ask", clip, "What?", "Which colour?", "-m", checkpoint, *FEW, "--json")
-    assert calls == ["read", "encode_clip"]
+    assert calls == ["read", "finish"]
     assert [record["question"] for record in run.records] == ["What?", "Which colour?"]
     for record in run.records:
         VALIDATOR.validate(record)

@@ -71,6 +71,15 @@ def test_a_part_that_did_not_run_is_not_told() -> None:
     assert not any("relevance" in text for _, text in statistics(without))
 
 
+def test_frames_that_were_copied_are_told() -> None:
+    known = answer_record()
+    assert "frames" not in dict(statistics(known))
+    clip = dataclasses.replace(known.video_info, frames_used=1600, frames_copied=1200)
+    told = dict(statistics(answer_record(video_info=clip)))["frames"]
+    assert told == "400 of 1600 encoded; the others are near copies, with their tokens"
+    assert len(told) <= 68
+
+
 @given(st.text())
 def test_text_from_outside_stays_one_printable_line(text: str) -> None:
     shown = one_line(text)

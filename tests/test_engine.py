@@ -16,6 +16,7 @@ from engine_case import (
     QUESTION,
     answered,
     ask,
+    encoded_in,
     engine_of,
     hooks_on,
     load_random,
@@ -74,9 +75,10 @@ def test_long_clips_are_encoded_in_passes_that_change_nothing(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
     pixels = noisy_clip(7).pixels
-    whole = encoding.encode_clip(loaded, pixels, with_relevance=True)
-    monkeypatch.setattr(encoding, "FRAMES_AT_ONCE", 3)
-    parts = encoding.encode_clip(loaded, pixels, with_relevance=True)
+    monkeypatch.setattr(encoding, "frames_at_once", lambda _device: 7)
+    whole = encoded_in(loaded, pixels)
+    monkeypatch.setattr(encoding, "frames_at_once", lambda _device: 3)
+    parts = encoded_in(loaded, pixels[:1], pixels[1:6], pixels[6:])
     assert torch.equal(whole.visual, parts.visual)
     assert torch.equal(whole.tower_vectors, parts.tower_vectors)
     assert whole.frame_vectors is not None
@@ -154,8 +156,9 @@ def test_several_questions_decode_and_encode_once(loaded: LoadedModel):
             decoded.append(1)
             return noisy_clip()
 
-    encoded: list[object] = []
-    handle = loaded.model.model.vision_tower.register_forward_hook(lambda *_: encoded.append(1))
+    encoded: list[int] = []
+    tower = loaded.model.model.vision_tower
+    handle = tower.register_forward_pre_hook(lambda _module, args: encoded.append(len(args[0])))
     questions = [QUESTION, "How many?", "What colour is the circle?"]
     try:
         events = list(
@@ -165,7 +168,8 @@ def test_several_questions_decode_and_encode_once(loaded: LoadedModel):
         )
     finally:
         handle.remove()
-    assert len(decoded) == len(encoded) == 1
+    assert len(decoded) == 1
+    assert sum(encoded) == FRAMES
     records = [event.record for event in events if isinstance(event, Answered)]
     assert [entry.question for entry in records] == questions
     alone = ask(engine_of(loaded, profile()), question=questions[2]).record

@@ -115,7 +115,7 @@ def test_a_section_of_another_method_is_refused() -> None:
 @pytest.mark.parametrize("name", BUDGETS)
 def test_a_profile_shows_its_own_sections_alone(name: str) -> None:
     profile = load_profile(name)
-    general = {"name", "method", "description", "budget", "frames", "positions"}
+    general = {"name", "method", "description", "budget", "frames", "reuse_frames", "positions"}
     assert set(profile.to_dict()) == general | set(SECTIONS[profile.method])
 
 

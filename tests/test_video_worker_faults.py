@@ -19,9 +19,10 @@ import psutil
 import pytest
 
 from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, VideoError
+from adatp_cli.video.child import Limits
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
-from adatp_cli.video.isolated import IsolatedReader, Limits
+from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 
 DATA = Path(__file__).parent / "data"

@@ -222,7 +222,10 @@ def statistics(record: AnswerRecord) -> list[tuple[str, str]]:
         encoders.append(f"relevance {amount(full.relevance)}")
         before.insert(2, "relevance")
     stages = [f"{name} {_time(getattr(seconds, name))}" for name in before]
+    used, copied = record.video_info.frames_used, record.video_info.frames_copied
+    frames = f"{used - copied} of {used} encoded; the others are near copies, with their tokens"
     return [
+        *([("frames", frames)] if copied else []),
         (
             "tokens",
             f"{tokens.visual} visual, {tokens.kept_final} kept to the last layer, "

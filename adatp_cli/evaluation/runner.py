@@ -245,11 +245,23 @@ def encode_for(
 ) -> dict[str, Clip]:
     """The clip for each contender by its name, encoded once with whatever any of them wants of it.
 
+    Profiles that differ in which frames they encode get an encoding of their own.
+
     Raises
     ------
     MemoryLimitError
         The memory ran out.
     """
+    found: dict[str, Clip] = {}
+    for reuse in dict.fromkeys(one.engine.profile.reuse_frames for one in contenders):
+        alike = [one for one in contenders if one.engine.profile.reuse_frames == reuse]
+        found |= _encode_alike(alike, name, frames, decode_s)
+    return found
+
+
+def _encode_alike(
+    contenders: Sequence[Contender], name: str, frames: Frames, decode_s: float
+) -> dict[str, Clip]:
     engines = [contender.engine for contender in contenders]
     wanted = functools.reduce(operator.or_, (engine.needs for engine in engines))
     # An engine that needs the relevance encoder has it; the others need not.

@@ -12,10 +12,15 @@ from adatp_cli.video.resize import Resize
 Pixels = npt.NDArray[np.uint8]
 Allocate = Callable[[tuple[int, int, int, int]], Pixels]
 Progress = Callable[[], None]
+Filled = Callable[[Pixels, int], None]
 
 
 def no_progress() -> None:
     """For those who do not watch."""
+
+
+def not_watched(_room: Pixels, _done: int) -> None:
+    """For those who wait for all frames."""
 
 
 def private_memory(shape: tuple[int, int, int, int]) -> Pixels:
@@ -35,6 +40,9 @@ class Canvas:
         once more is asked for.
     progress
         Called now and then while decoding gets on: a decoder that hangs is one that stops calling.
+    filled
+        Called after each frame with the room and how many frames at its front are there. What was
+        told of one room is void once another one is filled.
     """
 
     def __init__(
@@ -42,9 +50,11 @@ class Canvas:
         resize: Resize | None = None,
         allocate: Allocate = private_memory,
         progress: Progress = no_progress,
+        filled: Filled = not_watched,
     ) -> None:
         self.resize = resize
         self.progress = progress
+        self.filled = filled
         self._allocate = allocate
 
     def kept(self, height: int, width: int) -> tuple[int, int]:

@@ -164,6 +164,21 @@ def keep_size(file: int) -> None:
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
 
 
+def room_message(shape: tuple[int, ...], number: int, done: int) -> Message:
+    """A sign of life that tells how far the frames in the shared file are.
+
+    Parameters
+    ----------
+    shape
+        Of all frames.
+    number
+        Of the room in the file: frames told of under another one are void.
+    done
+        How many frames at its front are there.
+    """
+    return {"progress": True, "shape": list(shape), "room": number, "done": done}
+
+
 def frames_message(frames: Frames) -> Message:
     """Everything about frames but their pixels."""
     return {
@@ -175,8 +190,8 @@ def frames_message(frames: Frames) -> Message:
     }
 
 
-def frames_of(message: Message, file: int) -> Frames:
-    """The frames that a message and the shared file with their pixels make up.
+def frames_of(message: Message, pixels: Pixels) -> Frames:
+    """The frames that a message and their pixels make up.
 
     Raises
     ------
@@ -184,7 +199,7 @@ def frames_of(message: Message, file: int) -> Frames:
         They do not belong together.
     """
     return Frames(
-        pixels=map_pixels(file, tuple(message["shape"])),
+        pixels=pixels,
         timestamps_s=np.asarray(message["timestamps_s"], dtype=np.float64),
         indices=np.asarray(message["indices"], dtype=np.int64),
         info=VideoInfo(**message["info"]),

@@ -74,6 +74,7 @@ def decode(
             canvas.progress()
             batch = reader.get_batch([int(position)])
             pixels[slot] = canvas.fit(_as_array(batch, shape)[0])
+            canvas.filled(pixels, slot + 1)
     except DecordUnfitError:
         raise
     except Exception:

@@ -118,6 +118,7 @@ def decode_by_pts(
             if frame is None or cursor.errors.count:
                 return None
             pixels[slot] = canvas.fit(_upright(frame, first))
+            canvas.filled(pixels, slot + 1)
     return pixels
 
 
@@ -167,6 +168,7 @@ def decode_by_count(
             if ordinal == ordinals[slot]:
                 pixels[slot] = canvas.fit(_upright(frame, first))
                 slot += 1
+                canvas.filled(pixels, slot)
     return pixels[:slot]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
+from adatp_cli.video.canvas import Canvas, Filled, not_watched
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.resize import Resize
@@ -22,8 +23,18 @@ class FrameReader(Protocol):
         name: str | None = None,
         resize: Resize | None = None,
         decoder: str = "auto",
+        on_frames: Filled = not_watched,
     ) -> Frames:
-        """The frames of a clip; parameters and errors are those of `read_frames`."""
+        """The frames of a clip; parameters and errors are those of `read_frames`.
+
+        Parameters
+        ----------
+        on_frames
+            Called while decoding goes on, or not at all, with an array of all frames' size and how
+            many of its first ones are there. They are the clip's only where the result's `pixels`
+            are that very array; a decoder that gives up leaves frames that are nobody's. What it
+            raises ends the reading and goes on to the caller.
+        """
         ...
 
 
@@ -38,6 +49,8 @@ class InProcessReader:
         name: str | None = None,
         resize: Resize | None = None,
         decoder: str = "auto",
+        on_frames: Filled = not_watched,
     ) -> Frames:
         """See `FrameReader.read`."""
-        return read_frames(source, sampling, decoder=decoder, name=name, resize=resize)
+        canvas = Canvas(resize, filled=on_frames)
+        return read_frames(source, sampling, decoder=decoder, name=name, canvas=canvas)

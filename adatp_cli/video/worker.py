@@ -30,6 +30,7 @@ from adatp_cli.video.channel import (
     error_message,
     frames_message,
     map_pixels,
+    room_message,
 )
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
@@ -88,12 +89,16 @@ class _Room:
     def __init__(self, file: int) -> None:
         self._file = file
         self._given: Pixels | None = None
+        self.number = 0
 
     def allocate(self, shape: tuple[int, int, int, int]) -> Pixels:
         """Room at the start of the file; MemoryError where there is none."""
         try:
-            os.ftruncate(self._file, max(1, int(np.prod(shape, dtype=np.int64))))
+            # Never less than before: the parent may be looking at what was there.
+            there = os.fstat(self._file).st_size
+            os.ftruncate(self._file, max(1, there, int(np.prod(shape, dtype=np.int64))))
             self._given = map_pixels(self._file, shape)
+            self.number += 1
         except OSError as error:
             if error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EFBIG):
                 raise MemoryError from error
@@ -120,18 +125,22 @@ def _reply(
             told = time.monotonic()
             channel.send({"progress": True})
 
+    room = _Room(files[0])
+
+    def filled(pixels: Pixels, done: int) -> None:
+        channel.send(room_message(pixels.shape, room.number, done))
+
     try:
-        room = _Room(files[0])
         resize = Resize(**request["resize"]) if request["resize"] else None
         frames = read(
             os.fsdecode(request["path"].encode("latin-1")) if request["path"] else _clip(files[1]),
             Sampling(**request["sampling"]),
             decoder=request["decoder"],
             name=request["name"],
-            canvas=Canvas(resize, room.allocate, progress),
+            canvas=Canvas(resize, room.allocate, progress, filled),
         )
         room.take(frames.pixels)
-        return frames_message(frames)
+        return {**frames_message(frames), "room": room.number}
     except AdatpError as error:
         return error_message(error)
     except ChannelClosedError:

@@ -1,0 +1,200 @@
+"""The process that decodes: started, watched, limited and ended by its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, VideoError
+from adatp_cli.video.channel import Channel, ChannelClosedError, Message
+
+WORKER = (sys.executable, "-P", "-m", "adatp_cli.video.worker")
+# Imports from a cold disk, on a machine that has other things to do.
+_STARTING_S = 120.0
+_DYING_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the child may take.
+
+    Parameters
+    ----------
+    stall_s
+        Seconds between two signs of life: the longest that decoding one frame may take.
+    clip_s
+        Seconds for one clip with one decoder.
+    memory_bytes
+        Of the child alone; the pixels that it hands over have a limit of their own. Held to on
+        Linux.
+    clips, growth_bytes
+        The child is replaced after so many clips, or when this much more memory than at its start
+        is left behind after one.
+    """
+
+    stall_s: float = 120.0
+    clip_s: float = 3600.0
+    memory_bytes: int = 4 << 30
+    clips: int = 100
+    growth_bytes: int = 512 << 20
+
+
+class ChildFailedError(Exception):
+    """The child did not get through a clip; `what` says so in the words of a note."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+        self.what = what
+
+    def explained(self, name: str) -> AdatpError:
+        """The error of the clip."""
+        if self.kind == MemoryLimitError.default_kind:
+            hint = "use fewer --frames, or scale the clip down first"
+            return MemoryLimitError(f"{name}: {self.what}", hint)
+        hint = "the file may be damaged: convert it first, to H.264 for one"
+        return VideoError(f"{name}: {self.what}", hint, kind=self.kind)
+
+
+class Child:
+    """A running worker, and everything that has to be closed with it."""
+
+    def __init__(self, command: Sequence[str], memory_bytes: int, *, decord: bool) -> None:
+        ours, theirs = socket.socketpair()
+        self._channel = Channel(ours)
+        # As the parent finds its modules, so does the child, wherever both were started.
+        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603 - our own module
+                    [*command, str(theirs.fileno())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, "PYTHONPATH": paths},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._channel.close()
+            raise _not_startable(error.strerror or str(error)) from None
+        self._ready = False
+        self._clips = 0
+        self._first_bytes = 0
+        self._left_bytes = 0
+        with contextlib.suppress(ChannelClosedError):  # `_await_ready` finds out
+            self._channel.send({"memory_bytes": memory_bytes, "decord": decord})
+
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process.poll() is None
+
+    def used_up(self, limits: Limits) -> bool:
+        """Whether another one should take over."""
+        grown = self._left_bytes - self._first_bytes
+        return self._clips >= limits.clips or grown > limits.growth_bytes
+
+    def ask(
+        self,
+        request: Message,
+        files: Sequence[int],
+        limits: Limits,
+        heard: Callable[[Message], None],
+    ) -> Message:
+        """The child's reply to a request; `heard` gets the signs of life that come before it.
+
+        The time that `heard` takes is not the child's.
+
+        Raises
+        ------
+        ChildFailedError
+            It died over it, or it was not heard of for too long.
+        """
+        self._await_ready()
+        self._clips += 1
+        end = time.monotonic() + limits.clip_s
+        try:
+            self._channel.send(request, files)
+            while True:
+                stall = time.monotonic() + limits.stall_s
+                reply, _ = self._channel.receive(min(stall, end))
+                if "progress" not in reply:
+                    self._left_bytes = int(reply.get("memory_bytes", 0))
+                    return reply
+                began = time.monotonic()
+                heard(reply)
+                end += time.monotonic() - began
+        except TimeoutError:
+            what = f"the decoder hung (no progress in {limits.stall_s:g} s)"
+            if time.monotonic() >= end:
+                what = f"decoding took longer than {limits.clip_s:g} s"
+            raise ChildFailedError("timeout", what) from None
+        except ChannelClosedError:
+            raise self._death(limits) from None
+
+    def kill(self) -> None:
+        """End the process and all that it started, and wait for the end; for any thread.
+
+        Not for ever: a disk that does not answer keeps even a killed process.
+        """
+        if self.alive():  # else its number may be another's by now
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DYING_S)
+
+    def close(self) -> None:
+        """Kill it and close its pipes; for the thread that talks to it."""
+        self.kill()
+        self._channel.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _await_ready(self) -> None:
+        if self._ready:
+            return
+        try:
+            hello, _ = self._channel.receive(time.monotonic() + _STARTING_S)
+        except TimeoutError:
+            raise _not_startable("it does not answer") from None
+        except ChannelClosedError:
+            raise _not_startable(self._ending()) from None
+        self._first_bytes = int(hello.get("memory_bytes", 0))
+        self._ready = True
+
+    def _death(self, limits: Limits) -> ChildFailedError:
+        ending = self._ending()
+        if ending == "SIGKILL":
+            # Nobody here sent it: the system does when its memory runs out.
+            return overrun(limits)
+        return ChildFailedError("decoder_crashed", f"the decoder crashed ({ending})")
+
+    def _ending(self) -> str:
+        """How the process ended: a signal's name or an exit code."""
+        try:
+            code = self._process.wait(_DYING_S)
+        except subprocess.TimeoutExpired:
+            return "it does not answer"
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+        return f"exit code {code}"
+
+
+def overrun(limits: Limits) -> ChildFailedError:
+    size = f"{limits.memory_bytes / 2**30:.1f} GB"
+    what = f"decoding ran out of memory (it may take {size})"
+    return ChildFailedError(MemoryLimitError.default_kind, what)
+
+
+def _not_startable(reason: str) -> ModelError:
+    return ModelError(
+        f"the process that decodes does not start ({reason})",
+        "`adatp doctor` tells what does not work",
+    )
