@@ -200,11 +200,11 @@ class Bench:
         """Every contender once, beginning with another one each time."""
         entrants = [entrant for entrant in self._entrants if entrant.name in running]
         # Profiles that want the same of a clip share its encoding, as the vision part is the same.
-        entrants.sort(key=lambda entrant: repr(entrant.engine.needs))
-        groups: list[list[Entrant]] = [
-            list(same) for _, same in groupby(entrants, key=lambda one: one.engine.needs)
-        ]
-        units: list[list[Entrant] | None] = [None, *groups] if PLAIN in running else [*groups]
+        entrants.sort(key=_wanted_of_a_clip)
+        groups = [list(same) for _, same in groupby(entrants, key=_wanted_of_a_clip)]
+        units: list[list[Entrant] | None] = [*groups]
+        if PLAIN in running:
+            units.insert(0, None)
         for unit in _turned(units, turn):
             if unit is None:
                 yield Measuring(PLAIN, len(frames), turn)
@@ -229,7 +229,7 @@ class Bench:
         yield Measuring(group[0].name, len(frames), turn)
         try:
             with self._watch.watch() as encoding:
-                clip = self._encode(group[0].engine, frames, decode_s)
+                clip = self._open(group[0].engine, frames, decode_s)
         except MemoryLimitError as error:
             for entrant in group:
                 yield NotMeasured(entrant.name, len(frames), error.message)
@@ -241,11 +241,25 @@ class Bench:
             except MemoryLimitError as error:
                 yield NotMeasured(entrant.name, len(frames), error.message)
 
-    def _encode(self, engine: Engine, frames: Frames, decode_s: float) -> Clip:
-        if self._plan.vision:
-            return engine.encode(self._name, frames, decode_s)
-        encoded = noise_encoding(self._loaded, len(frames), engine.needs)
-        return Clip(self._name, frames, encoded, decode_s, None)
+    def _open(self, engine: Engine, frames: Frames, decode_s: float) -> Clip:
+        """The clip as `ask` opens it, from the file on: decoding runs beside the tower."""
+        if not self._plan.vision:
+            encoded = noise_encoding(self._loaded, len(frames), engine.needs)
+            return Clip(self._name, frames, encoded, decode_s, None)
+        sampling = replace(self._plan.sampling, frames=len(frames))
+        events = engine.open(
+            self._source,
+            self._plan.questions,
+            sampling,
+            reader=self._reader,
+            video_name=self._name,
+        )
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                clip: Clip = end.value
+                return clip
 
     def _answer(self, entrant: Entrant, clip: Clip, encoding: Peak) -> Sample:
         first_question, *further = self._plan.questions
@@ -295,6 +309,11 @@ def _answered(engine: Engine, clip: Clip, question: str) -> Answered:
     if answered is None:
         raise RuntimeError("the engine ended without an answer")
     return answered
+
+
+def _wanted_of_a_clip(entrant: Entrant) -> str:
+    """The same for profiles that can share a clip's encoding."""
+    return repr((entrant.engine.needs, entrant.engine.profile.reuse_frames))
 
 
 def _turned(items: Sequence[_T], turn: int) -> list[_T]:
