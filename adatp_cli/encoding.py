@@ -96,6 +96,8 @@ class ClipEncoder:
     reuse
         Let a frame take over the tokens of the last encoded one where its `largest_change` from it
         is at most this; None encodes every frame.
+    at_once
+        Frames per pass; `frames_at_once` when omitted.
     """
 
     def __init__(
@@ -105,13 +107,14 @@ class ClipEncoder:
         with_relevance: bool,
         with_keys: bool = False,
         reuse: float | None = None,
+        at_once: int | None = None,
     ) -> None:
         self._loaded = loaded
         self._with_relevance = with_relevance and loaded.relevance is not None
         self._with_keys = with_keys
         self._reuse = reuse
         self._cells = loaded.shape.vision.image_size // loaded.shape.vision.patch_size
-        self._at_once = frames_at_once(loaded.device)
+        self._at_once = at_once or frames_at_once(loaded.device)
         self._waiting: list[Picture] = []
         self._last: Picture | None = None
         self._sources: list[int] = []
