@@ -109,16 +109,24 @@ def test_wrong_options(bench: Any, arguments: tuple[str, ...], message: str) -> 
     assert run.out == ""
 
 
-def test_frames_are_named_once_each_in_any_form(bench: Any) -> None:
-    run = bench("--json", "--frames", "2,3", "--no-vision", "-p", "vanilla")
-    assert [row["frames"] for row in run.records[0]["rows"]] == [2, 2, 3, 3, 4, 4]
+def test_frames_are_named_once_each_in_any_form_and_those_beyond_the_context_left_out(
+    bench: Any,
+) -> None:
+    run = bench("--json", "--frames", "2,3", "--frames", "2000", "--no-vision", "-p", "vanilla")
+    (result,) = run.records
+    VALIDATOR.validate(result)
+    rows = result["rows"]
+    assert [row["frames"] for row in rows] == [2, 2, 3, 3, 4, 4, 2000, 2000]
+    assert [row["not_measured"] is None for row in rows] == [True] * 6 + [False] * 2
+    assert "2000 frames and the question make a prompt of" in rows[-2]["not_measured"]
+    assert [one["frames"] for one in result["scaling"]] == [[2, 3, 4]] * 2
 
 
 def test_a_clip_that_is_missing_or_too_short(adatp: Run, checkpoint: Path, clip: Path) -> None:
     assert adatp("bench", "gone.mp4", "-m", checkpoint).code == 3
-    run = adatp("bench", clip, "-m", checkpoint, "-n", "1000", "--dtype", "float32")
+    run = adatp("bench", clip, "-m", checkpoint, "-n", "900", "--dtype", "float32")
     assert run.code == 2
-    assert "1000 frames are wanted, and it has 32" in run.error
+    assert "900 frames are wanted, and it has 32" in run.error
 
 
 def test_a_picture_without_matplotlib_is_refused_before_anything_is_measured(

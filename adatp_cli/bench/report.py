@@ -11,6 +11,7 @@ from typing import Any
 
 from adatp_cli.bench.facts import MachineFacts
 from adatp_cli.bench.runner import BenchPlan
+from adatp_cli.bench.scaling import Growth, growth
 from adatp_cli.bench.summary import Row
 from adatp_cli.record import ModelInfo, Versions
 from adatp_cli.video.frames import VideoInfo
@@ -42,6 +43,8 @@ class BenchResult:
         Resolved, by contender.
     rows
         The figures.
+
+    `scaling` is what follows from them where there are enough numbers of frames.
     """
 
     date: datetime.datetime
@@ -56,6 +59,11 @@ class BenchResult:
     memory_method: str | None
     profiles: Mapping[str, Mapping[str, Any]]
     rows: Sequence[Row]
+
+    @property
+    def scaling(self) -> list[Growth]:
+        """How each contender grows with the frames, as far as enough of them were measured."""
+        return growth(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """As `schema_text` describes it."""
@@ -82,6 +90,7 @@ class BenchResult:
             "memory_method": self.memory_method,
             "profiles": {name: dict(knobs) for name, knobs in self.profiles.items()},
             "rows": [dataclasses.asdict(row) for row in self.rows],
+            "scaling": [dataclasses.asdict(one) for one in self.scaling],
         }
 
 

@@ -1,4 +1,7 @@
-"""A result as Markdown, as it stands on stdout: one part for each number of frames."""
+"""A result as Markdown, as it stands on stdout.
+
+One part for each number of frames, and one for what several of them show.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult
 from adatp_cli.bench.sample import PLAIN, STAGES
+from adatp_cli.bench.scaling import Curve, Growth
 from adatp_cli.bench.summary import Row, Spread
 from adatp_cli.video.source import printable
 
@@ -30,15 +34,14 @@ def tables(result: BenchResult) -> str:
     for frames in counts:
         rows = [row for row in result.rows if row.frames == frames]
         lines += [f"## {frames} frames", ""]
-        lines += _seconds(rows)
-        lines += ["", "Over plain transformers in the same round:", ""]
-        lines += _ratios(rows)
-        lines += ["", *_costs(rows), ""]
-        lines += [
-            f"Not measured: {_cell(row.contender)}, {_cell(row.not_measured)}."
-            for row in rows
-            if row.not_measured is not None
-        ]
+        if any(row.not_measured is None for row in rows):
+            lines += _seconds(rows)
+            lines += ["", "Over plain transformers in the same round:", ""]
+            lines += _ratios(rows)
+            lines += ["", *_costs(rows), ""]
+        missing = _not_measured(rows)
+        lines += [*missing, ""] if missing else []
+    lines += _growth(result.scaling)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -56,6 +59,15 @@ def _title(result: BenchResult) -> str:
         f"{result.text_tokens} text tokens{alone}. Seconds are medians, ± half the range."
     ]
     return "\n".join(told)
+
+
+def _not_measured(rows: Sequence[Row]) -> list[str]:
+    """Each reason once, with those whom it kept out."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.not_measured is not None:
+            names.setdefault(row.not_measured, []).append(_cell(row.contender))
+    return [f"Not measured: {', '.join(who)}: {_cell(why)}." for why, who in names.items()]
 
 
 def _seconds(rows: Sequence[Row]) -> list[str]:
@@ -97,6 +109,30 @@ def _costs(rows: Sequence[Row]) -> list[str]:
     return lines + [_line(label, rows, show) for label, show in counted]
 
 
+def _growth(scaling: Sequence[Growth]) -> list[str]:
+    """How prefill grows with the frames n, and memory, where it was measured."""
+    if not scaling:
+        return []
+    lines = ["## How prefill grows", ""]
+    lines += ["a + b n + c n² of n frames, by least squares through the medians.", ""]
+    lines += [
+        "| prefill | a, s | b, ms a frame | c, µs a frame² | worst residual |",
+        "|---" * 5 + "|",
+    ]
+    lines += [_curve(one, one.prefill_s, (1.0, 1e3, 1e6)) for one in scaling]
+    held = [(one, one.peak_bytes) for one in scaling if one.peak_bytes is not None]
+    if held:
+        lines += ["", "| peak memory | a, MB | b, MB a frame | worst residual |", "|---" * 4 + "|"]
+        lines += [_curve(one, curve, (1e-6, 1e-6)) for one, curve in held]
+    return lines
+
+
+def _curve(one: Growth, curve: Curve, units: Sequence[float]) -> str:
+    scaled = zip(curve.coefficients, units, strict=True)
+    values = " | ".join(_three_digits(value * unit) for value, unit in scaled)
+    return f"| {_cell(one.contender)} | {values} | {_share(curve.worst_residual)} |"
+
+
 def _header(what: str, rows: Sequence[Row]) -> list[str]:
     names = " | ".join(_cell(row.contender) for row in rows)
     return [f"| {what} | {names} |", "|---" * (len(rows) + 1) + "|"]
@@ -116,6 +152,10 @@ def _number(value: float) -> str:
     """Three digits, or two behind the point."""
     digits = 3 if value < 0.995 else 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{digits}f}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _ratio(value: float | None) -> str:

@@ -29,7 +29,7 @@ from adatp_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from adatp_cli.bench.report import BenchResult
-    from adatp_cli.bench.runner import BenchPlan
+    from adatp_cli.bench.runner import BenchPlan, NotMeasured
     from adatp_cli.model.load import LoadedModel
 
 _DEFAULT_PROFILES = ("vanilla", "adatp")
@@ -111,7 +111,8 @@ def bench(
             show_default=False,
             rich_help_panel=_MEASURE,
             help="Frames to look at, spread evenly; several with commas, or one option for each. "
-            "Default: the profiles', else the model's.",
+            "Three and more show how time and memory grow. Default: the profiles', else the "
+            "model's.",
         ),
     ] = None,
     questions: Annotated[
@@ -162,7 +163,7 @@ def bench(
             "--plot",
             metavar="FILE.png",
             rich_help_panel=_RESULT,
-            help="Draw where the time goes; needs matplotlib.",
+            help="Draw where the time goes, and how it grows; needs matplotlib.",
         ),
     ] = None,
 ) -> None:
@@ -280,6 +281,7 @@ class _Measurement:
     def _measure(self, arena: Arena, source: Path) -> BenchResult:
         import datetime
 
+        from adatp_cli.bench.context import readable_frames
         from adatp_cli.bench.facts import machine_facts
         from adatp_cli.bench.random_model import random_alias
         from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult
@@ -295,7 +297,10 @@ class _Measurement:
         entrants = [Entrant(one.name, one.engine) for one in arena.contenders]
         began = datetime.datetime.now(datetime.UTC)
         samples: list[Sample] = []
-        missing: list[NotMeasured] = []
+        readable, missing = readable_frames(entrants, plan.questions, plan.frames)
+        plan = dataclasses.replace(plan, frames=readable)
+        for one in missing:
+            self._missing(one)
         with IsolatedReader() as reader:
             name = self._wanted.video or "the generated clip"
             bench = Bench(arena.loaded, entrants, plan, reader, source, name)
@@ -304,7 +309,7 @@ class _Measurement:
                     samples.append(event)
                 elif isinstance(event, NotMeasured):
                     missing.append(event)
-                    self._output.note(f"{event.contender} is not measured: {event.reason}")
+                    self._missing(event)
                 else:
                     self._output.stage(_doing(event, plan))
         return BenchResult(
@@ -321,6 +326,9 @@ class _Measurement:
             profiles={one.name: one.engine.profile.to_dict() for one in arena.contenders},
             rows=summarise([one.name for one in entrants], samples, missing),
         )
+
+    def _missing(self, one: NotMeasured) -> None:
+        self._output.note(f"{one.contender} is not measured: {one.reason}")
 
     def _plan(self, arena: Arena) -> BenchPlan:
         from adatp_cli.bench.runner import BenchPlan
