@@ -110,6 +110,13 @@ def _packages(report: Report) -> None:
                 )
 
 
+def usable_cores() -> int:
+    """The CPU cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _devices(report: Report) -> None:
     import torch
 
@@ -117,9 +124,8 @@ def _devices(report: Report) -> None:
     from adatp_cli.model.memory import available_memory
 
     speed = "fast" if cpu_is_fast_at_bfloat16() else "slow"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     report.devices.append(
-        Device("cpu", f"{cores} cores, {speed} at bfloat16", available_memory("cpu"))
+        Device("cpu", f"{usable_cores()} cores, {speed} at bfloat16", available_memory("cpu"))
     )
     for index in range(torch.cuda.device_count()):
         name = f"cuda:{index}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from adatp_cli.batch.pace import Pace
 from adatp_cli.video.frames import Frames
 
 Item = TypeVar("Item")
@@ -29,25 +29,51 @@ class Decoded(Generic[Item]):
 
 
 class DecodeAhead(Generic[Item]):
-    """A thread that reads clips in order and stays at most `DEPTH` of them ahead.
+    """Threads that read clips, at most `DEPTH` of them and one in each thread's hands ahead.
+
+    Clips are begun in order, and come out in order whichever is there first.
 
     Parameters
     ----------
     items
         The clips.
-    read
-        Gives a clip's frames; what it raises becomes that clip's result.
+    read, more
+        Each gives a clip's frames, in a thread of its own; what it raises becomes that clip's
+        result.
+    ahead
+        Without it a clip is begun only when it is asked for.
+    clock
+        Seconds, for `pace`.
+
+    `pace` tells how long results were waited for; it is whole when `results` has ended.
     """
 
-    def __init__(self, items: Iterable[Item], read: Callable[[Item], Frames]) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        read: Callable[[Item], Frames],
+        *more: Callable[[Item], Frames],
+        ahead: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.pace = Pace()
         self._items = items
-        self._read = read
-        self._ready: queue.Queue[Decoded[Item] | None] = queue.Queue(DEPTH)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="decode-ahead", daemon=True)
+        self._clock = clock
+        reads = (read, *more)
+        self._ahead = DEPTH + len(reads) if ahead else 0
+        self._changed = threading.Condition()  # guards all that follows
+        self._ready: dict[int, Decoded[Item]] = {}
+        self._begun = 0
+        self._asked = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(one,), name="decode-ahead", daemon=True)
+            for one in reads
+        ]
 
     def __enter__(self) -> DecodeAhead[Item]:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -56,37 +82,70 @@ class DecodeAhead(Generic[Item]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # The thread is not waited for: it may be in the middle of a clip, and ends after it.
-        self._closed.set()
+        # The threads are not waited for: each may be in the middle of a clip, and ends after it.
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def results(self, stop: Callable[[], bool]) -> Iterator[Decoded[Item]]:
         """The clips in order, each as soon as it is there; ends early once `stop` says so."""
-        while not stop():
-            try:
-                decoded = self._ready.get(timeout=_PATIENCE_S)
-            except queue.Empty:
-                continue
+        pace = self.pace
+        for number in range(len(self._items)):
+            asked = self._clock()
+            decoded = self._take(number, stop)
+            taken = self._clock()
+            if number == 0:
+                pace.first_s += taken - asked
+            else:
+                pace.waited_s += taken - asked
             if decoded is None:
                 return
-            yield decoded
-
-    def _work(self) -> None:
-        for item in self._items:
-            started = time.perf_counter()
-            frames: Frames | Exception
+            pace.clips += 1
+            pace.decoding_s += decoded.seconds
             try:
-                frames = self._read(item)
-            except Exception as error:
-                frames = error
-            self._put(Decoded(item, frames, time.perf_counter() - started))
-            if self._closed.is_set():
-                return
-        self._put(None)
+                yield decoded
+            finally:
+                pace.answering_s += self._clock() - taken
 
-    def _put(self, decoded: Decoded[Item] | None) -> None:
-        while not self._closed.is_set():
-            try:
-                self._ready.put(decoded, timeout=_PATIENCE_S)
-            except queue.Full:
-                continue
-            return
+    def _take(self, number: int, stop: Callable[[], bool]) -> Decoded[Item] | None:
+        """The result of clip `number`, waited for; None once `stop` says so."""
+        with self._changed:
+            self._asked = number + 1
+            self._changed.notify_all()
+        while not stop():
+            with self._changed:
+                if number not in self._ready:
+                    self._changed.wait(_PATIENCE_S)
+                if number in self._ready:
+                    return self._ready.pop(number)
+        return None
+
+    def _work(self, read: Callable[[Item], Frames]) -> None:
+        while (number := self._begin()) is not None:
+            self._put(number, self._decoded(self._items[number], read))
+
+    def _begin(self) -> int | None:
+        """The next clip's number, once there is room for it; None when there is no more to do."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over() or self._begun < self._asked + self._ahead)
+            if self._over():
+                return None
+            self._begun += 1
+            return self._begun - 1
+
+    def _over(self) -> bool:
+        return self._closed or self._begun == len(self._items)
+
+    def _decoded(self, item: Item, read: Callable[[Item], Frames]) -> Decoded[Item]:
+        started = self._clock()
+        frames: Frames | Exception
+        try:
+            frames = read(item)
+        except Exception as error:
+            frames = error
+        return Decoded(item, frames, self._clock() - started)
+
+    def _put(self, number: int, decoded: Decoded[Item]) -> None:
+        with self._changed:
+            self._ready[number] = decoded
+            self._changed.notify_all()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adatp_cli.account import video_facts
 from adatp_cli.batch.ahead import DecodeAhead, Decoded
 from adatp_cli.batch.inputs import ClipJob
+from adatp_cli.batch.pace import Pace
 from adatp_cli.batch.results import file_stamp, row_key
 from adatp_cli.errors import UsageError
 from adatp_cli.prefix import SharedPrefix
@@ -90,25 +91,33 @@ class BatchRunner:
     ----------
     engine
         Model and profile.
-    read
-        Gives the frames of a file.
+    reads
+        Each gives the frames of a file, in a thread of its own; one or more.
     describe
         Turns an exception into what a row tells of it.
     known
         What every failure row holds: model, profile, versions.
+    ahead
+        Decode the next clips meanwhile; without it, one clip after the other.
+
+    `pace` tells where the last run's time went.
     """
 
     def __init__(
         self,
         engine: Engine,
-        read: Callable[[str], Frames],
+        reads: Sequence[Callable[[str], Frames]],
         describe: Describe,
         known: FailureRecord,
+        *,
+        ahead: bool = True,
     ) -> None:
+        self.pace = Pace()
         self._engine = engine
-        self._read = read
+        self._reads = tuple(map(_of_pending, reads))
         self._describe = describe
         self._known = known
+        self._ahead = ahead
 
     def run(self, pending: Sequence[Pending], stop: Callable[[], bool]) -> Iterator[Row]:
         """The rows, in the order of the plan, each as soon as it is known.
@@ -120,7 +129,8 @@ class BatchRunner:
         stop
             Asked before each row; the run ends without that row when it says so.
         """
-        with DecodeAhead(pending, lambda item: self._read(item.job.path)) as ahead:
+        with DecodeAhead(pending, *self._reads, ahead=self._ahead) as ahead:
+            self.pace = ahead.pace
             for decoded in ahead.results(stop):
                 for row in self._rows(decoded):
                     yield row
@@ -181,3 +191,7 @@ class BatchRunner:
     ) -> dict[str, Any]:
         stamp = {"key": key, "size_bytes": item.size_bytes, "mtime_ns": item.mtime_ns}
         return {**record.to_dict(), "batch": stamp}
+
+
+def _of_pending(read: Callable[[str], Frames]) -> Callable[[Pending], Frames]:
+    return lambda item: read(item.job.path)

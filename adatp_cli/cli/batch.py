@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.loading import generation_settings, load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output
+from adatp_cli.cli.pace import decoding_limit, waiting
 from adatp_cli.cli.progress import BatchProgress, duration
 from adatp_cli.cli.rows import OutputFormat, Sink, StdoutRows
 from adatp_cli.errors import UsageError
@@ -24,11 +25,16 @@ from adatp_cli.record import ErrorInfo, FailureRecord
 
 if TYPE_CHECKING:
     from adatp_cli.batch.inputs import ClipJob
+    from adatp_cli.batch.pace import Pace
     from adatp_cli.engine import Engine
+    from adatp_cli.video.frames import Frames
+    from adatp_cli.video.reader import FrameReader
+    from adatp_cli.video.resize import Resize
     from adatp_cli.video.sampling import Sampling
 
 _SKIPPED_SHOWN = 5
 _BATCH = "Batch"
+_MOST_DECODERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class BatchOptions:
     overwrite: bool
     retry_failed: bool
     shard: str | None
+    decoders: int | None
 
     def check(self) -> None:
         """What can be said before anything is read.
@@ -151,6 +158,18 @@ def batch(
             help="Only the I-th of N parts of the clips, the same clips on every machine.",
         ),
     ] = None,
+    decoders: Annotated[
+        int | None,
+        typer.Option(
+            "--decoders",
+            metavar="N",
+            min=0,
+            max=_MOST_DECODERS,
+            rich_help_panel=_BATCH,
+            help="Decode N clips at the same time, ahead of the model. 0: none ahead, one clip "
+            "after the other. Default: 1, or up to 4 for a model on a GPU.",
+        ),
+    ] = None,
 ) -> None:
     """Answer questions about many clips; a clip that fails is a row, and the batch goes on.
 
@@ -166,7 +185,7 @@ def batch(
             )
         wanted = BatchOptions(
             questions or [], questions_file, null_separated, output_file, output_format,
-            resume, overwrite, retry_failed, shard,
+            resume, overwrite, retry_failed, shard, decoders,
         )  # fmt: skip
         wanted.check()
         if output_file is not None and _same_file(source, output_file):
@@ -273,12 +292,16 @@ class Batch:
         before = {key: sink.done[key] for key in keys if key in sink.done}
         pending = without(planned, before)
         total = len(keys) - len(before)
-        with IsolatedReader() as reader, Interrupts(self._output.note) as interrupts:
+        decoders = self._decoders()
+        with contextlib.ExitStack() as stack:
+            readers = [stack.enter_context(IsolatedReader()) for _ in range(max(1, decoders))]
+            interrupts = stack.enter_context(Interrupts(self._output.note))
             runner = BatchRunner(
                 engine,
-                lambda path: reader.read(path, sampling, resize=engine.resize),
+                [_frames_by(reader, sampling, engine.resize) for reader in readers],
                 lambda error: failure_of(error).info,
                 self._known,
+                ahead=decoders > 0,
             )
             progress = self._output.progress(
                 total, "questions", rows_on_stdout=self._wanted.output is None
@@ -289,7 +312,7 @@ class Batch:
                     progress.advance(row.data["video"], row.error)
             finally:
                 progress.stop()
-        self._summary(before, progress)
+        self._summary(before, progress, runner.pace, decoders)
         if interrupts.asked():
             self._output.note(f"interrupted: {total - progress.rows} questions are left")
             return INTERRUPTED
@@ -308,7 +331,23 @@ class Batch:
             "generation": dataclasses.asdict(generation_settings(self._options)),
         }
 
-    def _summary(self, before: Mapping[str, bool], progress: BatchProgress) -> None:
+    def _decoders(self) -> int:
+        from adatp_cli.batch.pace import default_readers
+        from adatp_cli.machine import usable_cores
+        from adatp_cli.model.device import is_cuda
+
+        if self._wanted.decoders is not None:
+            return self._wanted.decoders
+        model = self._known.model
+        return default_readers(
+            on_gpu=model is not None and is_cuda(model.device), cores=usable_cores()
+        )
+
+    def _summary(
+        self, before: Mapping[str, bool], progress: BatchProgress, pace: Pace, decoders: int
+    ) -> None:
+        from adatp_cli.machine import usable_cores
+
         output, failed = self._output, sum(progress.failed.values())
         output.note(
             f"{progress.answered} answered, {failed} failed in {duration(progress.seconds)}"
@@ -317,11 +356,17 @@ class Batch:
             output.note(f"  {count} {kind}")
         if progress.rows:
             rate = progress.clips / max(progress.seconds, 1e-9) * 60
-            output.note(f"{progress.clips} clips, {rate:.1f} a minute")
+            output.note(f"{progress.clips} clips, {rate:.1f} a minute{waiting(pace)}")
+            for line in decoding_limit(pace, decoders, usable_cores()):
+                output.note(f"  {line}")
         if before:
             missed = list(before.values()).count(False)
             tail = f", {missed} of them failed: --retry-failed asks again" if missed else ""
             output.note(f"{len(before)} had rows before{tail}")
+
+
+def _frames_by(reader: FrameReader, sampling: Sampling, resize: Resize) -> Callable[[str], Frames]:
+    return lambda path: reader.read(path, sampling, resize=resize)
 
 
 def _same_file(source: str, output: Path) -> bool:
