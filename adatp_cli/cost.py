@@ -31,6 +31,8 @@ class LanguageShape:
         N, D, query heads, key/value heads, width of a head, D'.
     vocab
         Rows of the language-model head.
+    tied
+        Whether the head's matrix is the input embedding's.
     """
 
     layers: int
@@ -40,6 +42,7 @@ class LanguageShape:
     head_dim: int
     intermediate: int
     vocab: int
+    tied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ class RelevanceShape:
         Length that every question is padded to.
     projection
         Width of the shared embedding space.
+    text_vocab
+        Rows of the text tower's embedding; SigLIP's when omitted.
     """
 
     head_hidden: int
@@ -108,6 +113,7 @@ class RelevanceShape:
     text_intermediate: int
     text_tokens: int
     projection: int
+    text_vocab: int = 32_000
 
     def without_text(self) -> RelevanceShape:
         """The pooling head alone, for a method that compares frames and reads no question."""
@@ -350,7 +356,7 @@ _SO400M = VisionShape(
 # The published LLaVA-OneVision checkpoints by alias, so that a profile's cost can be told before
 # anything is downloaded.
 KNOWN_SHAPES: Mapping[str, ModelShape] = {
-    "0.5b": ModelShape(LanguageShape(24, 896, 14, 2, 64, 4864, 152_000), _SO400M),
+    "0.5b": ModelShape(LanguageShape(24, 896, 14, 2, 64, 4864, 152_000, tied=True), _SO400M),
     "7b": ModelShape(LanguageShape(28, 3584, 28, 4, 128, 18944, 152_000), _SO400M),
     "72b": ModelShape(LanguageShape(80, 8192, 64, 8, 128, 29568, 152_000), _SO400M),
 }

@@ -91,6 +91,23 @@ def test_show_tells_how_many_frames_the_saved_tokens_buy(adatp: Run) -> None:
     assert "--frames auto" not in adatp("profiles", "show", "vanilla").out
 
 
+def test_show_tells_the_memory(adatp: Run) -> None:
+    run = adatp("profiles", "show", "vanilla", "-m", "72b", "-n", "128")
+    assert max(map(len, run.out.splitlines())) <= 80
+    line = "memory, GiB     none 15.0+1.4, int8 8.9+1.9, nf4 6.2+1.4 (weights+run)"
+    assert line in adatp("profiles", "show", "vanilla").out
+    (plain,) = adatp("profiles", "show", "vanilla", "--json").records
+    (pruned,) = adatp("profiles", "show", "adatp-light", "--json").records
+    (whole,) = adatp("profiles", "show", "adatp", "--json").records
+    assert list(plain["memory"]) == ["none", "int8", "nf4", "fp4"]
+    for kind, held in plain["memory"].items():
+        assert pruned["memory"][kind]["weights"] == held["weights"]
+        assert pruned["memory"][kind]["run"] < held["run"]
+        # SigLIP's text tower and pooling head.
+        assert whole["memory"][kind]["weights"] - held["weights"] == 960_432_416
+    assert whole["assumed"]["memory_dtype"] == "bfloat16"
+
+
 def test_vanilla_costs_what_pruning_nothing_costs(adatp: Run) -> None:
     (shown,) = adatp("profiles", "show", "vanilla", "--json").records
     assert shown["pruned_layers"] is None

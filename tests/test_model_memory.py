@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from adatp_cli.cost import KNOWN_SHAPES, RelevanceShape
 from adatp_cli.errors import MemoryLimitError
+from adatp_cli.model import memory
 from adatp_cli.model.memory import (
     available_memory,
     cgroup_available,
@@ -44,6 +48,40 @@ def test_pruned_layers_hold_less() -> None:
         SEVEN, dtype="bfloat16", frames=32, text_tokens=10, new_tokens=5, visual_per_layer=counts
     )
     assert pruned.kv_cache == 57_344 // 28 * sum(count + 15 for count in counts)
+
+
+def test_what_was_pruned_does_not_count_against_the_layer_before() -> None:
+    def prefill(counts: list[int]) -> int:
+        return estimate_run(
+            SEVEN, dtype="bfloat16", frames=32, text_tokens=9, new_tokens=9, visual_per_layer=counts
+        ).prefill
+
+    whole, late, early = ([6272] * full + [100] * (28 - full) for full in (28, 20, 2))
+    assert prefill(early) < prefill(late) < prefill(whole)
+    assert prefill(late) - prefill(early) == 57_344 // 28 * 18 * (6272 + 9)
+
+
+def test_frames_take_the_cpus_memory_and_not_a_gpus() -> None:
+    def frames(device: str) -> int:
+        return estimate_run(
+            SEVEN, dtype="bfloat16", frames=10, text_tokens=9, new_tokens=9, device=device
+        ).frames
+
+    assert frames("cuda:0") == 0
+    assert frames("cpu") == 10 * 384 * 384 * 3
+
+
+@pytest.mark.parametrize(("quantization", "more"), [("int8", True), ("nf4", False)])
+def test_products_with_quantized_matrices_need_room(quantization: str, more: bool) -> None:
+    def total(kind: str, frames: int) -> int:
+        return estimate_run(
+            SEVEN, dtype="bfloat16", frames=frames, text_tokens=9, new_tokens=9, quantization=kind,
+            frames_at_once=1,
+        ).total  # fmt: skip
+
+    # Of a long prompt the activations hide the one matrix that nf4 unpacks.
+    assert (total(quantization, 64) > total("none", 64)) == more
+    assert total(quantization, 1) > total("none", 1)
 
 
 def test_encoding_a_few_frames_at_a_time_needs_less() -> None:
@@ -81,6 +119,54 @@ def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit() -> None:
         check_run(
             _bytes, frames=32, available=available, device="cuda:0", quantization="none", model="7b"
         )
+
+
+@pytest.mark.parametrize(
+    ("room", "device", "told"), [(1.1, "cpu", True), (1.1, "cuda:0", False), (9, "cpu", False)]
+)
+def test_where_memory_is_short_the_heap_keeps_no_holes(
+    room: float, device: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(memory, "keep_large_blocks_apart", lambda: calls.append(None))
+    available = int(room * _bytes(32))
+    check_run(
+        _bytes, frames=32, available=available, device=device, quantization="none", model="7b"
+    )
+    assert bool(calls) == told
+
+
+_HOLES = """
+import ctypes
+from adatp_cli.model.heap import large_blocks_apart
+def private():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+def left():
+    before, stays = private(), []
+    for _ in range(20):
+        goes = bytearray(b"x") * (4 * 2**20)
+        stays.append(bytearray(b"x") * (2**19))
+        del goes
+        stays.append(bytearray(b"x") * (3 * 2**20 // 2))
+    return private() - before - sum(map(len, stays))
+libc = ctypes.CDLL(None)
+libc.mallopt(-3, 32 * 2**20)
+usual = left()
+with large_blocks_apart():
+    apart = left()
+print(usual, apart)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not the GNU C library")
+def test_blocks_that_lie_apart_leave_no_holes() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _HOLES], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    usual, apart = map(int, run.stdout.split())
+    assert apart < 2**20 < usual
 
 
 def test_a_run_that_does_not_fit_says_what_would() -> None:

@@ -97,7 +97,7 @@ def test_only_the_needed_part_is_in_memory(whole: Path) -> None:
     )
     state = load_file(whole / "model.safetensors")
     assert held == sum(value.numel() for key, value in state.items() if key.startswith(WANTED))
-    assert encoder.shape == RelevanceShape(128, 512, 4, 2, 128, 512, 64, 128)
+    assert encoder.shape == RelevanceShape(128, 512, 4, 2, 128, 512, 64, 128, 55)
 
 
 def test_pooling_is_the_head_in_another_order() -> None:

@@ -19,15 +19,12 @@ from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE, ModelShape, Relevance
 from adatp_cli.model.checkpoints import bundled_folder
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
 from adatp_cli.model.load import DEFAULT_FRAMES, LoadedModel, LoadRequest, Progress
-from adatp_cli.model.memory import DTYPE_BYTES, available_memory, check_weights, memory_errors
+from adatp_cli.model.memory import available_memory, check_weights, memory_errors
 from adatp_cli.model.preprocess import Preprocessor
-from adatp_cli.model.quantize import (
-    BYTES_PER_WEIGHT,
-    choose_quantization,
-    verify_quantization,
-)
+from adatp_cli.model.quantize import choose_quantization, verify_quantization
 from adatp_cli.model.question import QuestionTokenizer
 from adatp_cli.model.relevance import RelevanceEncoder
+from adatp_cli.model.weights import count_weights
 from adatp_cli.settings import NO_ENCODER
 from adatp_cli.tiny.architecture import RELEVANCE_FOLDER
 
@@ -35,9 +32,8 @@ if TYPE_CHECKING:
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 SUFFIX = "-random"
-# Of Qwen2 and of SigLIP's text tower; neither is part of what a cost is computed from.
-_CONTEXT, _ROPE_THETA, _TEXT_VOCAB = 32768, 1_000_000.0, 32_000
-_TIED = frozenset({"0.5b"})
+# Of Qwen2; neither is part of what a cost is computed from.
+_CONTEXT, _ROPE_THETA = 32768, 1_000_000.0
 _SEED = 0
 _BLOCK = 1_048_573
 
@@ -81,8 +77,8 @@ def load_random(
     shape = shape or KNOWN_SHAPES[alias or ""]
     tokenizer = _tokenizer()
     video = int(tokenizer.convert_tokens_to_ids("<video>"))
-    config = _config(shape, tied=alias in _TIED, video_token=video)
-    quantization = _fitting(request, config, device, dtype, progress)
+    config = _config(shape, tied=shape.language.tied, video_token=video)
+    quantization = _fitting(request, shape, device, dtype, progress)
     progress(f"building {request.model}: random weights, {dtype}, {quantization} quantization")
     with memory_errors(f"building {request.model}"), _reproducible(device):
         model = _build(config, shape.language.layers, quantization, getattr(torch, dtype), device)
@@ -157,19 +153,10 @@ def _tower_settings(vision: VisionShape) -> dict[str, Any]:
 
 
 def _fitting(
-    request: LoadRequest, config: LlavaOnevisionConfig, device: str, dtype: str, progress: Progress
+    request: LoadRequest, shape: ModelShape, device: str, dtype: str, progress: Progress
 ) -> str:
     """Resolve the quantization, and refuse weights that cannot fit."""
-    from transformers import LlavaOnevisionForConditionalGeneration
-
-    with torch.device("meta"), _no_init():
-        outline = LlavaOnevisionForConditionalGeneration(config)
-    counts = {True: 0, False: 0}
-    for name, value in outline.named_parameters():
-        counts[".language_model.layers." in name and value.ndim == 2] += value.numel()
-    rest, size = counts[False] * DTYPE_BYTES[dtype], DTYPE_BYTES[dtype]
-    sizes = {"none": rest + counts[True] * size}
-    sizes |= {kind: rest + int(counts[True] * width) for kind, width in BYTES_PER_WEIGHT.items()}
+    sizes = count_weights(shape).nbytes(dtype)
     free = available_memory(device)
     quantization = choose_quantization(
         request.quantization, cuda=is_cuda(device), weights=sizes["none"], free=free
@@ -259,7 +246,7 @@ def _relevance(shape: RelevanceShape, dtype: torch.dtype, device: str) -> Releva
     )
     width = shape.head_hidden
     text = SiglipTextConfig(
-        vocab_size=_TEXT_VOCAB,
+        vocab_size=shape.text_vocab,
         hidden_size=shape.text_hidden,
         intermediate_size=shape.text_intermediate,
         num_hidden_layers=shape.text_layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ KNOWN_CONTEXT = 32_768  # positions of the published checkpoints
 # choice).
 TEXT_TOKENS = 40
 ANSWER_TOKENS = 32
+MEMORY_DTYPE, MEMORY_DEVICE = "bfloat16", "cuda"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Target:
 class Forecast:
     """What a question will come to.
 
-    Planned visual tokens per layer, pruned layers (first, last), both counts of the cost, and what
-    `--frames auto` is.
+    Planned visual tokens per layer, pruned layers (first, last), both counts of the cost, what
+    `--frames auto` is, and the memory by kind of quantization.
     """
 
     frames: int
@@ -46,6 +48,15 @@ class Forecast:
     vanilla: cost.EndToEnd
     pruned: cost.EndToEnd
     auto: FrameBudget
+    memory: dict[str, RunMemory]
+
+
+@dataclass(frozen=True, slots=True)
+class RunMemory:
+    """Bytes on a GPU: of all weights, the relevance encoder's among them, and of a run beside."""
+
+    weights: int
+    run: int
 
 
 def find_target(model: str, *, offline: bool = True) -> Target:
@@ -147,4 +158,36 @@ def forecast(
         end_to_end(full, prunes=False),
         end_to_end(counts, prunes=True),
         budget,
+        _memory(target.shape, frames, counts, relevance),
     )
+
+
+def _memory(
+    shape: cost.ModelShape,
+    frames: int,
+    visual_per_layer: Sequence[int],
+    relevance: cost.RelevanceShape | None,
+) -> dict[str, RunMemory]:
+    """What loading would count, and what a run would be held to, on a GPU."""
+    from adatp_cli.encoding import frames_at_once
+    from adatp_cli.model.memory import estimate_run
+    from adatp_cli.model.weights import count_weights, encoder_bytes
+
+    encoder = encoder_bytes(relevance, MEMORY_DTYPE) if relevance is not None else 0
+
+    def run(quantization: str) -> int:
+        return estimate_run(
+            shape,
+            dtype=MEMORY_DTYPE,
+            frames=frames,
+            text_tokens=TEXT_TOKENS,
+            new_tokens=DEFAULT_NEW_TOKENS,
+            frames_at_once=frames_at_once(MEMORY_DEVICE),
+            visual_per_layer=visual_per_layer,
+            relevance=relevance,
+            quantization=quantization,
+            device=MEMORY_DEVICE,
+        ).total
+
+    weights = count_weights(shape).nbytes(MEMORY_DTYPE)
+    return {kind: RunMemory(held + encoder, run(kind)) for kind, held in weights.items()}

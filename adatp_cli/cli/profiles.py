@@ -11,13 +11,15 @@ from adatp_cli import strict_yaml
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.forecast import (
     ANSWER_TOKENS,
+    MEMORY_DEVICE,
+    MEMORY_DTYPE,
     TEXT_TOKENS,
     Forecast,
     Target,
     find_target,
     forecast,
 )
-from adatp_cli.cli.options import AUTO_FRAMES, Json, frame_number
+from adatp_cli.cli.options import AUTO_FRAMES, DEFAULT_NEW_TOKENS, Json, frame_number
 from adatp_cli.cli.output import Output, amount, percent
 from adatp_cli.errors import UsageError
 from adatp_cli.frame_budget import FrameBudget
@@ -133,7 +135,14 @@ def _as_data(told: Forecast) -> dict[str, object]:
             | dataclasses.asdict(told.pruned),
         },
         "frames_auto": dataclasses.asdict(told.auto),
-        "assumed": {"text_tokens": TEXT_TOKENS, "generated": ANSWER_TOKENS},
+        "memory": {kind: dataclasses.asdict(held) for kind, held in told.memory.items()},
+        "assumed": {
+            "text_tokens": TEXT_TOKENS,
+            "generated": ANSWER_TOKENS,
+            "memory_dtype": MEMORY_DTYPE,
+            "memory_device": MEMORY_DEVICE,
+            "memory_generated": DEFAULT_NEW_TOKENS,
+        },
     }
 
 
@@ -149,6 +158,7 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
         f"  end to end      {amount(told.pruned.total)} of {amount(told.vanilla.total)}FLOP "
         f"({percent(total)}), vision {amount(told.pruned.vision)}",
         f"                  with {TEXT_TOKENS} text tokens and an answer of {ANSWER_TOKENS}",
+        _memory_line(told),
     ]
     if told.pruned_layers is not None:
         first, last = told.pruned_layers
@@ -165,6 +175,16 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
         ]
         lines += _auto_lines(told.auto)
     return lines
+
+
+def _memory_line(told: Forecast) -> str:
+    """Weights and a run beside them; fp4 takes what nf4 takes."""
+    kinds = [
+        f"{kind} {held.weights / 2**30:.1f}+{held.run / 2**30:.1f}"
+        for kind, held in told.memory.items()
+        if kind != "fp4"
+    ]
+    return f"  memory, GiB     {', '.join(kinds)} (weights+run)"
 
 
 def _auto_lines(auto: FrameBudget) -> list[str]:

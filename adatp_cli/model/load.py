@@ -15,17 +15,18 @@ from adatp_cli.errors import ModelError
 from adatp_cli.model import checkpoints
 from adatp_cli.model.checkpoints import Checkpoint
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.heap import large_blocks_apart
 from adatp_cli.model.hub import Hub, HuggingFaceHub
 from adatp_cli.model.layout import (
     Description,
     read_chat_template,
     read_description,
+    read_json,
     weight_headers,
 )
-from adatp_cli.model.memory import DTYPE_BYTES, available_memory, check_weights
+from adatp_cli.model.memory import available_memory, check_weights
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.quantize import (
-    BYTES_PER_WEIGHT,
     choose_quantization,
     quantization_config,
     verify_quantization,
@@ -33,6 +34,7 @@ from adatp_cli.model.quantize import (
 from adatp_cli.model.quiet import readable_failures, weights_progress
 from adatp_cli.model.relevance import DEFAULT_ENCODER, RelevanceEncoder, load_relevance
 from adatp_cli.model.shapes import model_shape
+from adatp_cli.model.weights import WeightCount
 from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ Progress = Callable[[str], None]
 DEFAULT_FRAMES = 32
 # The decoder's matrices, in the tensor names of both the published files and of the classes.
 _QUANTIZED = re.compile(r"language_model\.(model\.)?layers\.\d+\..*\.weight$")
+_HEAD = re.compile(r"(^|\.)lm_head\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,17 +180,27 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
 
 
 def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
-    """Bytes of a checkpoint's weights once loaded, for each kind of quantization."""
-    decoder = other = 0
-    for header in weight_headers(folder):
+    """Bytes of a checkpoint's weights once loaded, for each kind of quantization.
+
+    Counted in the headers of its files. A head that stands in a file beside the embedding that it
+    is tied to, as in the published 0.5B's, is not loaded a second time.
+    """
+    headers = weight_headers(folder)
+    tied = _is_tied(read_json(folder / "config.json"))
+    decoder = rest = 0
+    for header in headers:
         for entry in header.tensors.values():
             if len(entry.shape) == 2 and _QUANTIZED.search(entry.name):
                 decoder += entry.elements
-            else:
-                other += entry.elements
-    rest = other * DTYPE_BYTES[dtype]
-    sizes = {kind: rest + int(decoder * width) for kind, width in BYTES_PER_WEIGHT.items()}
-    return {"none": rest + decoder * DTYPE_BYTES[dtype], **sizes}
+            elif not (tied and _HEAD.search(entry.name)):
+                rest += entry.elements
+    return WeightCount(decoder, rest).nbytes(dtype)
+
+
+def _is_tied(config: dict[str, Any]) -> bool:
+    text = config.get("text_config")
+    inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+    return bool(config.get("tie_word_embeddings") or inner)
 
 
 def _choose_fitting(
@@ -219,7 +232,11 @@ def _load_weights(
 
     loader: Any = transformers.LlavaOnevisionForConditionalGeneration
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    with readable_failures(checkpoint.name), weights_progress(checkpoint.name, progress):
+    with (
+        readable_failures(checkpoint.name),
+        weights_progress(checkpoint.name, progress),
+        large_blocks_apart(),
+    ):
         settings = quantization_config(quantization, torch_dtype)
         model, info = loader.from_pretrained(
             checkpoint.folder,

@@ -9,14 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
-from adatp_cli.cost import ModelShape, RelevanceShape
+from adatp_cli.cost import (
+    COLOUR_CHANNELS,
+    LanguageShape,
+    ModelShape,
+    RelevanceShape,
+    VisionShape,
+)
 from adatp_cli.errors import MemoryLimitError
+from adatp_cli.model.heap import keep_large_blocks_apart
 
 # Allocator rounding, temporaries and library workspaces beside what is counted (our choice).
 _ALLOWANCE = 1.1
-_PIXEL_BYTES = 4
+# Frames that the relevance encoder looks at in one go, as it does so in float32.
+LOOKS_AT_ONCE = 16
+# On a CPU up to 2.2 times what was counted was held (docs/memory.md), the rest being holes in the
+# heap; with three times as much free they do no harm.
+_ROOM_FOR_HOLES = 3
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -26,30 +38,37 @@ class MemoryEstimate:
 
     Parameters
     ----------
-    pixels
-        The frames as the vision tower gets them.
+    frames
+        The decoded frames, which stay in the CPU's memory; 0 where the model is elsewhere.
+    clip
+        Its visual tokens, which wait for the next question.
     vision
-        The tower's and projector's largest layer on the frames that are encoded at once, and the
-        tokens that are kept.
+        One pass of tower and projector: its pixels and its largest layer.
     relevance
-        The pooling head on the frames encoded at once; the text tower's pass is smaller.
+        The pooling head on a pass's frames; the text tower's pass is smaller.
+    choosing
+        Thinning the clip out before the language model, where the profile does: at most two and a
+        half copies of its tokens in float32.
     kv_cache
         Keys and values of every layer, prompt and answer.
-    activations
-        The decoder's largest layer during prefill, and the logits of one position.
+    prefill
+        The decoder's largest layer with the keys and values that are there by then, and the
+        embeddings that went in.
     """
 
-    pixels: int
+    frames: int
+    clip: int
     vision: int
     relevance: int
+    choosing: int
     kv_cache: int
-    activations: int
+    prefill: int
 
     @property
     def total(self) -> int:
-        """Bytes at the peak; vision and prefill follow each other, so the larger of them counts."""
-        held = self.pixels + self.kv_cache
-        return int(_ALLOWANCE * (held + max(self.vision + self.relevance, self.activations)))
+        """Bytes at the peak; the stages follow each other, so the largest of them counts."""
+        stages = (self.vision, self.relevance, self.choosing, self.kv_cache, self.prefill)
+        return int(_ALLOWANCE * (self.frames + self.clip + max(stages)))
 
 
 def estimate_run(
@@ -62,8 +81,10 @@ def estimate_run(
     frames_at_once: int | None = None,
     visual_per_layer: Sequence[int] | None = None,
     relevance: RelevanceShape | None = None,
+    quantization: str = "none",
+    device: str = "cuda",
 ) -> MemoryEstimate:
-    """Estimate the bytes of one run.
+    """Estimate the bytes of one run: tensors, as PyTorch gives them out.
 
     Parameters
     ----------
@@ -79,28 +100,75 @@ def estimate_run(
         Visual tokens that enter each layer; all of them in every layer when omitted.
     relevance
         The relevance encoder, if one runs.
+    quantization
+        Of the decoder's matrices, whose products need room of their own.
+    device
+        `cpu`, or any other.
     """
-    size, text, tower = DTYPE_BYTES[dtype], shape.language, shape.vision
+    size, text = DTYPE_BYTES[dtype], shape.language
+    on_cpu = device == "cpu"
     visual = frames * shape.tokens_per_frame
     per_layer = visual_per_layer or [visual] * text.layers
-    at_once = min(frames, frames_at_once or frames) * tower.patches
-
-    cached = sum(count + text_tokens + new_tokens for count in per_layer)
-    prompt = visual + text_tokens
-    attention = (2 * text.heads + 2 * text.kv_heads) * text.head_dim
-    # Residual stream, its normed copy and float32 norm, then the wider of attention and gated MLP.
-    decoder = prompt * (4 * text.hidden + max(attention, 3 * text.intermediate)) * size
-    layer = at_once * (3 * tower.hidden + max(4 * tower.hidden, 2 * tower.intermediate)) * size
-    projector = at_once * (tower.hidden + 3 * text.hidden) * size
-    kept = (visual * text.hidden + frames * tower.patches * tower.hidden) * size
-    pooled = 3 * at_once * relevance.head_hidden * 4 if relevance else 0
-    return MemoryEstimate(
-        pixels=frames * 3 * tower.image_size**2 * _PIXEL_BYTES,
-        vision=max(layer, projector) + kept,
-        relevance=pooled,
-        kv_cache=2 * cached * text.kv_heads * text.head_dim * size,
-        activations=decoder + 2 * visual * text.hidden * size + text.vocab * 8,
+    tokens = [count + text_tokens for count in per_layer]
+    per_token = 2 * text.kv_heads * text.head_dim * size
+    at_once = min(frames, frames_at_once or frames)
+    layers = (
+        cached * per_token + _decoder_layer(text, count, size, quantization, on_cpu)
+        for count, cached in zip(tokens, accumulate(tokens), strict=True)
     )
+    # The library copies what went in; sine and cosine of its positions go through all layers.
+    entered = 2 * tokens[0] * (text.hidden + text.head_dim) * size
+    return MemoryEstimate(
+        frames=frames * COLOUR_CHANNELS * shape.vision.image_size**2 if on_cpu else 0,
+        clip=visual * text.hidden * size,
+        vision=_vision_pass(shape, at_once, size),
+        relevance=_pooling(shape.vision, at_once, size) if relevance is not None else 0,
+        choosing=10 * visual * text.hidden if per_layer[0] < visual else 0,
+        kv_cache=(sum(tokens) + text.layers * new_tokens) * per_token,
+        prefill=max(layers) + entered + text.vocab * 8,
+    )
+
+
+def _vision_pass(shape: ModelShape, frames: int, size: int) -> int:
+    """Pixels in float32, and the wider of the tower's MLP and the projector with its pooling."""
+    tower, width = shape.vision, shape.language.hidden
+    pixels = frames * COLOUR_CHANNELS * tower.image_size**2 * 4
+    # What entered the layer, the residual stream and its normed copy, then the two of the MLP.
+    layer = 3 * tower.hidden + 2 * tower.intermediate
+    # The tower's output with and without its last norm; what the projector makes of it, which the
+    # pooling reorders and halves each way, and the interpolation a copy of its own.
+    projector = 2 * tower.hidden + 3 * width + (width + 3) // 4
+    return pixels + frames * tower.patches * max(layer, projector) * size
+
+
+def _pooling(tower: VisionShape, frames: int, size: int) -> int:
+    """The tower's output, and of the frames that are looked at the float32 and the normed copy."""
+    looked_at = min(frames, LOOKS_AT_ONCE)
+    return tower.patches * tower.hidden * (frames * size + 2 * looked_at * 4)
+
+
+def _decoder_layer(
+    text: LanguageShape, tokens: int, size: int, quantization: str, on_cpu: bool
+) -> int:
+    """What one layer holds of `tokens` at once, at its widest: in the gated MLP.
+
+    What entered the layer, the residual stream and its normed copy; then gate, up and their
+    product, or less of these and what multiplying by a quantized matrix takes.
+    """
+    stream = 3 * tokens * text.hidden * size
+    wide = tokens * text.intermediate
+    widest = 3 * wide * size
+    matrix = text.hidden * text.intermediate
+    if quantization == "int8":
+        # Whole numbers of 4 bytes; on the CPU three float32 arrays to scale them, elsewhere float16
+        # and a copy in the model's type.
+        widest = max(widest, wide * (size + (4 + 12 if on_cpu else 4 + 2 + size)))
+    elif quantization != "none":
+        # The whole matrix unpacked: on the CPU once, into numbers of 4 bytes and repacked by way of
+        # 3 more; elsewhere each time, into the model's type.
+        unpacked = 7 * matrix if on_cpu else (wide + matrix) * size
+        widest = max(widest, wide * size + unpacked)
+    return stream + widest
 
 
 def most_frames(estimate: Callable[[int], int], available: int, upper: int) -> int:
@@ -132,6 +200,8 @@ def check_run(
 ) -> None:
     """Refuse a run that does not fit, saying what would.
 
+    Where it just fits a CPU's memory, the C library is told to give back what it can.
+
     Parameters
     ----------
     estimate
@@ -149,7 +219,11 @@ def check_run(
         It does not fit.
     """
     needed = estimate(frames)
-    if available is None or needed <= available:
+    if available is None:
+        return
+    if needed <= available:
+        if device == "cpu" and available < _ROOM_FOR_HOLES * needed:
+            keep_large_blocks_apart()
         return
     fitting = most_frames(estimate, available, frames - 1)
     choices = [f"--frames {fitting} would fit"] if fitting else []

@@ -23,6 +23,7 @@ from adatp_cli.errors import ModelError
 from adatp_cli.model.checkpoints import is_hub_id, readable_bytes
 from adatp_cli.model.hub import Hub, HubNotFoundError, HubUnreachableError, HuggingFaceHub
 from adatp_cli.model.layout import read_json, weight_files
+from adatp_cli.model.memory import LOOKS_AT_ONCE
 from adatp_cli.model.pooling import Pooling
 from adatp_cli.model.question import QuestionTokenizer
 from adatp_cli.model.quiet import weights_progress
@@ -43,7 +44,6 @@ _TEXT, _HEAD, _NORM = "text_model.", "vision_model.head.", "vision_model.post_la
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _WEIGHTS = "model.safetensors"
 _PART = "text-tower-and-head.safetensors"
-_FRAMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class RelevanceEncoder:
         device = self.norm.weight.device
         looks = [
             self._pooling(self.norm(chunk.to(device, torch.float32)))
-            for chunk in torch.split(hidden, _FRAMES_AT_ONCE)
+            for chunk in torch.split(hidden, LOOKS_AT_ONCE)
         ]
         pooled, seen = (torch.cat(parts) for parts in zip(*looks, strict=True))
         return F.normalize(pooled, dim=-1), seen

@@ -44,6 +44,7 @@ def model_shape(config: LlavaOnevisionConfig) -> ModelShape:
             head_dim=head_dim,
             intermediate=text.intermediate_size,
             vocab=text.vocab_size,
+            tied=bool(config.tie_word_embeddings),
         ),
         VisionShape(
             layers=vision.num_hidden_layers,
@@ -69,6 +70,7 @@ def relevance_shape(config: SiglipConfig) -> RelevanceShape:
         text_intermediate=text.intermediate_size,
         text_tokens=text.max_position_embeddings,
         projection=text.projection_size,
+        text_vocab=text.vocab_size,
     )
 
 
