@@ -17,17 +17,25 @@ from adatp_cli.near_copies import Picture, largest_change
 from adatp_cli.pruning.method import ClipSignals
 
 if TYPE_CHECKING:
+    from adatp_cli.cost import VisionShape
     from adatp_cli.model.load import LoadedModel
 
 
-def frames_at_once(device: str) -> int:
+# A GPU is busy with the default clip in one pass, and long clips stay in bounded memory.
+_MOST_AT_ONCE = 32
+# A CPU gains nothing from more than its caches hold: 6 % slower and three times the memory for 8
+# frames of SigLIP's tower in one pass (benchmarks/tower.py).
+_CPU_STATES = 1_000_000
+
+
+def frames_at_once(device: str, tower: VisionShape) -> int:
     """Frames per pass of the tower (our choice).
 
-    A GPU is busy with the default clip in one pass, and long clips stay in bounded memory. A CPU
-    gains nothing from more than a few, which its caches do not hold and which have to be decoded
-    before the pass begins.
+    The fewer they are, the sooner the first pass can begin while others are still decoded.
     """
-    return 4 if device == "cpu" else 32
+    if device != "cpu":
+        return _MOST_AT_ONCE
+    return max(1, min(_MOST_AT_ONCE, _CPU_STATES // (tower.patches * tower.hidden)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +122,7 @@ class ClipEncoder:
         self._with_keys = with_keys
         self._reuse = reuse
         self._cells = loaded.shape.vision.image_size // loaded.shape.vision.patch_size
-        self._at_once = at_once or frames_at_once(loaded.device)
+        self._at_once = at_once or frames_at_once(loaded.device, loaded.shape.vision)
         self._waiting: list[Picture] = []
         self._last: Picture | None = None
         self._sources: list[int] = []

@@ -261,7 +261,7 @@ class Engine:
                 frames=count,
                 text_tokens=text_tokens + 1,
                 new_tokens=self._settings.max_new_tokens,
-                frames_at_once=frames_at_once(loaded.device),
+                frames_at_once=frames_at_once(loaded.device, loaded.shape.vision),
                 visual_per_layer=self.outlook(count).visual_per_layer,
                 relevance=self._relevance_shape,
             ).total

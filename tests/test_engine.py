@@ -75,9 +75,9 @@ def test_long_clips_are_encoded_in_passes_that_change_nothing(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
     pixels = noisy_clip(7).pixels
-    monkeypatch.setattr(encoding, "frames_at_once", lambda _device: 7)
+    monkeypatch.setattr(encoding, "frames_at_once", lambda *_: 7)
     whole = encoded_in(loaded, pixels)
-    monkeypatch.setattr(encoding, "frames_at_once", lambda _device: 3)
+    monkeypatch.setattr(encoding, "frames_at_once", lambda *_: 3)
     parts = encoded_in(loaded, pixels[:1], pixels[1:6], pixels[6:])
     assert torch.equal(whole.visual, parts.visual)
     assert torch.equal(whole.tower_vectors, parts.tower_vectors)

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from test_video_worker import same
 
 from adatp_cli import encoding, engine
-from adatp_cli.encoding import EncodedClip
+from adatp_cli.cost import KNOWN_SHAPES, VisionShape
+from adatp_cli.encoding import EncodedClip, frames_at_once
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.events import ClipReady, Stage
 from adatp_cli.model.load import LoadedModel
@@ -79,7 +80,7 @@ def alike(one: EncodedClip, other: EncodedClip) -> bool:
 @pytest.fixture
 def passes(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Frames in each pass of the tower, three at once."""
-    monkeypatch.setattr(encoding, "frames_at_once", lambda _device: 3)
+    monkeypatch.setattr(encoding, "frames_at_once", lambda *_: 3)
     counts: list[int] = []
     tower = loaded.model.model.vision_tower
     handle = tower.register_forward_pre_hook(lambda _module, args: counts.append(len(args[0])))
@@ -189,6 +190,12 @@ def test_what_the_listener_raises_ends_the_reading_and_the_child() -> None:
         with pytest.raises(ZeroDivisionError):
             reader.read(DATA / "unordered.mov", Sampling(frames=3), on_frames=refuse)
         assert len(reader.read(DATA / "unordered.mov", Sampling(frames=3))) == 3
+
+
+def test_passes_are_as_large_as_the_device_likes() -> None:
+    small, large = VisionShape(96, 8, 64, 128, 4), KNOWN_SHAPES["7b"].vision
+    assert [frames_at_once("cuda:0", shape) for shape in (small, large)] == [32, 32]
+    assert [frames_at_once("cpu", shape) for shape in (small, large)] == [32, 1]
 
 
 def changed(pixels: Any, by: int) -> Any:

@@ -182,7 +182,7 @@ def _memory(
             frames=frames,
             text_tokens=TEXT_TOKENS,
             new_tokens=DEFAULT_NEW_TOKENS,
-            frames_at_once=frames_at_once(MEMORY_DEVICE),
+            frames_at_once=frames_at_once(MEMORY_DEVICE, shape.vision),
             visual_per_layer=visual_per_layer,
             relevance=relevance,
             quantization=quantization,
