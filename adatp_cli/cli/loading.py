@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import gc
@@ -89,8 +90,11 @@ def import_libraries() -> None:
     """Import all that loading and answering need, with Python's cycle collector at rest.
 
     The modules' hundreds of thousands of objects stay as long as the process. The collector would
-    go through them again and again and find nothing: a fifth of a cold start.
+    go through them again and again and find nothing: a fifth of a cold start. At its end it would
+    take them apart one by one, a second's work that the end of the process makes needless.
     """
+    atexit.unregister(gc.freeze)  # once, however often this is called
+    atexit.register(gc.freeze)
     with collector_at_rest():
         # transformers would import the classes at their first use, outside of this block.
         import transformers.models.llava_onevision.modeling_llava_onevision  # noqa: F401
