@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation import plots, report, tables
@@ -168,6 +169,22 @@ def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:
     nothing = summarise(asked, ["p"], failed, baseline=None)
     assert "accuracy-cost.png" not in plots.draw(nothing, tmp_path)
     assert "| p | - | - | 0 | - | - |" in report.tables(nothing)
+
+
+def test_many_profiles_are_a_chart_that_fits_a_screen(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    asked = dataset()
+    costs = Costs(0.1, 0.2, 1, 1, 1.0, 1, 1, 1.0, 1.0)
+    for count, most in ((8, 2400), (40, 1600)):
+        names = [f"profile-{number}" for number in range(count)]
+        found = [
+            Outcome(item, name, None, "A", choice("A", item), costs)
+            for item in asked.items
+            for name in names
+        ]
+        plots.draw(summarise(asked, names, found, baseline=None), tmp_path)
+        with Image.open(tmp_path / "kinds.png") as picture:
+            assert picture.height < most
 
 
 def test_rows_are_read_back_and_judged_anew(tmp_path: Path) -> None:

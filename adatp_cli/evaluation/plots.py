@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MARKERS = ("o", "s", "^", "D")
 _HATCHES = ("", "///", "...", "xxx")
 _COUNTS = (("paper", "LLM cost, paper's count"), ("end_to_end", "end to end, FLOP"))
+# Bars of more profiles than colours are a picture that nobody reads.
+_MOST_BARS = len(COLOURS)
+# From here up the chart's colours are light.
+_BRIGHT = 55
 _DPI = 150
 
 
@@ -135,6 +140,9 @@ def _points(axis: Axes, results: Sequence[Result], count: str, number: int) -> N
 
 
 def _by_kind(summary: Summary) -> Figure:
+    """Bars with intervals, or a chart of numbers where there would be too many bars."""
+    if len(summary.results) > _MOST_BARS:
+        return _chart(summary)
     from matplotlib.figure import Figure
 
     kinds = list(summary.results[0].kinds)
@@ -154,6 +162,33 @@ def _by_kind(summary: Summary) -> Figure:
     axis.grid(axis="x", alpha=0.3)
     _legend(figure, axis, count)
     title = f"{summary.dataset.title}, by {summary.dataset.kind_title}"
+    figure.suptitle(label(title), fontsize=11)
+    return figure
+
+
+def _chart(summary: Summary) -> Figure:
+    """A row for each profile, a column for each kind."""
+    from matplotlib.figure import Figure
+
+    results, kinds = summary.results, list(summary.results[0].kinds)
+    size = (2.6 + 0.62 * len(kinds), 1.6 + 0.2 * len(results))
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.subplots()
+    values = [
+        [math.nan if share.value is None else 100 * share.value for share in result.kinds.values()]
+        for result in results
+    ]
+    axis.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for row, shares in enumerate(values):
+        for column, value in enumerate(shares):
+            if not math.isnan(value):
+                ink = "black" if value > _BRIGHT else "white"
+                axis.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, size=7)
+    axis.set_yticks(range(len(results)), [label(result.name) for result in results], fontsize=7)
+    names = [label(kind) for kind in kinds]
+    axis.set_xticks(range(len(kinds)), names, fontsize=7, rotation=40, ha="left")
+    axis.xaxis.tick_top()
+    title = f"{summary.dataset.title}, right (%) by {summary.dataset.kind_title}"
     figure.suptitle(label(title), fontsize=11)
     return figure
 
