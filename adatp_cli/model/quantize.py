@@ -42,7 +42,8 @@ class QuantizedCount:
 def choose_quantization(requested: str, *, cuda: bool, weights: int, free: int | None) -> str:
     """Resolve `auto`: nf4 on CUDA where 16-bit weights do not leave room for a run, else none.
 
-    On the CPU quantized layers are slower than whole ones, so `auto` never chooses them there.
+    On the CPU `auto` never chooses it: the prefill is slower there, though further tokens are
+    faster in nf4 (docs/memory.md), and whole weights give the answers of the model as it is.
 
     Parameters
     ----------
