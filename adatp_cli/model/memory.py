@@ -26,7 +26,7 @@ from adatp_cli.model.heap import keep_large_blocks_apart
 _ALLOWANCE = 1.1
 # Frames that the relevance encoder looks at in one go, as it does so in float32.
 LOOKS_AT_ONCE = 16
-# On a CPU up to 2.2 times what was counted was held (docs/memory.md), the rest being holes in the
+# On a CPU up to 2.7 times what was counted was held (docs/memory.md), the rest being holes in the
 # heap; with three times as much free they do no harm.
 _ROOM_FOR_HOLES = 3
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -160,9 +160,10 @@ def _decoder_layer(
     widest = 3 * wide * size
     matrix = text.hidden * text.intermediate
     if quantization == "int8":
-        # Whole numbers of 4 bytes; on the CPU three float32 arrays to scale them, elsewhere float16
-        # and a copy in the model's type.
-        widest = max(widest, wide * (size + (4 + 12 if on_cpu else 4 + 2 + size)))
+        # Whole numbers of 4 bytes; on the CPU three float32 arrays to scale them, or before that,
+        # without AVX-512, the matrix in float32; elsewhere float16 and a copy in the model's type.
+        scaled = max(16 * wide, 8 * wide + 4 * matrix) if on_cpu else (6 + size) * wide
+        widest = max(widest, wide * size + scaled)
     elif quantization != "none":
         # The whole matrix unpacked: on the CPU once, into numbers of 4 bytes and repacked by way of
         # 3 more; elsewhere each time, into the model's type.
