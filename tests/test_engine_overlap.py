@@ -193,7 +193,7 @@ def test_what_the_listener_raises_ends_the_reading_and_the_child() -> None:
 
 
 def test_passes_are_as_large_as_the_device_likes() -> None:
-    small, large = VisionShape(96, 8, 64, 128, 4), KNOWN_SHAPES["7b"].vision
+    small, large = VisionShape(4, 64, 2, 128, 96, 8), KNOWN_SHAPES["7b"].vision
     assert [frames_at_once("cuda:0", shape) for shape in (small, large)] == [32, 32]
     assert [frames_at_once("cpu", shape) for shape in (small, large)] == [32, 1]
 
