@@ -122,16 +122,22 @@ def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "device", "told"), [(1.1, "cpu", True), (1.1, "cuda:0", False), (9, "cpu", False)]
+    ("room", "device", "quantization", "told"),
+    [
+        (1.1, "cpu", "none", True),
+        (1.1, "cuda:0", "none", False),
+        (9, "cpu", "none", False),
+        (9, "cpu", "int8", True),
+    ],
 )
 def test_where_memory_is_short_the_heap_keeps_no_holes(
-    room: float, device: str, told: bool, monkeypatch: pytest.MonkeyPatch
+    room: float, device: str, quantization: str, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[None] = []
     monkeypatch.setattr(memory, "keep_large_blocks_apart", lambda: calls.append(None))
     available = int(room * _bytes(32))
     check_run(
-        _bytes, frames=32, available=available, device=device, quantization="none", model="7b"
+        _bytes, frames=32, available=available, device=device, quantization=quantization, model="7b"
     )
     assert bool(calls) == told
 

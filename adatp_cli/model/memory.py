@@ -1,7 +1,7 @@
 """How much memory a run takes, how much there is, and what would fit when it does not.
 
-The estimate is arithmetic on shapes. It is meant to refuse a run that cannot work before it starts,
-so it counts what is certainly held at the same time, with one stated allowance for the rest.
+Arithmetic on shapes, meant to refuse a run that cannot work before it starts: what is certainly
+held at the same time, with one stated allowance for the rest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from adatp_cli.model.heap import keep_large_blocks_apart
 _ALLOWANCE = 1.1
 # Frames that the relevance encoder looks at in one go, as it does so in float32.
 LOOKS_AT_ONCE = 16
-# On a CPU up to 2.7 times what was counted was held (docs/memory.md), the rest being holes in the
-# heap; with three times as much free they do no harm.
+# On a CPU up to 2.7 times what was counted was held, the rest being holes in the heap; with three
+# times as much free they do no harm. Those of int8 are ten times as large (docs/memory.md).
 _ROOM_FOR_HOLES = 3
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -135,8 +135,8 @@ def _vision_pass(shape: ModelShape, frames: int, size: int) -> int:
     pixels = frames * COLOUR_CHANNELS * tower.image_size**2 * 4
     # What entered the layer, the residual stream and its normed copy, then the two of the MLP.
     layer = 3 * tower.hidden + 2 * tower.intermediate
-    # The tower's output with and without its last norm; what the projector makes of it, which the
-    # pooling reorders and halves each way, and the interpolation a copy of its own.
+    # The tower's output with and without its last norm; what the projector makes of it, a copy in
+    # the pooling's order and one of the interpolation, and the pooled quarter.
     projector = 2 * tower.hidden + 3 * width + (width + 3) // 4
     return pixels + frames * tower.patches * max(layer, projector) * size
 
@@ -152,8 +152,8 @@ def _decoder_layer(
 ) -> int:
     """What one layer holds of `tokens` at once, at its widest: in the gated MLP.
 
-    What entered the layer, the residual stream and its normed copy; then gate, up and their
-    product, or less of these and what multiplying by a quantized matrix takes.
+    What entered it, the residual stream and its normed copy; then gate, up and their product, or
+    less of these and what multiplying by a quantized matrix takes.
     """
     stream = 3 * tokens * text.hidden * size
     wide = tokens * text.intermediate
@@ -223,7 +223,8 @@ def check_run(
     if available is None:
         return
     if needed <= available:
-        if device == "cpu" and available < _ROOM_FOR_HOLES * needed:
+        tight = available < _ROOM_FOR_HOLES * needed
+        if device == "cpu" and (tight or quantization == "int8"):
             keep_large_blocks_apart()
         return
     fitting = most_frames(estimate, available, frames - 1)
@@ -359,10 +360,7 @@ def _left_in(group: Path, limit_name: str, used_name: str, cache_name: str) -> i
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is a failed allocation, on a GPU or on the CPU.
-
-    On the CPU torch raises a plain RuntimeError; only its allocator's wording tells it apart.
-    """
+    """Whether an exception is a failed allocation; the CPU's is told by its wording alone."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
