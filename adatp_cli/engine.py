@@ -264,6 +264,8 @@ class Engine:
                 frames_at_once=frames_at_once(loaded.device, loaded.shape.vision),
                 visual_per_layer=self.outlook(count).visual_per_layer,
                 relevance=self._relevance_shape,
+                quantization=loaded.quantization,
+                device=loaded.device,
             ).total
 
         check_run(
