@@ -121,7 +121,7 @@ class ClipEncoder:
         self._with_relevance = with_relevance and loaded.relevance is not None
         self._with_keys = with_keys
         self._reuse = reuse
-        self._cells = loaded.shape.vision.image_size // loaded.shape.vision.patch_size
+        self._cells = loaded.shape.vision.side
         self._at_once = at_once or frames_at_once(loaded.device, loaded.shape.vision)
         self._waiting: list[Picture] = []
         self._last: Picture | None = None

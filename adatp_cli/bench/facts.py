@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from adatp_cli.machine import usable_cores
 from adatp_cli.model.device import is_cuda
 
 
@@ -41,17 +41,11 @@ def machine_facts(device: str) -> MachineFacts:
     return MachineFacts(
         device=torch.cuda.get_device_name(device) if is_cuda(device) else processor,
         processor=processor,
-        cpus=_cpus(),
+        cpus=usable_cores(),
         threads=torch.get_num_threads(),
         memory_bytes=int(psutil.virtual_memory().total),
         system=f"{platform.system()} {platform.machine()}",
     )
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:
