@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from adatp_cli import account
-from adatp_cli.cost import RelevanceShape
-from adatp_cli.encoding import ClipEncoder, EncodeMeanwhile, frames_at_once, synchronize
-from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.events import Answered, Clip, ClipReady, Stage, TextChunk
-from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
+from adatp_cli.encoding import ClipEncoder, EncodeMeanwhile, synchronize
+from adatp_cli.errors import MemoryLimitError, ModelError
+from adatp_cli.events import Answered, Clip, ClipReady, PrefillChosen, Stage, TextChunk
 from adatp_cli.generation import (
     Generated,
     GenerationSettings,
@@ -20,17 +21,16 @@ from adatp_cli.generation import (
     generate,
     generate_streaming,
 )
-from adatp_cli.model.memory import available_memory, check_run, estimate_run, memory_errors
-from adatp_cli.model.prompt import Prompt, build_prompt
+from adatp_cli.model.memory import memory_errors
+from adatp_cli.model.prompt import Prompt
+from adatp_cli.planner import Planner
 from adatp_cli.prefix import SharedPrefix
 from adatp_cli.profiles import Profile
-from adatp_cli.pruning.method import Circumstances, Outlook, PruningPlan, SignalNeeds, VisualLayout
-from adatp_cli.pruning.methods import method_of, resolve_profile
-from adatp_cli.sharing import Prefills, compare_prefills
+from adatp_cli.pruning.method import PruningPlan, SignalNeeds, VisualLayout
+from adatp_cli.sharing import PrefillMode
 from adatp_cli.trace import build_trace
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -39,30 +39,17 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 
-class Engine:
-    """A loaded model under one profile.
+class Engine(Planner):
+    """A loaded model under one profile, answering.
 
     Parameters
     ----------
-    loaded
-        The model.
-    profile
-        What is pruned, and how.
-    settings
-        How answers are decoded.
+    loaded, profile, settings
+        As for `Planner`, which see for the errors too.
     keep_trace
         Collect a `Trace` with every answer.
     load_seconds
         What loading took, for the records.
-
-    `needs` is what the profile's method wants to know of a clip beside its tokens.
-
-    Raises
-    ------
-    ModelError
-        The profile needs a relevance encoder and none is loaded.
-    UsageError
-        The profile's layers do not exist in this model.
     """
 
     def __init__(
@@ -74,29 +61,9 @@ class Engine:
         keep_trace: bool = False,
         load_seconds: float = 0.0,
     ) -> None:
-        self._loaded, self._settings = loaded, settings
-        self._keep_trace, self._load_seconds = keep_trace, load_seconds
-        encoder = loaded.relevance.name if loaded.relevance else None
-        layers = loaded.shape.language.layers
-        self._profile = resolve_profile(profile, Circumstances(layers, encoder, settings.seed))
-        self._method = method_of(self._profile)
-        self.needs = self._method.needs
-        if self.needs.encoder and loaded.relevance is None:
-            raise ModelError(
-                f"profile {profile.name!r} uses a relevance encoder, and none is loaded",
-                "-p adatp-light needs none",
-            )
-
-    @property
-    def profile(self) -> Profile:
-        """The profile as it runs, every `auto` replaced."""
-        return self._profile
-
-    @property
-    def resize(self) -> Resize:
-        """What every frame is resized to before the model sees it."""
-        preprocess = self._loaded.preprocess
-        return Resize(preprocess.size, preprocess.resample)
+        super().__init__(loaded, profile, settings)
+        self._keep_trace = keep_trace
+        self._load_seconds = load_seconds
 
     def ask(
         self,
@@ -107,7 +74,8 @@ class Engine:
         reader: FrameReader,
         video_name: str,
         stream: bool = True,
-    ) -> Iterator[Stage | ClipReady | TextChunk | Answered]:
+        prefill: PrefillMode = "cheaper",
+    ) -> Iterator[Stage | ClipReady | PrefillChosen | TextChunk | Answered]:
         """Answer questions about one clip, which is decoded and encoded once.
 
         Parameters
@@ -121,18 +89,28 @@ class Engine:
         stream
             Give out text as it is generated. Without it, each answer's text comes with its record
             only, and everything runs in the caller's thread.
+        prefill
+            How several questions get theirs. Where one is shared nothing is pruned, and records
+            and traces are those of the profile `vanilla`.
 
         Raises
         ------
         VideoError, UsageError, ModelError, MemoryLimitError
             What keeps the next question from its answer; answers before it were given out.
         """
-        clip = yield from self.open(
-            source, questions, sampling, reader=reader, video_name=video_name
-        )
-        shared = SharedPrefix() if len(questions) > 1 else None
+        asking, chosen = self, None
+
+        def choose(frames: int) -> Engine:
+            nonlocal asking, chosen
+            asking, chosen = self._choose(frames, questions, prefill)
+            return asking
+
+        clip = yield from self._open(source, questions, sampling, reader, video_name, choose)
+        if chosen is not None:
+            yield chosen
+        shared = SharedPrefix() if prefill != "each" and len(questions) > 1 else None
         for index, question in enumerate(questions):
-            yield from self.answer(clip, question, index, stream=stream, shared=shared)
+            yield from asking.answer(clip, question, index, stream=stream, shared=shared)
 
     def open(
         self,
@@ -148,14 +126,25 @@ class Engine:
         Parameters and errors are those of `ask`. The clip's `decode_s` is what was waited for its
         frames beside the encoding.
         """
+        return self._open(source, questions, sampling, reader, video_name, lambda _frames: self)
+
+    def _open(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        questions: Sequence[str],
+        sampling: Sampling,
+        reader: FrameReader,
+        video_name: str,
+        choose: Callable[[int], Engine],
+    ) -> Generator[Stage | ClipReady, None, Clip]:
+        """`open`, for the engine that `choose` names once the number of frames is known."""
         yield Stage("decode", video_name)
 
         def begin(frames: int) -> ClipEncoder:
-            prompts = [self.prompt(question, frames) for question in questions]
-            longest = max((prompt.text_tokens for prompt in prompts), default=0)
-            self.check_memory(frames, longest)
+            asking = choose(frames)
+            asking.check_questions(frames, questions)
             account.reset_peak_memory(self._loaded.device)
-            return self._encoder(self.needs)
+            return asking._encoder(asking.needs)
 
         meanwhile = EncodeMeanwhile(begin)
         started = time.perf_counter()
@@ -167,115 +156,31 @@ class Engine:
         yield ClipReady(account.video_facts(frames), frames.notes)
         encoder, rest = meanwhile.settle(frames.pixels)
         yield Stage("vision", f"{len(frames)} frames")
-        with memory_errors(f"encoding {len(frames)} frames of {video_name}"):
-            encoder.add(rest)
-            encoded = encoder.finish()
-        peak = account.peak_memory(self._loaded.device)
-        return Clip(video_name, frames, encoded, decode_s, peak)
+        return self._finish(encoder, video_name, frames, rest, decode_s)
 
-    def prompt(self, question: str, frames: int) -> Prompt:
-        """The prompt of a question about a clip of so many frames.
-
-        Raises
-        ------
-        UsageError
-            It is longer than what the model can read, or the question is no text.
-        """
-        loaded = self._loaded
-        prompt = build_prompt(
-            loaded.tokenizer,
-            question,
-            frames=frames,
-            grid=loaded.shape.grid,
-            video_token_id=loaded.video_token_id,
+    def _choose(
+        self, frames: int, questions: Sequence[str], prefill: PrefillMode
+    ) -> tuple[Engine, PrefillChosen | None]:
+        """Who answers, and what was chosen where there was something to choose."""
+        if len(questions) < 2 or self.profile.method == "vanilla":
+            return self, None
+        cost = self.prefills(frames, questions)
+        if prefill == "each" or (prefill == "cheaper" and cost.pruned <= cost.shared):
+            return self, PrefillChosen(self.profile, cost, shared=False)
+        unpruned = Engine(
+            self._loaded,
+            self.profile.unpruned(),
+            self._settings,
+            keep_trace=self._keep_trace,
+            load_seconds=self._load_seconds,
         )
-        room = loaded.context_length - self._settings.max_new_tokens
-        if prompt.length > room:
-            fitting = frames_in_context(room, prompt.text_tokens, loaded.shape)
-            raise UsageError(
-                f"{frames} frames and the question make a prompt of {prompt.length} tokens, and "
-                f"{loaded.name} reads at most {room} beside its answer",
-                f"--frames {fitting} would fit" if fitting > 0 else "ask a shorter question",
-            )
-        return prompt
-
-    def outlook(self, frames: int) -> Outlook:
-        """What a clip of so many frames will come to, known before anything runs.
-
-        Raises
-        ------
-        UsageError
-            The profile cannot reach its budget on such a clip.
-        """
-        shape = self._loaded.shape
-        return self._method.outlook(frames, shape.tokens_per_frame, shape.language)
-
-    def prefills(self, frames: int, questions: Sequence[str]) -> Prefills:
-        """What pruning for each of these questions takes, and one unpruned prefill for all.
-
-        Raises
-        ------
-        UsageError
-            As for `prompt`.
-        """
-        prompts = [self.prompt(question, frames) for question in questions]
-        before, kept = prompts[0].visual_start, self.outlook(frames).visual_per_layer
-        behind = [prompt.text_tokens - before for prompt in prompts]
-        shape = self._loaded.shape.language
-        return compare_prefills(kept, prompts[0].n_visual, before, behind, shape)
-
-    def frame_budget(self, default: int, questions: Sequence[str] = ()) -> FrameBudget:
-        """The most frames for what `default` cost unpruned, within the model's context.
-
-        Parameters
-        ----------
-        questions
-            What will be asked, where it is known; the context keeps room for the longest, and for
-            one of ordinary length anyway.
-
-        Raises
-        ------
-        UsageError
-            The profile cannot reach its budget, or a question cannot be asked.
-        """
-        loaded = self._loaded
-        longest = max((self.prompt(text, 1).text_tokens for text in questions), default=0)
-        room = loaded.context_length - self._settings.max_new_tokens
-        most = frames_in_context(room, max(longest, TEXT_ROOM), loaded.shape)
-        return frame_budget(self.outlook, loaded.shape, default=default, most=most)
-
-    def check_memory(self, frames: int, text_tokens: int) -> None:
-        """Refuse a clip that cannot fit the device's free memory, saying what would.
-
-        Raises
-        ------
-        MemoryLimitError
-            It does not fit.
-        """
-        loaded = self._loaded
-
-        def needed(count: int) -> int:
-            return estimate_run(
-                loaded.shape,
-                dtype=loaded.dtype,
-                frames=count,
-                text_tokens=text_tokens + 1,
-                new_tokens=self._settings.max_new_tokens,
-                frames_at_once=frames_at_once(loaded.device, loaded.shape.vision),
-                visual_per_layer=self.outlook(count).visual_per_layer,
-                relevance=self._relevance_shape,
-                quantization=loaded.quantization,
-                device=loaded.device,
-            ).total
-
-        check_run(
-            needed,
-            frames=frames,
-            available=available_memory(loaded.device),
-            device=loaded.device,
-            quantization=loaded.quantization,
-            model=loaded.name,
-        )
+        try:
+            unpruned.check_questions(frames, questions)
+        except MemoryLimitError:
+            if prefill == "shared":
+                raise
+            return self, PrefillChosen(self.profile, cost, shared=False, fits=False)
+        return unpruned, PrefillChosen(unpruned.profile, cost, shared=True)
 
     def encode(
         self, name: str, frames: Frames, decode_s: float = 0.0, *, needs: SignalNeeds | None = None
@@ -294,12 +199,8 @@ class Engine:
             The memory ran out.
         """
         account.reset_peak_memory(self._loaded.device)
-        with memory_errors(f"encoding {len(frames)} frames of {name}"):
-            encoder = self._encoder(needs or self.needs)
-            encoder.add(frames.pixels)
-            encoded = encoder.finish()
-        peak = account.peak_memory(self._loaded.device)
-        return Clip(name, frames, encoded, decode_s, peak)
+        encoder = self._encoder(needs or self.needs)
+        return self._finish(encoder, name, frames, frames.pixels, decode_s)
 
     def answer(
         self,
@@ -352,6 +253,21 @@ class Engine:
             reuse=self._profile.reuse_frames,
         )
 
+    def _finish(
+        self,
+        encoder: ClipEncoder,
+        name: str,
+        frames: Frames,
+        rest: npt.NDArray[np.uint8],
+        decode_s: float,
+    ) -> Clip:
+        """The clip, once the frames that the encoder has not got yet went through it."""
+        with memory_errors(f"encoding {len(frames)} frames of {name}"):
+            encoder.add(rest)
+            encoded = encoder.finish()
+        peak = account.peak_memory(self._loaded.device)
+        return Clip(name, frames, encoded, decode_s, peak)
+
     def _layout(self, prompt: Prompt, clip: Clip) -> VisualLayout:
         rows, cols = self._loaded.shape.grid
         layout = VisualLayout(prompt.visual_start, clip.encoded.frames, rows, cols)
@@ -371,13 +287,6 @@ class Engine:
         signals = clip.encoded.signals(vector)
         return self._method.plan(layout, signals, self._loaded.shape.language)
 
-    @property
-    def _relevance_shape(self) -> RelevanceShape | None:
-        if not self.needs.encoder or self._loaded.relevance is None:
-            return None
-        shape = self._loaded.relevance.shape
-        return shape if self.needs.question_vector else shape.without_text()
-
     def _answered(
         self,
         clip: Clip,
@@ -393,7 +302,7 @@ class Engine:
             request,
             generated,
             profile=self._profile.to_dict(),
-            relevance=self._relevance_shape,
+            relevance=self.relevance_shape,
             load_s=self._load_seconds,
             prepared_s=prepared_s,
             embeds=self.needs.question_vector,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adatp_cli.encoding import EncodedClip
+from adatp_cli.profiles import Profile
 from adatp_cli.record import AnswerRecord, VideoFacts
+from adatp_cli.sharing import Prefills
 from adatp_cli.trace import Trace
 from adatp_cli.video.frames import Frames
 
@@ -24,6 +26,28 @@ class ClipReady:
 
     video_info: VideoFacts
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChosen:
+    """Several questions could be pruned for or could share a prefill: which is done.
+
+    Parameters
+    ----------
+    profile
+        Under which they are answered: `vanilla` where they share.
+    cost
+        Of both ways.
+    shared
+        Whether they share.
+    fits
+        False where sharing was wanted and does not fit the memory.
+    """
+
+    profile: Profile
+    cost: Prefills
+    shared: bool
+    fits: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,11 @@ class Profile:
             )
         return dataclasses.replace(self, budget=budget)
 
+    def unpruned(self) -> Profile:
+        """The profile `vanilla`, with this one's choice of frames."""
+        frames, reuse = self.frames, self.reuse_frames
+        return dataclasses.replace(load_profile("vanilla"), frames=frames, reuse_frames=reuse)
+
 
 def profile_folder() -> Path:
     """Folder of the profiles that come with adatp, inside an installed package or a checkout."""

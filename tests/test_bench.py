@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 import torch
 from engine_case import engine_of, hooks_on, load_random, noisy_clip, profile
 
+from adatp_cli.bench import baseline
+from adatp_cli.bench.baseline import PlainTransformers
 from adatp_cli.bench.memory import PeakWatch
 from adatp_cli.bench.runner import Bench, BenchPlan, Entrant, Measuring, NotMeasured
 from adatp_cli.bench.sample import PLAIN, Sample
@@ -246,3 +248,35 @@ def test_memory_that_is_not_measured_is_none() -> None:
 def test_rows_stand_in_the_order_of_the_profiles(tmp_path: Path) -> None:
     samples = [sample("b", 1.0), sample("a", 1.0), sample(PLAIN, 1.0)]
     assert [row.contender for row in summarise(["a", "b"], samples, [])] == [PLAIN, "a", "b"]
+
+
+def test_the_baseline_is_refused_where_its_one_pass_of_the_tower_does_not_fit(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(loaded, repeat=1)
+    asked: list[bool] = []
+
+    def refuse(_frames: int, _text: int, *, vision: bool) -> None:
+        asked.append(vision)
+        raise MemoryLimitError("5 frames need more", "buy")
+
+    monkeypatch.setattr(bench._plain, "check_memory", refuse)
+    events = list(bench.run())
+    (missing,) = [event for event in events if isinstance(event, NotMeasured)]
+    assert missing == NotMeasured(PLAIN, 5, "5 frames need more")
+    assert asked == [True]
+    assert {one.contender for one in samples_of(iter(events))} == {"all", "some"}
+
+
+def test_the_baseline_needs_more_with_the_tower_and_with_more_frames(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, needed = PlainTransformers(loaded, 4), list[int]()
+
+    def see(estimate: Callable[[int], int], *, frames: int, **_: object) -> None:
+        needed.append(estimate(frames))
+
+    monkeypatch.setattr(baseline, "check_run", see)
+    for frames, vision in ((40, False), (40, True), (80, True)):
+        plain.check_memory(frames, 20, vision=vision)
+    assert needed == sorted(set(needed))

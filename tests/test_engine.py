@@ -24,11 +24,12 @@ from engine_case import (
     profile,
 )
 
-from adatp_cli import encoding, engine, generation, record
+from adatp_cli import encoding, generation, record
 from adatp_cli.engine import Engine
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.events import Answered, ClipReady, Stage, TextChunk
 from adatp_cli.generation import GenerationSettings
+from adatp_cli.model import fitting
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import RelevanceSettings
 from adatp_cli.pruning.methods.adatp import AdaTPPlan
@@ -163,7 +164,7 @@ def test_several_questions_decode_and_encode_once(loaded: LoadedModel):
     try:
         events = list(
             engine_of(loaded, profile()).ask(
-                "x", questions, Sampling(), reader=Counting(), video_name="x.mp4"
+                "x", questions, Sampling(), reader=Counting(), video_name="x", prefill="each"
             )
         )
     finally:
@@ -284,7 +285,7 @@ def test_a_failure_in_the_middle_is_told_and_leaves_nothing_behind(
 def test_a_clip_that_cannot_fit_is_refused_before_it_is_encoded(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(engine, "available_memory", lambda _device: 30_000_000)
+    monkeypatch.setattr(fitting, "available_memory", lambda _device: 30_000_000)
 
     class Reader:
         def read(self, *_: Any, **__: Any) -> Frames:

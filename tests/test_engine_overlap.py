@@ -24,11 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_video_worker import same
 
-from adatp_cli import encoding, engine
+from adatp_cli import encoding
 from adatp_cli.cost import KNOWN_SHAPES, VisionShape
 from adatp_cli.encoding import EncodedClip, frames_at_once
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.events import ClipReady, Stage
+from adatp_cli.model import fitting
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.near_copies import largest_change
 from adatp_cli.video.canvas import Filled, not_watched
@@ -134,7 +135,7 @@ def test_frames_of_a_decoder_that_gave_up_are_forgotten(
 def test_a_clip_that_cannot_be_asked_about_is_known_before_it_is_refused(
     loaded: LoadedModel, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "available_memory", lambda _device: 1_000)
+    monkeypatch.setattr(fitting, "available_memory", lambda _device: 1_000)
     told: list[object] = []
     events = engine_of(loaded, profile()).ask(
         "x", [QUESTION], Sampling(), reader=Telling(_all_at_once), video_name="x"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli import cost
 from adatp_cli.engine import Engine
-from adatp_cli.events import Answered, Clip
+from adatp_cli.errors import MemoryLimitError
+from adatp_cli.events import Answered, Clip, PrefillChosen
 from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadedModel
+from adatp_cli.planner import Planner
 from adatp_cli.prefix import SharedPrefix
-from adatp_cli.record import schema_text
-from adatp_cli.sharing import shared_prefill_cost
+from adatp_cli.profiles import load_profile
+from adatp_cli.record import AnswerRecord, schema_text
+from adatp_cli.sharing import PrefillMode, shared_prefill_cost
+from adatp_cli.video.frames import Frames
+from adatp_cli.video.sampling import Sampling
 from tests.conftest import Run
 
 QUESTIONS = ("What happens first?", "And then, after the cut in the middle?", "Which colour?")
@@ -199,16 +206,124 @@ def test_ask_and_batch_share_where_nothing_is_pruned(
     assert not any("shared" in one["tokens"] for one in alone)
 
 
-def test_ask_says_where_sharing_would_have_been_cheaper(
-    adatp: Run, checkpoint: Path, clip: Path
-) -> None:
-    many = [f"What happens, part {number}?" for number in range(12)]
-    given = ("-m", checkpoint, *FEW, "-p", "adatp-light", "--json")
-    run = adatp("ask", clip, *many, *given)
-    (line,) = [line for line in run.err.splitlines() if SHARING in line]
+MANY = [f"What happens, part {number}?" for number in range(12)]
+
+
+def told(err: str) -> list[str]:
+    return [line for line in err.splitlines() if SHARING in line]
+
+
+def costs(line: str) -> tuple[float, float]:
+    """The two numbers of FLOP in the line: shared, and pruned for each."""
+    found = re.findall(r"([\d.]+) ([kMGT])FLOP", line)
+    shared, each = (float(count) * 10 ** (3 + 3 * "kMGT".index(prefix)) for count, prefix in found)
+    return shared, each
+
+
+def test_ask_picks_the_cheaper_way(adatp: Run, checkpoint: Path, clip: Path) -> None:
+    given = ("-m", checkpoint, *FEW, "--json")
+    run = adatp("ask", clip, *MANY, *given)
+    (line,) = told(run.err)
     assert line.startswith("12 questions: ")
-    assert line.endswith("; -p vanilla does that")
-    assert not any("shared" in record["tokens"] for record in run.records)
-    assert SHARING not in adatp("ask", clip, many[0], *given).err
-    assert SHARING not in adatp("ask", clip, *many[:2], *given, "--budget", "0.2").err
-    assert SHARING not in adatp("ask", clip, *many, *given, "--quiet").err
+    assert line.endswith(": it is taken, and nothing is pruned; --prefill each prunes")
+    shared, each = costs(line)
+    assert shared < each
+    ran = [one["flops"]["end_to_end"]["prefill"] for one in run.records]
+    assert sum(ran) == pytest.approx(shared, rel=0.005)
+    plain = adatp("ask", clip, *MANY, *given, "-p", "vanilla").records
+    assert [one["answer"] for one in run.records] == [one["answer"] for one in plain]
+    assert {one["profile"]["name"] for one in run.records} == {"vanilla"}
+    first, *others = (one["tokens"].get("shared", 0) for one in run.records)
+    assert first == 0
+    assert min(others) > 0
+    for record in run.records:
+        VALIDATOR.validate(record)
+
+    few = adatp("ask", clip, *MANY[:1], *given)
+    assert told(few.err) == []
+    assert few.records[0]["profile"]["name"] == "adatp"
+    assert told(adatp("ask", clip, *MANY, *given, "--quiet").err) == []
+
+
+@pytest.mark.parametrize("named", [("-p", "adatp"), ("--budget", "0.3"), ("--trace", "one.npz")])
+def test_what_was_asked_of_the_pruning_is_held_to(
+    adatp: Run, checkpoint: Path, clip: Path, tmp_path: Path, named: tuple[str, str]
+) -> None:
+    option, value = named
+    value = str(tmp_path / value) if option == "--trace" else value
+    given = ("-m", checkpoint, *FEW, "--json", option, value)
+    run = adatp("ask", clip, *MANY, *given)
+    (line,) = told(run.err)
+    assert line.endswith("; --prefill shared does that")
+    assert {one["profile"]["name"] for one in run.records} == {"adatp"}
+    assert not any("shared" in one["tokens"] for one in run.records)
+    shared, each = costs(line)
+    ran = sum(one["flops"]["end_to_end"]["prefill"] for one in run.records)
+    assert shared < each == pytest.approx(ran, rel=0.005)
+
+
+def test_prefill_says_which_way(adatp: Run, checkpoint: Path, clip: Path) -> None:
+    given = ("-m", checkpoint, *FEW, "--json")
+
+    def asked(questions: list[str], *more: str) -> tuple[list[str], set[str]]:
+        run = adatp("ask", clip, *questions, *given, *more)
+        return told(run.err), {one["profile"]["name"] for one in run.records}
+
+    assert asked(MANY, "--prefill", "each") == ([], {"adatp"})
+    low = ("-p", "adatp-light", "--budget", "0.2")
+    assert asked(MANY[:2], *low, "--prefill", "cheaper") == ([], {"adatp-light"})
+    lines, profiles = asked(MANY[:2], *low, "--prefill", "shared")
+    assert profiles == {"vanilla"}
+    assert "costs more than pruning for each" in lines[0]
+    assert asked(MANY, "-p", "fastv", "--prefill", "cheaper")[1] == {"vanilla"}
+    alone = adatp("ask", clip, *QUESTIONS, *given, "-p", "vanilla", "--prefill", "each").records
+    assert not any("shared" in one["tokens"] for one in alone)
+    wrong = adatp("ask", clip, "Why?", *given, "--prefill", "half")
+    assert wrong.code == 2
+    assert "--prefill" in wrong.err
+
+
+class Still:
+    """Reads no file: gives a clip of noise."""
+
+    def read(self, *_: Any, **__: Any) -> Frames:
+        return noisy_clip()
+
+
+def asking(engine: Engine, mode: PrefillMode) -> tuple[PrefillChosen, list[AnswerRecord]]:
+    events = list(
+        engine.ask(
+            "x", MANY, Sampling(), reader=Still(), video_name="x", stream=False, prefill=mode
+        )
+    )
+    (chosen,) = (event for event in events if isinstance(event, PrefillChosen))
+    return chosen, [event.record for event in events if isinstance(event, Answered)]
+
+
+def test_sharing_that_does_not_fit_is_not_chosen(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(loaded, profile(0.4))
+    assert asking(engine, "cheaper")[0].shared
+    check = Planner.check_questions
+
+    def full(self: Planner, frames: int, questions: Sequence[str], **how: bool) -> None:
+        check(self, frames, questions, **how)
+        if self.profile.method == "vanilla":
+            raise MemoryLimitError("too much", "buy")
+
+    monkeypatch.setattr(Planner, "check_questions", full)
+    chosen, records = asking(engine, "cheaper")
+    assert (chosen.shared, chosen.fits) == (False, False)
+    assert chosen.cost.shared < chosen.cost.pruned
+    assert chosen.profile == engine.profile
+    assert {one.profile["name"] for one in records} == {engine.profile.name}
+    with pytest.raises(MemoryLimitError):
+        asking(engine, "shared")
+
+
+def test_who_shares_keeps_its_choice_of_frames() -> None:
+    own = dataclasses.replace(profile(0.4), frames=12, reuse_frames=0.02)
+    unpruned = own.unpruned()
+    assert (unpruned.frames, unpruned.reuse_frames) == (12, 0.02)
+    assert dataclasses.replace(unpruned, frames=None, reuse_frames=None) == load_profile("vanilla")

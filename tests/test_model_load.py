@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, LlavaOnevisionForConditionalGeneration
 
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
+from adatp_cli.model import fitting
 from adatp_cli.model import load as loading
 from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model, weight_bytes
@@ -333,11 +334,13 @@ def test_no_template_at_all(folder: Path) -> None:
 
 def test_weights_that_do_not_fit_the_memory(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = weight_bytes(whole, "bfloat16")
-    monkeypatch.setattr(loading, "available_memory", lambda _: sizes["none"] - 1)
+    monkeypatch.setattr(fitting, "available_memory", lambda _: sizes["none"] - 1)
     with pytest.raises(MemoryLimitError, match="for its weights") as caught:
-        _load(whole, dtype="bfloat16")
+        _load(whole, dtype="bfloat16", relevance="none")
     assert "--quantize nf4" in caught.value.hint
-    assert _load(whole, dtype="bfloat16", quantization="nf4").quantization == "nf4"
+    assert (
+        _load(whole, dtype="bfloat16", quantization="nf4", relevance="none").quantization == "nf4"
+    )
 
 
 def test_memory_that_runs_out_while_loading(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

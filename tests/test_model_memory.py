@@ -13,16 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adatp_cli.cost import KNOWN_SHAPES, RelevanceShape
-from adatp_cli.errors import MemoryLimitError
-from adatp_cli.model import memory
 from adatp_cli.model.memory import (
     available_memory,
     cgroup_available,
-    check_run,
-    check_weights,
     estimate_run,
     is_out_of_memory,
-    most_frames,
 )
 
 SEVEN = KNOWN_SHAPES["7b"]
@@ -30,7 +25,7 @@ SO400M = RelevanceShape(1152, 4304, 16, 27, 1152, 4304, 64, 1152)
 GIB = 2**30
 
 
-def _bytes(frames: int, text: int = 40, new: int = 128) -> int:
+def whole_bytes(frames: int, text: int = 40, new: int = 128) -> int:
     return estimate_run(
         SEVEN, dtype="bfloat16", frames=frames, text_tokens=text, new_tokens=new, relevance=SO400M
     ).total
@@ -100,46 +95,10 @@ def test_encoding_a_few_frames_at_a_time_needs_less() -> None:
     new=st.integers(1, 999),
 )
 def test_more_of_anything_never_needs_less(frames: int, more: int, text: int, new: int) -> None:
-    base = _bytes(frames, text, new)
-    assert base < _bytes(frames + more, text, new)
-    assert base <= _bytes(frames, text + more, new)
-    assert base <= _bytes(frames, text, new + more)
-
-
-@given(limit=st.integers(0, 60 * GIB), upper=st.integers(0, 300))
-def test_most_frames_is_the_last_that_fits(limit: int, upper: int) -> None:
-    found = most_frames(_bytes, limit, upper)
-    assert 0 <= found <= upper
-    assert found == 0 or _bytes(found) <= limit
-    assert found == upper or _bytes(found + 1) > limit
-
-
-def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit() -> None:
-    for available in (200 * GIB, None):
-        check_run(
-            _bytes, frames=32, available=available, device="cuda:0", quantization="none", model="7b"
-        )
-
-
-@pytest.mark.parametrize(
-    ("room", "device", "quantization", "told"),
-    [
-        (1.1, "cpu", "none", True),
-        (1.1, "cuda:0", "none", False),
-        (9, "cpu", "none", False),
-        (9, "cpu", "int8", True),
-    ],
-)
-def test_where_memory_is_short_the_heap_keeps_no_holes(
-    room: float, device: str, quantization: str, told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[None] = []
-    monkeypatch.setattr(memory, "keep_large_blocks_apart", lambda: calls.append(None))
-    available = int(room * _bytes(32))
-    check_run(
-        _bytes, frames=32, available=available, device=device, quantization=quantization, model="7b"
-    )
-    assert bool(calls) == told
+    base = whole_bytes(frames, text, new)
+    assert base < whole_bytes(frames + more, text, new)
+    assert base <= whole_bytes(frames, text + more, new)
+    assert base <= whole_bytes(frames, text, new + more)
 
 
 _HOLES = """
@@ -173,50 +132,6 @@ def test_blocks_that_lie_apart_leave_no_holes() -> None:
     )  # fmt: skip
     usual, apart = map(int, run.stdout.split())
     assert apart < 2**20 < usual
-
-
-def test_a_run_that_does_not_fit_says_what_would() -> None:
-    with pytest.raises(MemoryLimitError) as caught:
-        check_run(
-            _bytes, frames=512, available=8 * GIB, device="cuda:0", quantization="none", model="7b"
-        )
-    error = caught.value
-    fitting = most_frames(_bytes, 8 * GIB, 512)
-    assert 0 < fitting < 512
-    assert error.exit_code == 5
-    assert "512 frames" in error.message
-    assert "8.0 GiB" in error.message
-    assert f"--frames {fitting} " in error.hint
-    assert "nf4" in error.hint
-    assert "0.5b" in error.hint
-
-
-def test_no_useless_advice() -> None:
-    with pytest.raises(MemoryLimitError) as caught:
-        check_run(_bytes, frames=4, available=1000, device="cpu", quantization="nf4", model="tiny")
-    assert "--frames" not in caught.value.hint
-    assert "nf4" not in caught.value.hint
-    assert "tiny" not in caught.value.hint
-
-
-def test_weights_that_do_not_fit() -> None:
-    def check(available: int) -> None:
-        check_weights(
-            16 * GIB,
-            available=available,
-            device="cuda:0",
-            quantization="none",
-            model="7b",
-            quantized=6 * GIB,
-        )
-
-    check(16 * GIB)
-    with pytest.raises(MemoryLimitError, match=r"16\.0 GiB") as caught:
-        check(8 * GIB)
-    assert "--quantize nf4 needs 6.0 GiB" in caught.value.hint
-    with pytest.raises(MemoryLimitError) as caught:
-        check(5 * GIB)
-    assert "nf4" not in caught.value.hint
 
 
 def _group(folder: Path, limit: str, used: int, cache: int, version: int = 2) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from adatp_cli.batch.ahead import DecodeAhead, Decoded
 from adatp_cli.batch.inputs import ClipJob
 from adatp_cli.batch.pace import Pace
 from adatp_cli.batch.results import file_stamp, row_key
-from adatp_cli.errors import UsageError
 from adatp_cli.prefix import SharedPrefix
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 
@@ -163,12 +161,8 @@ class BatchRunner:
                 yield Row(self._data(record, item, key), None)
 
     def _encoded(self, item: Pending, frames: Frames, seconds: float) -> Clip:
-        longest = 0
-        for question, _ in item.questions:
-            # A question that cannot be asked is an error of its own row, later.
-            with contextlib.suppress(UsageError):
-                longest = max(longest, self._engine.prompt(question, len(frames)).text_tokens)
-        self._engine.check_memory(len(frames), longest)
+        questions = (question for question, _ in item.questions)
+        self._engine.check_questions(len(frames), questions, skip_unaskable=True)
         return self._engine.encode(item.job.path, frames, seconds)
 
     def _answer(self, clip: Clip, question: str, shared: SharedPrefix | None) -> AnswerRecord:

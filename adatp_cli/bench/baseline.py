@@ -17,6 +17,8 @@ from adatp_cli.bench.memory import PeakWatch
 from adatp_cli.bench.sample import PLAIN, Sample
 from adatp_cli.cost import end_to_end_cost, paper_cost
 from adatp_cli.encoding import synchronize
+from adatp_cli.model.fitting import check_run
+from adatp_cli.model.memory import estimate_run
 from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
 
 if TYPE_CHECKING:
@@ -68,6 +70,43 @@ class PlainTransformers:
         self._loaded = loaded
         self._model: Any = loaded.model
         self._new_tokens = new_tokens
+
+    def check_memory(self, frames: int, text_tokens: int, *, vision: bool) -> None:
+        """Refuse a clip that does not fit: every frame goes through the tower in one pass.
+
+        Parameters
+        ----------
+        text_tokens
+            Those of the prompt, the newline among them.
+        vision
+            Whether the tower will run.
+
+        Raises
+        ------
+        MemoryLimitError
+            It does not fit.
+        """
+        loaded = self._loaded
+
+        def needed(count: int) -> int:
+            return estimate_run(
+                loaded.shape,
+                dtype=loaded.dtype,
+                frames=count,
+                text_tokens=text_tokens,
+                new_tokens=self._new_tokens,
+                frames_at_once=count if vision else 1,
+                quantization=loaded.quantization,
+                device=loaded.device,
+            ).total
+
+        check_run(
+            needed,
+            frames=frames,
+            device=loaded.device,
+            quantization=loaded.quantization,
+            model=loaded.name,
+        )
 
     @torch.inference_mode()
     def run_language_model(self, visual: Tensor, prompt: Prompt, watch: PeakWatch) -> Sample:

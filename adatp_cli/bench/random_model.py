@@ -18,10 +18,11 @@ from torch import nn
 from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE, ModelShape, RelevanceShape, VisionShape
 from adatp_cli.model.checkpoints import bundled_folder
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.fitting import fitting_quantization
 from adatp_cli.model.load import DEFAULT_FRAMES, LoadedModel, LoadRequest, Progress
-from adatp_cli.model.memory import available_memory, check_weights, memory_errors
+from adatp_cli.model.memory import memory_errors
 from adatp_cli.model.preprocess import Preprocessor
-from adatp_cli.model.quantize import choose_quantization, verify_quantization
+from adatp_cli.model.quantize import verify_quantization
 from adatp_cli.model.question import QuestionTokenizer
 from adatp_cli.model.relevance import RelevanceEncoder
 from adatp_cli.model.weights import count_weights
@@ -78,7 +79,13 @@ def load_random(
     tokenizer = _tokenizer()
     video = int(tokenizer.convert_tokens_to_ids("<video>"))
     config = _config(shape, tied=shape.language.tied, video_token=video)
-    quantization = _fitting(request, shape, device, dtype, progress)
+    quantization = fitting_quantization(
+        request.quantization,
+        count_weights(shape).nbytes(dtype),
+        device=device,
+        model=request.model,
+        progress=progress,
+    )
     progress(f"building {request.model}: random weights, {dtype}, {quantization} quantization")
     with memory_errors(f"building {request.model}"), _reproducible(device):
         model = _build(config, shape.language.layers, quantization, getattr(torch, dtype), device)
@@ -150,28 +157,6 @@ def _tower_settings(vision: VisionShape) -> dict[str, Any]:
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
     }
-
-
-def _fitting(
-    request: LoadRequest, shape: ModelShape, device: str, dtype: str, progress: Progress
-) -> str:
-    """Resolve the quantization, and refuse weights that cannot fit."""
-    sizes = count_weights(shape).nbytes(dtype)
-    free = available_memory(device)
-    quantization = choose_quantization(
-        request.quantization, cuda=is_cuda(device), weights=sizes["none"], free=free
-    )
-    if request.quantization == "auto" and quantization != "none":
-        progress(f"quantization auto: {quantization}, as the whole weights leave too little room")
-    check_weights(
-        sizes[quantization],
-        available=free,
-        device=device,
-        quantization=quantization,
-        model=request.model,
-        quantized=sizes["nf4"],
-    )
-    return quantization
 
 
 def _build(

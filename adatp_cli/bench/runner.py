@@ -153,13 +153,12 @@ class Bench:
 
     def _at(self, count: int) -> Iterator[Measuring | NotMeasured | Sample]:
         running: list[str] = []
-        for entrant in self._entrants:
-            reason = self._refusal(entrant, count)
+        for entrant in (None, *self._entrants):
+            name, reason = entrant.name if entrant else PLAIN, self._refusal(entrant, count)
             if reason is None:
-                running.append(entrant.name)
+                running.append(name)
             else:
-                yield NotMeasured(entrant.name, count, reason)
-        running.insert(0, PLAIN)
+                yield NotMeasured(name, count, reason)
         for turn in range(self._plan.repeat + 1):
             small = turn == 0 and not is_cuda(self._loaded.device)
             frames, decode_s = self._decode(min(count, WARM_UP_FRAMES) if small else count)
@@ -170,12 +169,16 @@ class Bench:
                 if turn > 0 or not isinstance(event, Sample):
                     yield event
 
-    def _refusal(self, entrant: Entrant, count: int) -> str | None:
-        """Why a profile cannot be run at so many frames, as far as that can be known before."""
+    def _refusal(self, entrant: Entrant | None, count: int) -> str | None:
+        """Why a profile, or the baseline, cannot be run at so many frames, if that is known."""
+        engine = (entrant or self._entrants[0]).engine
         try:
-            prompt = entrant.engine.prompt(self._plan.questions[0], count)
-            self.text_tokens = prompt.text_tokens + 1
-            entrant.engine.check_memory(count, prompt.text_tokens)
+            text_tokens = engine.prompt(self._plan.questions[0], count).text_tokens
+            self.text_tokens = text_tokens + 1
+            if entrant is None:
+                self._plain.check_memory(count, self.text_tokens, vision=self._plan.vision)
+            else:
+                engine.check_memory(count, text_tokens)
         except (MemoryLimitError, UsageError) as error:
             return error.message
         return None

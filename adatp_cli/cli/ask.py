@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -13,9 +14,16 @@ from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
 from adatp_cli.errors import UsageError
+from adatp_cli.sharing import PrefillMode
 from adatp_cli.video.source import STDIN_NAME
 
 STDIN = "-"
+
+
+class Prefill(StrEnum):
+    cheaper = "cheaper"
+    each = "each"
+    shared = "shared"
 
 
 @with_run_options
@@ -35,6 +43,17 @@ def ask(
         ),
     ],
     options: RunOptions,
+    prefill: Annotated[
+        Prefill | None,
+        typer.Option(
+            "--prefill",
+            rich_help_panel="Pruning",
+            show_default=False,
+            help="Several questions: prune for each, share one unpruned prefill, or the one of "
+            "both that takes fewer FLOP. Default: cheaper; each, with --profile, --budget or "
+            "--trace.",
+        ),
+    ] = None,
 ) -> None:
     """Answer one or several questions about one clip, which is decoded and encoded once.
 
@@ -46,7 +65,8 @@ def ask(
         asked = read_questions(questions, stdin_is_video=video == STDIN)
         source = read_clip() if video == STDIN else video
         name = STDIN_NAME if video == STDIN else video
-        Interview(source, asked, options, output, video_name=name).run()
+        mode: PrefillMode | None = None if prefill is None else prefill.value
+        Interview(source, asked, options, output, video_name=name, prefill=mode).run()
 
 
 def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:

@@ -13,7 +13,6 @@ from adatp_cli.cli.options import Json, ProfileOption, Quiet, RunOptions, Verbos
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
 from adatp_cli.errors import UsageError
-from adatp_cli.profiles import DEFAULT_PROFILE
 
 
 def demo(
@@ -25,7 +24,7 @@ def demo(
             help="Write the clip here and keep it (an .mp4). Default: a temporary file.",
         ),
     ] = None,
-    profile: ProfileOption = DEFAULT_PROFILE,
+    profile: ProfileOption = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -75,6 +74,7 @@ def _run(path: Path, options: RunOptions, output: Output) -> None:
         options,
         output,
         video_name=str(path),
+        prefill="each",
         truths=[question.answer for question in made.questions],
     ).run()
     if not output.json:

@@ -91,14 +91,16 @@ Offline = Annotated[
     ),
 ]
 ProfileOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--profile",
         "-p",
         envvar="ADATP_PROFILE",
         metavar="NAME",
+        show_default=False,
         rich_help_panel=_PRUNING,
-        help="Name of a pruning profile (see `adatp profiles list`) or a YAML file.",
+        help="Name of a pruning profile (see `adatp profiles list`) or a YAML file. Default: "
+        f"{DEFAULT_PROFILE}.",
     ),
 ]
 ProfilesOption = Annotated[
@@ -239,7 +241,7 @@ class RunOptions:
     device: Device = "auto"
     dtype: DtypeOption = Dtype.auto
     offline: Offline = False
-    profile: ProfileOption = DEFAULT_PROFILE
+    profile: ProfileOption = None
     budget: Budget = None
     frames: FrameCount = None
     fps: Fps = None
@@ -275,6 +277,11 @@ class RunOptions:
         """Whether the number of frames is to follow from the profile and the model."""
         return self.frames == AUTO_FRAMES
 
+    @property
+    def profile_name(self) -> str:
+        """The profile that was named, or the default."""
+        return self.profile or DEFAULT_PROFILE
+
     def resolved_profile(self) -> Profile:
         """The profile with the budget that was asked for.
 
@@ -283,7 +290,7 @@ class RunOptions:
         ProfileError, UsageError
             The profile does not exist or is not valid, or the budget does not fit it.
         """
-        profile = load_profile(self.profile)
+        profile = load_profile(self.profile_name)
         return profile if self.budget is None else profile.with_budget(self.budget)
 
     def sampling(self) -> Sampling:

@@ -11,12 +11,13 @@ from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.loading import load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, trace_path
 from adatp_cli.cli.output import Output, OutputClosedError, amount
+from adatp_cli.profiles import Profile
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Engine
-    from adatp_cli.events import Answered, ClipReady, Stage, TextChunk
+    from adatp_cli.events import Answered, ClipReady, PrefillChosen, Stage, TextChunk
+    from adatp_cli.sharing import PrefillMode
     from adatp_cli.video.isolated import IsolatedReader
 
 
@@ -31,6 +32,9 @@ class Interview:
         At least one.
     options, output
         What was asked for, and where everything goes.
+    prefill
+        How several questions get theirs. Not said: whichever costs less, unless something was asked
+        of the pruning.
     truths
         What is true, one text per question, to show beside the answers.
     """
@@ -43,12 +47,14 @@ class Interview:
         output: Output,
         *,
         video_name: str,
+        prefill: PrefillMode | None = None,
         truths: Sequence[str] | None = None,
     ) -> None:
         self._source = source
         self._questions = questions
         self._options = options
         self._output = output
+        self._prefill = prefill
         self._truths = truths
         self._done = 0
         self._known = FailureRecord(video_name, "", ErrorInfo("", "", ""))
@@ -100,38 +106,50 @@ class Interview:
             reader=reader,
             video_name=name,
             stream=not options.json,
+            prefill=self._prefill_mode(profile),
         )
         # Closed at once when something goes wrong: the engine then stops its thread.
         with contextlib.closing(
-            cast("Generator[Stage | ClipReady | TextChunk | Answered]", events)
+            cast("Generator[Stage | ClipReady | PrefillChosen | TextChunk | Answered]", events)
         ) as run:
             for event in run:
                 if isinstance(event, ClipReady):
                     reader.close()  # the model can use its memory
-                    self._compare_prefills(engine, event.video_info.frames_used)
                 self._handle(event)
 
-    def _compare_prefills(self, engine: Engine, frames: int) -> None:
-        """Say so where the questions would cost less on one unpruned prefill."""
-        count = len(self._questions)
-        if count == 1 or engine.profile.method == "vanilla" or self._truths is not None:
-            return
-        cost = engine.prefills(frames, self._questions)
-        if cost.shared < cost.pruned:
-            self._output.note(
-                f"{count} questions: one unpruned prefill shared by all, "
-                f"{amount(cost.shared)}FLOP, would cost less than pruning for each, "
-                f"{amount(cost.pruned)}FLOP; -p vanilla does that"
-            )
+    def _prefill_mode(self, profile: Profile) -> PrefillMode:
+        """As asked for; else the cheaper way, but what was asked of the pruning is held to."""
+        asked = (self._options.profile, self._options.budget, self._options.trace)
+        held_to = profile.method != "vanilla" and any(item is not None for item in asked)
+        return self._prefill or ("each" if held_to else "cheaper")
 
-    def _handle(self, event: Stage | ClipReady | TextChunk | Answered) -> None:
-        from adatp_cli.events import Answered, ClipReady, TextChunk
+    def _chosen(self, event: PrefillChosen) -> None:
+        self._know(profile=event.profile.to_dict())
+        cost, cheaper = event.cost, event.cost.shared < event.cost.pruned
+        if event.shared:
+            then = ": it is taken, and nothing is pruned; --prefill each prunes"
+        elif cheaper and event.fits and self._prefill is None:
+            then = "; --prefill shared does that"
+        elif not event.fits:
+            then = ", but does not fit the memory"
+        else:
+            return
+        self._output.note(
+            f"{len(self._questions)} questions: one unpruned prefill shared by all, "
+            f"{amount(cost.shared)}FLOP, costs {'less' if cheaper else 'more'} than pruning for "
+            f"each, {amount(cost.pruned)}FLOP{then}"
+        )
+
+    def _handle(self, event: Stage | ClipReady | PrefillChosen | TextChunk | Answered) -> None:
+        from adatp_cli.events import Answered, ClipReady, PrefillChosen, TextChunk
 
         if isinstance(event, Answered):
             self._answered(event)
         elif isinstance(event, TextChunk):
             self._introduce()
             self._output.text_chunk(event.text)
+        elif isinstance(event, PrefillChosen):
+            self._chosen(event)
         elif isinstance(event, ClipReady):
             self._know(video_info=event.video_info)
             for note in event.notes:

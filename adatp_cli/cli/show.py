@@ -95,7 +95,7 @@ def show(
         _check_target(output_file, None if video == STDIN else video, overwrite=overwrite)
         source = read_clip() if video == STDIN else video
         name = STDIN_NAME if video == STDIN else video
-        names = [options.profile, *([] if compare is None else [compare])]
+        names = [options.profile_name, *([] if compare is None else [compare])]
         Show(Clipping(source, name, asked), names, output_file, options, output).run()
 
 

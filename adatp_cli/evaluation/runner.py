@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import operator
@@ -15,7 +14,6 @@ from adatp_cli.account import video_facts
 from adatp_cli.batch.ahead import DecodeAhead, Decoded
 from adatp_cli.batch.rows import row_key
 from adatp_cli.batch.runner import Describe, Row
-from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.items import ClipSource, Dataset, Item
 from adatp_cli.evaluation.scoring import Verdict
 from adatp_cli.record import AnswerRecord, FailureRecord
@@ -228,7 +226,8 @@ def encode_pending(pending: Pending, frames: Frames, seconds: float) -> dict[str
     found: dict[str, Clip | Exception] = {}
     for name, contender in contenders.items():
         try:
-            _check_memory(contender.engine, pending, frames)
+            prompts = {ask.item.prompt for ask in pending.asks}
+            contender.engine.check_questions(len(frames), prompts, skip_unaskable=True)
         except Exception as error:
             found[name] = error
     able = [contender for name, contender in contenders.items() if name not in found]
@@ -278,15 +277,6 @@ def _as_alone(clip: Clip, engine: Engine) -> Clip:
         clip.encoded, frame_vectors=None, probe_attention=None, relevance_s=0.0
     )
     return dataclasses.replace(clip, encoded=encoded)
-
-
-def _check_memory(engine: Engine, pending: Pending, frames: Frames) -> None:
-    longest = 0
-    for prompt in {ask.item.prompt for ask in pending.asks}:
-        # A question that cannot be asked is an error of its own row, later.
-        with contextlib.suppress(UsageError):
-            longest = max(longest, engine.prompt(prompt, len(frames)).text_tokens)
-    engine.check_memory(len(frames), longest)
 
 
 def _answer(engine: Engine, clip: Clip, prompt: str) -> AnswerRecord:

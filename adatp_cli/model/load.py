@@ -15,6 +15,7 @@ from adatp_cli.errors import ModelError
 from adatp_cli.model import checkpoints
 from adatp_cli.model.checkpoints import Checkpoint
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.fitting import fitting_quantization
 from adatp_cli.model.heap import large_blocks_apart
 from adatp_cli.model.hub import Hub, HuggingFaceHub
 from adatp_cli.model.layout import (
@@ -24,15 +25,18 @@ from adatp_cli.model.layout import (
     read_json,
     weight_headers,
 )
-from adatp_cli.model.memory import available_memory, check_weights
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.quantize import (
-    choose_quantization,
     quantization_config,
     verify_quantization,
 )
 from adatp_cli.model.quiet import readable_failures, weights_progress
-from adatp_cli.model.relevance import DEFAULT_ENCODER, RelevanceEncoder, load_relevance
+from adatp_cli.model.relevance import (
+    DEFAULT_ENCODER,
+    RelevanceEncoder,
+    expected_bytes,
+    load_relevance,
+)
 from adatp_cli.model.shapes import model_shape
 from adatp_cli.model.weights import WeightCount
 from adatp_cli.settings import NO_ENCODER
@@ -152,14 +156,22 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
         progress(f"model auto: {name}, as the device is {device}")
     checkpoint = checkpoints.locate(name, offline=request.offline, progress=progress, hub=hub)
     description = read_description(checkpoint.folder)
-    quantization = _choose_fitting(request, checkpoint, device, dtype, progress)
+    wanted = _wanted_encoder(request, checkpoint, description)
+    beside = 0 if wanted[0] in NO_ENCODER else expected_bytes(wanted[0], dtype)
+    weights = weight_bytes(checkpoint.folder, dtype)
+    quantization = fitting_quantization(
+        request.quantization,
+        {kind: count + beside for kind, count in weights.items()},
+        device=device,
+        model=checkpoint.name,
+        progress=progress,
+    )
     progress(f"loading {checkpoint.name} ({dtype}, {quantization} quantization) on {device}")
     model = _load_weights(checkpoint, quantization, dtype, device, progress)
     config: Any = model.config
     shape = model_shape(config)
     preprocess = _preprocessor(checkpoint.folder, shape)
     tokenizer = _tokenizer(checkpoint.folder, model)
-    wanted = _wanted_encoder(request, checkpoint, description)
     relevance = _relevance(wanted, request, device, dtype, shape, progress, hub)
     return LoadedModel(
         model=model,
@@ -201,28 +213,6 @@ def _is_tied(config: dict[str, Any]) -> bool:
     text = config.get("text_config")
     inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
     return bool(config.get("tie_word_embeddings") or inner)
-
-
-def _choose_fitting(
-    request: LoadRequest, checkpoint: Checkpoint, device: str, dtype: str, progress: Progress
-) -> str:
-    """Resolve the quantization, and refuse weights that cannot fit."""
-    sizes = weight_bytes(checkpoint.folder, dtype)
-    available = available_memory(device)
-    quantization = choose_quantization(
-        request.quantization, cuda=is_cuda(device), weights=sizes["none"], free=available
-    )
-    if request.quantization == "auto" and quantization != "none":
-        progress(f"quantization auto: {quantization}, as the whole weights leave too little room")
-    check_weights(
-        sizes[quantization],
-        available=available,
-        device=device,
-        quantization=quantization,
-        model=checkpoint.name,
-        quantized=sizes["nf4"],
-    )
-    return quantization
 
 
 def _load_weights(

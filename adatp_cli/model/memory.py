@@ -1,4 +1,4 @@
-"""How much memory a run takes, how much there is, and what would fit when it does not.
+"""How much memory a run takes, and how much there is.
 
 Arithmetic on shapes, meant to refuse a run that cannot work before it starts: what is certainly
 held at the same time, with one stated allowance for the rest.
@@ -6,7 +6,7 @@ held at the same time, with one stated allowance for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,15 +20,11 @@ from adatp_cli.cost import (
     VisionShape,
 )
 from adatp_cli.errors import MemoryLimitError
-from adatp_cli.model.heap import keep_large_blocks_apart
 
 # Allocator rounding, temporaries and library workspaces beside what is counted (our choice).
 _ALLOWANCE = 1.1
 # Frames that the relevance encoder looks at in one go, as it does so in float32.
 LOOKS_AT_ONCE = 16
-# On a CPU up to 2.7 times what was counted was held, the rest being holes in the heap; with three
-# times as much free they do no harm. Those of int8 are ten times as large (docs/memory.md).
-_ROOM_FOR_HOLES = 3
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -170,120 +166,6 @@ def _decoder_layer(
         unpacked = 7 * matrix if on_cpu else (wide + matrix) * size
         widest = max(widest, wide * size + unpacked)
     return stream + widest
-
-
-def most_frames(estimate: Callable[[int], int], available: int, upper: int) -> int:
-    """The largest number of frames, at most `upper`, whose estimate fits; 0 when none does.
-
-    Parameters
-    ----------
-    estimate
-        Frames to bytes, growing with the frames.
-    """
-    low, high = 0, upper
-    while low < high:
-        middle = (low + high + 1) // 2
-        if estimate(middle) <= available:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def check_run(
-    estimate: Callable[[int], int],
-    *,
-    frames: int,
-    available: int | None,
-    device: str,
-    quantization: str,
-    model: str,
-) -> None:
-    """Refuse a run that does not fit, saying what would.
-
-    Where it just fits a CPU's memory, the C library is told to give back what it can.
-
-    Parameters
-    ----------
-    estimate
-        Frames to bytes beside the weights, which are loaded already.
-    frames
-        Frames asked for.
-    available
-        Free bytes on the device; None when unknown, and then nothing is refused.
-    device, quantization, model
-        What is loaded, for the sentence about what would fit.
-
-    Raises
-    ------
-    MemoryLimitError
-        It does not fit.
-    """
-    needed = estimate(frames)
-    if available is None:
-        return
-    if needed <= available:
-        tight = available < _ROOM_FOR_HOLES * needed
-        if device == "cpu" and (tight or quantization == "int8"):
-            keep_large_blocks_apart()
-        return
-    fitting = most_frames(estimate, available, frames - 1)
-    choices = [f"--frames {fitting} would fit"] if fitting else []
-    if quantization == "none":
-        choices.append("--quantize nf4 frees most of the weights' memory")
-    choices.append(_smaller_model(model))
-    raise MemoryLimitError(
-        f"{frames} frames need about {gigabytes(needed)} beside the model, and {device} has "
-        f"{gigabytes(available)} free",
-        "; ".join(choices),
-    )
-
-
-def check_weights(
-    needed: int,
-    *,
-    available: int | None,
-    device: str,
-    quantization: str,
-    model: str,
-    quantized: int,
-) -> None:
-    """Refuse to load weights that do not fit, saying what would.
-
-    Parameters
-    ----------
-    needed
-        Bytes of the weights as they would be loaded.
-    available
-        Free bytes on the device; None when unknown, and then nothing is refused.
-    quantized
-        Bytes of the weights in nf4.
-
-    Raises
-    ------
-    MemoryLimitError
-        They do not fit.
-    """
-    if available is None or needed <= available:
-        return
-    choices = []
-    if quantization == "none" and quantized <= available:
-        choices.append(f"--quantize nf4 needs {gigabytes(quantized)}")
-    choices.append(_smaller_model(model))
-    raise MemoryLimitError(
-        f"{model} needs {gigabytes(needed)} for its weights ({quantization} quantization), and "
-        f"{device} has {gigabytes(available)} free",
-        "; ".join(choices),
-    )
-
-
-def gigabytes(count: int) -> str:
-    """Binary gigabytes with one digit, as memory is sold."""
-    return f"{count / 2**30:.1f} GiB"
-
-
-def _smaller_model(model: str) -> str:
-    return "close other programs" if model == "tiny" else "-m 0.5b or -m tiny is smaller"
 
 
 def available_memory(device: str) -> int | None:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatp_cli.cost import RelevanceShape
+from adatp_cli.cost import SO400M_RELEVANCE, RelevanceShape
 from adatp_cli.errors import ModelError
 from adatp_cli.model.checkpoints import is_hub_id, readable_bytes
 from adatp_cli.model.hub import Hub, HubNotFoundError, HubUnreachableError, HuggingFaceHub
@@ -29,6 +29,7 @@ from adatp_cli.model.question import QuestionTokenizer
 from adatp_cli.model.quiet import weights_progress
 from adatp_cli.model.shapes import relevance_shape
 from adatp_cli.model.tensors import check_file, copy_tensors, read_header
+from adatp_cli.model.weights import encoder_bytes
 
 if TYPE_CHECKING:
     from transformers import SiglipConfig, SiglipTextModel
@@ -180,6 +181,19 @@ def load_relevance(
         shape,
         called or name_or_folder,
     )
+
+
+def expected_bytes(name_or_folder: str, dtype: str) -> int:
+    """Memory that `load_relevance` will take; what is no folder is taken for the default encoder.
+
+    Raises
+    ------
+    ModelError
+        The folder holds no such model.
+    """
+    folder = Path(name_or_folder).expanduser()
+    shape = relevance_shape(_config(folder)) if folder.is_dir() else SO400M_RELEVANCE
+    return encoder_bytes(shape, dtype)
 
 
 def locate_relevance(name: str, *, offline: bool, progress: Progress, hub: Hub) -> RelevanceFiles:

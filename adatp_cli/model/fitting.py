@@ -1,0 +1,133 @@
+"""What does not fit the memory is refused before it starts, with what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from adatp_cli.errors import MemoryLimitError
+from adatp_cli.model.device import is_cuda
+from adatp_cli.model.heap import keep_large_blocks_apart
+from adatp_cli.model.memory import available_memory
+from adatp_cli.model.quantize import choose_quantization
+
+# On a CPU up to 2.7 times what was counted was held, the rest being holes in the heap; with three
+# times as much free they do no harm. Those of int8 are ten times as large (docs/memory.md).
+_ROOM_FOR_HOLES = 3
+
+
+def fitting_quantization(
+    requested: str,
+    sizes: Mapping[str, int],
+    *,
+    device: str,
+    model: str,
+    progress: Callable[[str], None],
+) -> str:
+    """Resolve the quantization, and refuse weights that cannot fit.
+
+    Parameters
+    ----------
+    requested
+        `auto`, or one of `sizes`.
+    sizes
+        Kind of quantization to bytes of all weights that will be loaded.
+    device, model
+        Where they go, and what the error calls them.
+    progress
+        Told what `auto` came to, where that is a quantization.
+
+    Raises
+    ------
+    MemoryLimitError
+        They do not fit.
+    """
+    free = available_memory(device)
+    quantization = choose_quantization(
+        requested, cuda=is_cuda(device), weights=sizes["none"], free=free
+    )
+    if requested == "auto" and quantization != "none":
+        progress(f"quantization auto: {quantization}, as the whole weights leave too little room")
+    if free is None or sizes[quantization] <= free:
+        return quantization
+    choices = []
+    if quantization == "none" and sizes["nf4"] <= free:
+        choices.append(f"--quantize nf4 needs {gigabytes(sizes['nf4'])}")
+    choices.append(_smaller_model(model))
+    raise MemoryLimitError(
+        f"{model} needs {gigabytes(sizes[quantization])} for its weights ({quantization} "
+        f"quantization), and {device} has {gigabytes(free)} free",
+        "; ".join(choices),
+    )
+
+
+def most_frames(estimate: Callable[[int], int], available: int, upper: int) -> int:
+    """The largest number of frames, at most `upper`, whose estimate fits; 0 when none does.
+
+    Parameters
+    ----------
+    estimate
+        Frames to bytes, growing with the frames.
+    """
+    low, high = 0, upper
+    while low < high:
+        middle = (low + high + 1) // 2
+        if estimate(middle) <= available:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def check_run(
+    estimate: Callable[[int], int],
+    *,
+    frames: int,
+    device: str,
+    quantization: str,
+    model: str,
+) -> None:
+    """Refuse a run that does not fit, saying what would; nothing where free memory is unknown.
+
+    Where it just fits a CPU's memory, the C library is told to give back what it can.
+
+    Parameters
+    ----------
+    estimate
+        Frames to bytes beside the weights, which are loaded already.
+    frames
+        Frames asked for.
+    device, quantization, model
+        What is loaded, for the sentence about what would fit.
+
+    Raises
+    ------
+    MemoryLimitError
+        It does not fit.
+    """
+    needed, available = estimate(frames), available_memory(device)
+    if available is None:
+        return
+    if needed <= available:
+        tight = available < _ROOM_FOR_HOLES * needed
+        if device == "cpu" and (tight or quantization == "int8"):
+            keep_large_blocks_apart()
+        return
+    fitting = most_frames(estimate, available, frames - 1)
+    choices = [f"--frames {fitting} would fit"] if fitting else []
+    if quantization == "none":
+        choices.append("--quantize nf4 frees most of the weights' memory")
+    choices.append(_smaller_model(model))
+    raise MemoryLimitError(
+        f"{frames} frames need about {gigabytes(needed)} beside the model, and {device} has "
+        f"{gigabytes(available)} free",
+        "; ".join(choices),
+    )
+
+
+def gigabytes(count: int) -> str:
+    """Binary gigabytes with one digit, as memory is sold."""
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _smaller_model(model: str) -> str:
+    return "close other programs" if model == "tiny" else "-m 0.5b or -m tiny is smaller"

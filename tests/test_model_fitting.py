@@ -1,0 +1,134 @@
+"""What does not fit the memory is refused, with what would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint import write_random_checkpoint, write_random_relevance
+from hypothesis import given
+from hypothesis import strategies as st
+from test_model_memory import SEVEN, whole_bytes
+
+from adatp_cli.errors import MemoryLimitError
+from adatp_cli.model import fitting
+from adatp_cli.model.fitting import check_run, fitting_quantization, most_frames
+from adatp_cli.model.load import LoadRequest, load_model, weight_bytes
+from adatp_cli.model.relevance import expected_bytes
+from adatp_cli.model.weights import count_weights
+
+GIB = 2**30
+
+
+def free(patch: pytest.MonkeyPatch, available: int | None) -> None:
+    patch.setattr(fitting, "available_memory", lambda _device: available)
+
+
+@given(limit=st.integers(0, 60 * GIB), upper=st.integers(0, 300))
+def test_most_frames_is_the_last_that_fits(limit: int, upper: int) -> None:
+    found = most_frames(whole_bytes, limit, upper)
+    assert 0 <= found <= upper
+    assert found == 0 or whole_bytes(found) <= limit
+    assert found == upper or whole_bytes(found + 1) > limit
+
+
+def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for available in (200 * GIB, None):
+        free(monkeypatch, available)
+        check_run(whole_bytes, frames=32, device="cuda:0", quantization="none", model="7b")
+
+
+@pytest.mark.parametrize(
+    ("room", "device", "quantization", "told"),
+    [
+        (1.1, "cpu", "none", True),
+        (1.1, "cuda:0", "none", False),
+        (9, "cpu", "none", False),
+        (9, "cpu", "int8", True),
+    ],
+)
+def test_where_memory_is_short_the_heap_keeps_no_holes(
+    room: float, device: str, quantization: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(fitting, "keep_large_blocks_apart", lambda: calls.append(None))
+    free(monkeypatch, int(room * whole_bytes(32)))
+    check_run(whole_bytes, frames=32, device=device, quantization=quantization, model="7b")
+    assert bool(calls) == told
+
+
+def test_a_run_that_does_not_fit_says_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 8 * GIB)
+    with pytest.raises(MemoryLimitError) as caught:
+        check_run(whole_bytes, frames=512, device="cuda:0", quantization="none", model="7b")
+    error = caught.value
+    fitting = most_frames(whole_bytes, 8 * GIB, 512)
+    assert 0 < fitting < 512
+    assert error.exit_code == 5
+    assert "512 frames" in error.message
+    assert "8.0 GiB" in error.message
+    assert f"--frames {fitting} " in error.hint
+    assert "nf4" in error.hint
+    assert "0.5b" in error.hint
+
+
+def test_no_useless_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 1000)
+    with pytest.raises(MemoryLimitError) as caught:
+        check_run(whole_bytes, frames=4, device="cpu", quantization="nf4", model="tiny")
+    assert "--frames" not in caught.value.hint
+    assert "nf4" not in caught.value.hint
+    assert "tiny" not in caught.value.hint
+
+
+def _fit(requested: str, sizes: dict[str, int], told: list[str]) -> str:
+    return fitting_quantization(requested, sizes, device="cuda:0", model="7b", progress=told.append)
+
+
+def test_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, told = {"none": 16 * GIB, "nf4": 6 * GIB}, list[str]()
+    free(monkeypatch, 16 * GIB)
+    assert _fit("none", sizes, told) == "none"
+    assert _fit("auto", sizes, told) == "nf4"  # whole, no run would fit beside them
+    assert len(told) == 1
+    free(monkeypatch, 8 * GIB)
+    with pytest.raises(MemoryLimitError, match=r"16\.0 GiB") as caught:
+        _fit("none", sizes, told)
+    assert "--quantize nf4 needs 6.0 GiB" in caught.value.hint
+    free(monkeypatch, 5 * GIB)
+    for requested in ("none", "auto"):
+        with pytest.raises(MemoryLimitError) as caught:
+            _fit(requested, sizes, told)
+        assert "nf4 needs" not in caught.value.hint
+    free(monkeypatch, None)
+    assert _fit("auto", sizes, told) == "none"
+
+
+def test_the_relevance_encoder_counts_among_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_random_checkpoint(tmp_path / "model", layers=3)
+    encoder = write_random_relevance(tmp_path / "encoder")
+    sizes, beside = weight_bytes(model, "float32"), expected_bytes(str(encoder), "float32")
+    assert beside > 0
+
+    def load(relevance: str) -> Any:
+        request = LoadRequest(str(model), "none", "cpu", "float32", relevance=relevance)
+        return load_model(request, lambda _: None)
+
+    free(monkeypatch, sizes["none"] + beside)
+    loaded = load(str(encoder)).relevance
+    parts = (loaded.text_tower, loaded.norm, loaded.head)
+    assert beside == sum(one.nbytes for part in parts for one in part.parameters())
+    free(monkeypatch, sizes["none"] + beside - 1)
+    with pytest.raises(MemoryLimitError, match="for its weights"):
+        load(str(encoder))
+    assert load("none").relevance is None
+
+
+def test_an_encoder_that_is_not_at_hand_counts_as_the_default() -> None:
+    assert 0.8e9 < expected_bytes("google/siglip-so400m-patch14-384", "bfloat16") < 1.1e9
+    assert count_weights(SEVEN).nbytes("bfloat16")["none"] > 15e9
