@@ -1,4 +1,4 @@
-"""What test files share: the program run in this process, a model of noise, a short clip."""
+"""What test files share: the program run in this process, a model of noise, short clips."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from adatp_cli.cli.app import main
 from tests.checkpoint import write_random_checkpoint
+from tests.decode_case import write_clip
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("adatp", deadline=None)
@@ -84,3 +85,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     return path
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `plain.mp4`, `sound.mp4` and `start.mp4`: 60 numbered frames each, to be read."""
+    folder = tmp_path_factory.mktemp("clips")
+    write_clip(folder / "plain.mp4")
+    write_clip(folder / "sound.mp4", sound=True)
+    write_clip(folder / "start.mp4", mux={"movflags": "faststart"})
+    return folder
