@@ -2,145 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from adatp_cli.errors import AdatpError, UsageError
+from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.clips import FileClip, FrameFolder
 from adatp_cli.evaluation.items import Dataset
-from adatp_cli.evaluation.layouts import LAYOUTS, mvbench, open_dataset
+from adatp_cli.evaluation.layouts import mvbench, open_dataset
 from adatp_cli.evaluation.layouts.shapes import read as read_shapes
 from adatp_cli.tiny.clips import write_clips
-
-Rows = list[dict[str, Any]]
-
-
-def put(path: Path, text: str = "x") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def put_json(path: Path, value: object) -> Path:
-    return put(path, json.dumps(value))
-
-
-def put_csv(path: Path, rows: Rows) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def put_parquet(path: Path, rows: Rows) -> Path:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return path
-
-
-VIDEOMME: Rows = [
-    {
-        "video_id": "001", "duration": "short", "domain": "Knowledge", "sub_category": "Law",
-        "url": "u", "videoID": name, "question_id": f"001-{number}", "task_type": "OCR Problems",
-        "question": "What is it?", "options": ["A. One.", "B. Two.", "C. Three.", "D. Four."],
-        "answer": "C",
-    }
-    for number, name in enumerate(("-abc", "-abc", "gone"), 1)
-]  # fmt: skip
-
-
-def videomme(folder: Path) -> Path:
-    put(folder / "data" / "-abc.mp4")
-    return put_parquet(folder / "videomme" / "test-00000-of-00001.parquet", VIDEOMME)
-
-
-MVBENCH: Rows = [
-    {"video": "v.mp4", "question": "What next?", "candidates": ["run", "sit"], "answer": "sit",
-     "start": 1.5, "end": 4.0},
-]  # fmt: skip
-
-
-def mvbench_whole(folder: Path) -> None:
-    put(folder / "video" / "star" / "Charades_v1_480" / "v.mp4")
-    put_json(folder / "json" / "action_sequence.json", MVBENCH)
-    put(folder / "video" / "tvqa" / "frames_fps3_hq" / "house_s01" / "00001.jpg")
-    put_json(folder / "json" / "episodic_reasoning.json", [MVBENCH[0] | {"video": "house_s01"}])
-    put(folder / "video" / "data0613" / "clevrer" / "video_validation" / "c.mp4")
-    put_json(folder / "json" / "moving_count.json", [
-        {"video": "c.mp4", "question": "How many?", "candidates": ["2", "2"], "answer": "2"},
-        {"video": "c.mp4", "question": "How few?", "candidates": ["2"], "answer": "3"},
-    ])  # fmt: skip
-
-
-LVB: Rows = [
-    {"id": "x_0", "video_id": "x", "video_path": "@x.mp4", "question": "Who?", "level": "L1",
-     "question_category": "S2A", "topic_category": "t", "duration": 20.0, "duration_group": 60,
-     "candidates": ["he", "she", "they"], "correct_choice": 1, "view_count": 3},
-]  # fmt: skip
-
-
-def longvideobench(folder: Path) -> Path:
-    put(folder / "videos" / "@x.mp4")
-    return put_json(folder / "lvb_val.json", LVB)
-
-
-MLVU: Rows = [
-    {"video": "n.mp4", "duration": 9, "question": "Which?", "candidates": ["a", "b", "c", "d"],
-     "answer": "d", "question_type": "findNeedle"},
-    {"video": "n.mp4", "duration": 9, "question": "Why?", "candidates": ["a", "b", "c", "d"],
-     "answer": "e", "question_type": "findNeedle"},
-]  # fmt: skip
-
-
-def mlvu(folder: Path) -> None:
-    put(folder / "MLVU" / "video" / "2_needle" / "n.mp4")
-    put_json(folder / "MLVU" / "json" / "2_needle.json", MLVU)
-    put_json(folder / "MLVU" / "json" / "8_sub_scene.json", [{"free": "text"}])
-
-
-QUESTIONS: Rows = [
-    {"q_uid": uid, "google_drive_id": "g", "question": "What does c do?",
-     **{f"option {number}": f"thing {number}" for number in range(5)}}
-    for uid in ("u1", "u2")
-]  # fmt: skip
-
-
-def egoschema(folder: Path) -> None:
-    put(folder / "good_clips_git" / "u1.mp4")
-    put_json(folder / "questions.json", QUESTIONS)
-    put_json(folder / "subset_answers.json", {"u1": 4})
-
-
-NEXTQA: Rows = [
-    {"video": 2909445186, "frame_count": 9, "width": 6, "height": 4, "question": "why run ",
-     "answer": 2, "qid": qid, "type": sort, **{f"a{number}": f"r{number} " for number in range(5)}}
-    for qid, sort in ((3, "CW"), (4, "TP"))
-]  # fmt: skip
-
-
-def nextqa(folder: Path) -> Path:
-    put(folder / "NExTVideo" / "0101" / "2909445186.mp4")
-    put_json(folder / "map_vid_vidorID.json", {"2909445186": "0101/2909445186"})
-    return put_csv(folder / "test.csv", NEXTQA)
-
-
-BUILD: dict[str, Callable[[Path], object]] = {
-    "videomme": videomme,
-    "mvbench": mvbench_whole,
-    "longvideobench": longvideobench,
-    "mlvu": mlvu,
-    "egoschema": egoschema,
-    "nextqa": nextqa,
-}
+from tests.layout_folders import (
+    BUILD,
+    LVB,
+    MVBENCH,
+    longvideobench,
+    nextqa,
+    put,
+    put_json,
+    put_parquet,
+)
 
 
 def opened(name: str, folder: Path) -> Dataset:
@@ -333,135 +215,3 @@ def test_shapes_are_those_that_are_written_out(tmp_path: Path) -> None:
     assert [(item.prompt, item.answer, item.kind) for item in drawn] == told
     assert read_shapes(3, 5).items[:4] == drawn
     assert read_shapes(2, 6).items != drawn
-
-
-def test_a_folder_that_is_none_and_annotations_that_are_not_there(tmp_path: Path) -> None:
-    for name in LAYOUTS:
-        with pytest.raises(UsageError, match="no such folder"):
-            open_dataset(name, tmp_path / "none", None)
-        with pytest.raises(UsageError, match="there is no annotation file of"):
-            open_dataset(name, tmp_path, None)
-        with pytest.raises(UsageError, match="is read from a folder") as caught:
-            open_dataset(name, None, None)
-        assert "--data" in caught.value.hint
-    for name in ("videomme", "nextqa", "longvideobench", "egoschema"):
-        with pytest.raises(UsageError, match="no such annotation file"):
-            open_dataset(name, tmp_path, tmp_path / "gone.csv")
-    with pytest.raises(UsageError, match="no dataset"):
-        open_dataset("videome", tmp_path, None)
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_no_clip_at_all_is_an_error(name: str, tmp_path: Path) -> None:
-    BUILD[name](tmp_path)
-    for path in [*tmp_path.rglob("*.mp4"), *tmp_path.rglob("*.jpg")]:
-        path.unlink()
-        if path.suffix == ".jpg":
-            path.parent.rmdir()
-    with pytest.raises(UsageError, match=r"none of the .* clips"):
-        open_dataset(name, tmp_path, None)
-
-
-HOSTILE = [
-    ("", "not JSON"),
-    ("{", "not JSON"),
-    ("{}", "expects a list"),
-    ("[]", "holds no questions"),
-    ("[1]", "expects an object"),
-    ('[{"a": 1}]', "there is no column"),
-    ("[" * 100_000, "not JSON"),
-    ("\xff\xfe".encode("latin-1"), "UTF-8"),
-]
-
-
-@pytest.mark.parametrize(("text", "said"), HOSTILE, ids=range(len(HOSTILE)))
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_hostile_annotation_files(name: str, text: str | bytes, said: str, tmp_path: Path) -> None:
-    BUILD[name](tmp_path)
-    given = {"mvbench": "action_sequence.json", "mlvu": "2_needle.json"}.get(name, "given.json")
-    path = tmp_path / given
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    one_clear_line(name, tmp_path, path, said)
-
-
-def one_clear_line(name: str, folder: Path, path: Path | None, said: str) -> None:
-    with pytest.raises(AdatpError, match=said) as caught:
-        open_dataset(name, folder, path)
-    assert isinstance(caught.value, UsageError)
-    assert "\n" not in caught.value.message
-    assert len(caught.value.message) < 400
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"answer": "E"}, "'E' is none of A, B, C, D"),
-        ({"answer": "AB"}, "none of A, B, C, D"),
-        ({"answer": None}, "answer expects text"),
-        ({"options": []}, "options expects a list"),
-        ({"options": "A. One"}, "options expects a list"),
-        ({"options": ["A. One", None]}, "options expects texts"),
-        ({"options": ["x"] * 27}, "1 to 26"),
-        ({"question": " "}, "question expects text"),
-        ({"videoID": "../../etc/passwd"}, "leads out of the folder"),
-        ({"videoID": "/etc/passwd"}, "leads out of the folder"),
-        ({"videoID": "a\0b"}, "leads out of the folder"),
-        ({"question_id": "001-2"}, "two questions have the id '001-2'"),
-        ({"question_id": ["x"]}, "question_id expects text"),
-    ],
-)
-def test_hostile_cells(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    videomme(tmp_path)
-    path = put_json(tmp_path / "given.json", [VIDEOMME[0] | changes, VIDEOMME[1]])
-    one_clear_line("videomme", tmp_path, path, said)
-
-
-def test_hostile_cells_elsewhere(tmp_path: Path) -> None:
-    longvideobench(tmp_path)
-    for changes, said in (
-        ({"correct_choice": 3}, "3 is none of 0 to 2"),
-        ({"correct_choice": -1}, "-1 is none of 0 to 2"),
-        ({"correct_choice": True}, "whole number"),
-    ):
-        path = put_json(tmp_path / "given.json", [LVB[0] | changes])
-        one_clear_line("longvideobench", tmp_path, path, said)
-    mvbench_whole(tmp_path)
-    for changes, said in (
-        ({"start": 5.0}, "not behind start"),
-        ({"start": "soon"}, "expects seconds"),
-        ({"end": float("nan")}, "expects seconds"),
-        ({"end": -1}, "expects seconds"),
-    ):
-        path = put_json(tmp_path / "action_sequence.json", [MVBENCH[0] | changes])
-        one_clear_line("mvbench", tmp_path, path, said)
-    egoschema(tmp_path)
-    for answers, said in (
-        ({"u1": 5}, "5 is none of 0 to 4"),
-        ({"u1": "x"}, "whole number"),
-        ({"u3": 1}, "none of its questions has an answer"),
-        ([], "an object of answers"),
-    ):
-        put_json(tmp_path / "subset_answers.json", answers)
-        one_clear_line("egoschema", tmp_path, None, said)
-    (tmp_path / "subset_answers.json").unlink()
-    one_clear_line("egoschema", tmp_path, None, "subset_answers.json")
-    nextqa(tmp_path)
-    put(tmp_path / "short.csv", "video,question\n1\n")
-    one_clear_line("nextqa", tmp_path, tmp_path / "short.csv", "line 2: has not as many cells")
-    put_json(tmp_path / "map_vid_vidorID.json", {"2909445186": "../out"})
-    one_clear_line("nextqa", tmp_path, None, "leads out of the folder")
-    one_clear_line("nextqa", tmp_path, put(tmp_path / "x.txt"), "no annotation file by its name")
-
-
-def test_damaged_parquet(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    path = videomme(tmp_path)
-    path.write_bytes(path.read_bytes()[:200])
-    one_clear_line("videomme", tmp_path, None, "is not parquet")
-
-
-def test_a_file_of_another_benchmark_is_told(tmp_path: Path) -> None:
-    videomme(tmp_path)
-    with pytest.raises(UsageError, match="there is no column 'videoID', found 'id'") as caught:
-        open_dataset("videomme", tmp_path, put_json(tmp_path / "lvb.json", LVB))
-    assert "Video-MME" in caught.value.hint
