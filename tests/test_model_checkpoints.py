@@ -1,4 +1,4 @@
-"""From names to files: aliases, folders, the cache, the hub, and everything that can be wrong."""
+"""From names to files: aliases, folders, the cache, the hub, and a download that cannot be."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from checkpoint import write_random_checkpoint
 from local_hub import COMMIT, LocalHub, serve
-from safetensors.torch import load_file, save_file
 
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model import checkpoints
-from adatp_cli.model.checkpoints import NEEDED, choose_auto, is_hub_id, locate, readable_bytes
-from adatp_cli.model.hub import HubNotFoundError, HubUnreachableError, RemoteFile
-from adatp_cli.model.layout import check_layout, read_description
-from adatp_cli.model.tensors import ByteSource
+from adatp_cli.model.checkpoints import NEEDED, choose_auto, is_hub_id, readable_bytes
+from adatp_cli.model.hub import HubUnreachableError
+from adatp_cli.model.layout import check_layout
+from tests.fake_hub import FakeHub, locate_in
 
 HALF_B = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 
@@ -38,55 +35,6 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
-class FakeHub:
-    """A hub with at most one repository, `remote`, and a cache folder."""
-
-    def __init__(self, cache: Path, remote: Path | None = None, *, offline: bool = False) -> None:
-        self.cache_folder, self.remote, self.offline = cache, remote, offline
-        self.failure: Exception | None = None
-        self.fetched: list[str] = []
-
-    def cached(self, repo: str) -> Path | None:
-        snapshot = self.cache_folder / repo.replace("/", "--") / COMMIT
-        return snapshot if snapshot.is_dir() else None
-
-    def has_file(self, repo: str, path: str) -> bool:
-        return (self.cache_folder / repo.replace("/", "--") / COMMIT / path).is_file()
-
-    def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
-        if self.failure:
-            raise self.failure
-        if self.remote is None:
-            raise HubNotFoundError(repo)
-        found = [path for path in self.remote.rglob("*") if path.is_file()]
-        named = [(str(path.relative_to(self.remote)), path.stat().st_size) for path in found]
-        return [
-            RemoteFile(name, size)
-            for name, size in named
-            if any(fnmatch(name, pattern) for pattern in patterns)
-        ]
-
-    def fetch(self, repo: str, patterns: Sequence[str], progress: Callable[[str], None]) -> Path:
-        progress(f"fetching {repo}")
-        snapshot = self.cache_folder / repo.replace("/", "--") / COMMIT
-        for file in self.files(repo, patterns):
-            self.fetched.append(file.path)
-            (snapshot / file.path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(self.remote / file.path, snapshot / file.path)
-        return snapshot
-
-    def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
-        raise NotImplementedError
-
-    def derived_folder(self, repo: str, revision: str) -> Path:
-        raise NotImplementedError
-
-
-def _locate(name: str, hub: FakeHub, *, offline: bool = False) -> tuple[Any, list[str]]:
-    said: list[str] = []
-    return locate(name, offline=offline, progress=said.append, hub=hub), said
-
-
 # Names
 
 
@@ -96,7 +44,7 @@ def test_auto_goes_by_the_device(cuda: bool, alias: str) -> None:
 
 
 def test_a_folder_is_used_as_it_is(folder: Path, tmp_path: Path) -> None:
-    found, said = _locate(str(folder), FakeHub(tmp_path / "cache"))
+    found, said = locate_in(str(folder), FakeHub(tmp_path / "cache"))
     assert (found.folder, found.name, found.revision) == (folder, str(folder), None)
     assert said == []
 
@@ -113,7 +61,7 @@ def test_hub_ids(name: str) -> None:
 )
 def test_names_that_mean_nothing_are_a_usage_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        _locate(name, FakeHub(tmp_path))
+        locate_in(name, FakeHub(tmp_path))
     assert "tiny" in caught.value.hint
 
 
@@ -126,7 +74,7 @@ def test_a_first_download_is_announced_with_size_and_cheaper_choices(
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     (folder / "modeling_evil.py").write_text("raise SystemExit")
     hub = FakeHub(tmp_path / "cache", folder)
-    found, said = _locate("7B", hub)
+    found, said = locate_in("7B", hub)
     size = sum(
         path.stat().st_size
         for path in folder.rglob("*")
@@ -143,11 +91,11 @@ def test_a_first_download_is_announced_with_size_and_cheaper_choices(
 
 def test_what_is_cached_is_not_fetched_again(folder: Path, tmp_path: Path) -> None:
     hub = FakeHub(tmp_path / "cache", folder)
-    _locate("0.5b", hub)
+    locate_in("0.5b", hub)
     hub.fetched.clear()
     hub.failure = HubUnreachableError("no route")
     for offline in (False, True):
-        found, said = _locate("0.5b", hub, offline=offline)
+        found, said = locate_in("0.5b", hub, offline=offline)
         assert found.folder == hub.cached(HALF_B)
         assert said == hub.fetched == []
 
@@ -156,11 +104,16 @@ def test_half_a_download_is_completed_and_only_the_rest_is_announced(
     folder: Path, tmp_path: Path
 ) -> None:
     hub = FakeHub(tmp_path / "cache", folder)
-    _locate("0.5b", hub)
+    locate_in("0.5b", hub)
     (hub.cache_folder / HALF_B.replace("/", "--") / COMMIT / "tokenizer.json").unlink()
-    _, said = _locate("0.5b", hub)
+    _, said = locate_in("0.5b", hub)
     assert "fetching 1 files" in said[0]
     assert readable_bytes((folder / "tokenizer.json").stat().st_size) in said[0]
+
+
+def test_only_what_is_read_is_fetched() -> None:
+    for name in ("pytorch_model.bin", "modeling_x.py", "model.pt", "README.md", "x.pkl", "a/b.py"):
+        assert not any(fnmatch(name, pattern) for pattern in NEEDED)
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "network"])
@@ -169,7 +122,7 @@ def test_neither_cached_nor_reachable(how: str, folder: Path, tmp_path: Path) ->
     if how == "network":
         hub.failure = HubUnreachableError("Name or service not known")
     with pytest.raises(ModelError) as caught:
-        _locate("0.5b", hub, offline=how == "option")
+        locate_in("0.5b", hub, offline=how == "option")
     error = caught.value
     assert error.exit_code == 4
     assert HALF_B in error.message
@@ -182,7 +135,7 @@ def test_neither_cached_nor_reachable(how: str, folder: Path, tmp_path: Path) ->
 
 def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model some/thing") as caught:
-        _locate("some/thing", FakeHub(tmp_path))
+        locate_in("some/thing", FakeHub(tmp_path))
     assert "HF_TOKEN" in caught.value.hint
 
 
@@ -197,7 +150,7 @@ def test_a_repository_that_could_not_be_loaded_is_not_fetched(
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     hub = FakeHub(tmp_path / "cache", folder)
     with pytest.raises(ModelError, match=said):
-        _locate("owner/name", hub)
+        locate_in("owner/name", hub)
     assert hub.fetched == []
 
 
@@ -208,8 +161,16 @@ def test_a_full_disk_is_told_before_the_download(
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage)
     hub = FakeHub(tmp_path / "cache", folder)
     with pytest.raises(ModelError, match="1 kB left"):
-        _locate("0.5b", hub)
+        locate_in("0.5b", hub)
     assert hub.fetched == []
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (2_500_000, "2.5 MB"), (16.1e9, "16.1 GB")],
+)
+def test_sizes_read_like_the_hubs(count: float, text: str) -> None:
+    assert readable_bytes(count) == text
 
 
 # The real adapter, against a hub on this machine and a cache folder of its own
@@ -270,149 +231,3 @@ def test_download_and_cache_of_huggingface_hub(folder: Path, tmp_path: Path) -> 
         refused = _in_process(home, None, "7b", **environment)
         assert why in refused["error"]
         assert "hf download llava-hf/llava-onevision-qwen2-7b-ov-hf" in refused["hint"]
-
-
-# Layouts
-
-
-def _edit(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text())
-    content.update({key: value for key, value in changes.items() if value is not None})
-    for key in [key for key, value in changes.items() if value is None]:
-        content.pop(key, None)
-    path.write_text(json.dumps(content))
-
-
-def _cut(path: Path, keep: int) -> None:
-    path.write_bytes(path.read_bytes()[:keep])
-
-
-def _to_bin(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def _shard(folder: Path) -> None:
-    """Split the weights in two files with an index, as large checkpoints are."""
-    state = load_file(folder / "model.safetensors")
-    names = sorted(state)
-    parts = {
-        "model-00001-of-00002.safetensors": names[:9],
-        "model-00002-of-00002.safetensors": names[9:],
-    }
-    for file, keys in parts.items():
-        save_file({key: state[key] for key in keys}, folder / file, metadata={"format": "pt"})
-    index = {"weight_map": {key: file for file, keys in parts.items() for key in keys}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "model.safetensors").unlink()
-
-
-def _lose_shard(folder: Path) -> None:
-    _shard(folder)
-    (folder / "model-00002-of-00002.safetensors").unlink()
-
-
-def _empty_shard(folder: Path) -> None:
-    _shard(folder)
-    save_file({"x": torch.zeros(1)}, folder / "model-00002-of-00002.safetensors")
-
-
-def _escape(folder: Path) -> None:
-    content = {"weight_map": {"x": "../../secret.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
-
-
-WRONG: list[tuple[str, Callable[[Path], object], str]] = [
-    ("no config", lambda f: (f / "config.json").unlink(), "no config.json"),
-    ("config is no JSON", lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
-    ("config is a list", lambda f: (f / "config.json").write_text("[]"), "JSON object"),
-    ("another model", lambda f: _edit(f / "config.json", model_type="llava"), "is a 'llava' model"),
-    (
-        "another decoder",
-        lambda f: _edit(f / "config.json", text_config={"model_type": "llama"}),
-        "text_config is 'llama'",
-    ),
-    ("no tower", lambda f: _edit(f / "config.json", vision_config=None), "vision_config is None"),
-    ("code", lambda f: _edit(f / "config.json", auto_map={"AutoModel": "x.Y"}), "code of its own"),
-    (
-        "quantized",
-        lambda f: _edit(f / "config.json", quantization_config={"load_in_4bit": True}),
-        "already quantized",
-    ),
-    ("no weights", lambda f: (f / "model.safetensors").unlink(), "no weights"),
-    ("only pickles", _to_bin, "can run code"),
-    ("empty weights", lambda f: _cut(f / "model.safetensors", 0), "does not begin like"),
-    ("cut in the header", lambda f: _cut(f / "model.safetensors", 500), "ends inside its header"),
-    ("cut in the data", lambda f: _cut(f / "model.safetensors", 200_000), "it has 200000 of its"),
-    (
-        "rubbish",
-        lambda f: (f / "model.safetensors").write_bytes(b"<html>not found</html>" * 99),
-        "does not begin like",
-    ),
-    (
-        "header is no JSON",
-        lambda f: (f / "model.safetensors").write_bytes((16).to_bytes(8, "little") + b"x" * 99),
-        "header cannot be read",
-    ),
-    ("missing shard", _lose_shard, "lacks the weight file model-00002-of-00002"),
-    (
-        "shard without its tensors",
-        _empty_shard,
-        "tensors of the index",
-    ),
-    ("index that points outside", _escape, "outside its folder"),
-    ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "said"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
-def test_wrong_layouts_are_one_clear_line(
-    folder: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str
-) -> None:
-    spoil(folder)
-    with pytest.raises(ModelError, match=said) as caught:
-        _locate(str(folder), FakeHub(tmp_path / "cache"))
-    assert "\n" not in caught.value.message
-    assert caught.value.hint
-    assert str(folder) in caught.value.message
-
-
-def test_shards_are_a_right_layout(folder: Path) -> None:
-    _shard(folder)
-    assert check_layout(folder) == folder
-
-
-def test_only_what_is_read_is_fetched() -> None:
-    for name in ("pytorch_model.bin", "modeling_x.py", "model.pt", "README.md", "x.pkl", "a/b.py"):
-        assert not any(fnmatch(name, pattern) for pattern in NEEDED)
-
-
-# adatp.json
-
-
-def test_description(folder: Path) -> None:
-    described = read_description(folder)
-    assert described.default_frames == 16
-    assert described.relevance_encoder == str(folder / "relevance")
-    (folder / "adatp.json").write_text('{"relevance_encoder": "google/siglip"}')
-    assert read_description(folder).relevance_encoder == "google/siglip"
-    (folder / "adatp.json").unlink()
-    assert read_description(folder).default_frames is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["[]", "{", '{"default_frames": 0}', '{"default_frames": true}', '{"default_frames": "8"}',
-     '{"relevance_encoder": 3}', '{"frames": 3}'],
-)  # fmt: skip
-def test_wrong_descriptions(folder: Path, text: str) -> None:
-    (folder / "adatp.json").write_text(text)
-    with pytest.raises(ModelError, match=r"adatp\.json"):
-        read_description(folder)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (2_500_000, "2.5 MB"), (16.1e9, "16.1 GB")],
-)
-def test_sizes_read_like_the_hubs(count: float, text: str) -> None:
-    assert readable_bytes(count) == text
