@@ -60,50 +60,32 @@ def compare_prefills(
     return Prefills(pruned, shared)
 
 
-def shared_prefill_cost(prefix: int, questions: Sequence[int], shape: LanguageShape) -> int:
-    """FLOP of one unpruned pass over the clip, and of each question on top of its caches.
-
-    What stands before the question is the same for all of them, so its keys and values can be kept.
-    Pruning looks at the question, so a pruned prefill cannot be shared.
-
-    Parameters
-    ----------
-    prefix
-        Tokens up to and with the clip's newline.
-    questions
-        Tokens behind it, one number per question.
-    """
-    head = 2 * shape.hidden * shape.vocab  # which nothing asks of the prefix
-    first = prefill_cost([prefix] * shape.layers, shape) - head
-    return first + sum(
-        prefill_cost([prefix + tokens] * shape.layers, shape, prefix) for tokens in questions
-    )
-
-
 def questions_to_share(
-    visual_per_layer: Sequence[int], text_before: int, text_behind: int, shape: LanguageShape
+    visual_per_layer: Sequence[int],
+    visual: int,
+    text_before: int,
+    text_behind: int,
+    shape: LanguageShape,
 ) -> int | None:
-    """From how many questions on one shared unpruned prefill is cheaper than pruning for each.
-
-    Counts the prefill alone: each answer's own tokens then look at full caches, which is more.
+    """From how many questions of one length on one shared unpruned prefill costs less.
 
     Parameters
     ----------
-    visual_per_layer
-        Visual tokens that enter each layer of a pruned prefill; layer 0 sees them all.
-    text_before, text_behind
-        Tokens of text before the clip, and behind it with its newline.
+    visual_per_layer, visual, text_before
+        As for `compare_prefills`.
+    text_behind
+        Tokens of text behind the clip's newline, of every question.
 
     Returns
     -------
     int or None
-        None where sharing is never cheaper.
+        None where sharing never costs less.
     """
-    text = text_before + text_behind
-    pruned = prefill_cost([text + visual for visual in visual_per_layer], shape)
-    prefix = text_before + visual_per_layer[0] + 1
-    first = shared_prefill_cost(prefix, [], shape)
-    each = shared_prefill_cost(prefix, [text_behind - 1], shape) - first
-    if each >= pruned:
+    one, two = (
+        compare_prefills(visual_per_layer, visual, text_before, [text_behind] * count, shape)
+        for count in (1, 2)
+    )
+    later = two.shared - one.shared
+    if later >= one.pruned:
         return None
-    return -(-first // (pruned - each))
+    return (one.shared - later) // (one.pruned - later) + 1

@@ -108,9 +108,17 @@ def test_show_tells_the_memory(adatp: Run) -> None:
     assert whole["assumed"]["memory_dtype"] == "bfloat16"
 
 
+def test_from_how_many_questions_on_a_shared_prefill_takes_less(adatp: Run) -> None:
+    for profile, count in (("adatp", 4), ("adatp-aggressive", 10)):
+        (shown,) = adatp("profiles", "show", profile, "--json").records
+        assert shown["questions_to_share"] == count
+        assert f"many questions  from {count} on" in adatp("profiles", "show", profile).out
+
+
 def test_vanilla_costs_what_pruning_nothing_costs(adatp: Run) -> None:
     (shown,) = adatp("profiles", "show", "vanilla", "--json").records
     assert shown["pruned_layers"] is None
+    assert shown["questions_to_share"] is None
     assert shown["flops"]["paper"]["ratio"] == 1.0
     assert shown["flops"]["end_to_end"]["ratio"] == 1.0
     assert shown["flops"]["end_to_end"]["relevance"] == 0

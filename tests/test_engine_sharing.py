@@ -27,7 +27,7 @@ from adatp_cli.planner import Planner
 from adatp_cli.prefix import SharedPrefix
 from adatp_cli.profiles import load_profile
 from adatp_cli.record import AnswerRecord, schema_text
-from adatp_cli.sharing import PrefillMode, shared_prefill_cost
+from adatp_cli.sharing import PrefillMode, compare_prefills
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.sampling import Sampling
 from tests.conftest import Run
@@ -112,8 +112,10 @@ def test_a_question_behind_what_is_held_costs_what_sharing_counts():
     shape = cost.KNOWN_SHAPES["7b"].language
     front, behind = 14 + 6272 + 1, 25
     later = cost.prefill_cost([front + behind] * shape.layers, shape, front)
-    both = shared_prefill_cost(front, [behind], shape)
-    assert later == both - shared_prefill_cost(front, [], shape)
+    one, two = (
+        compare_prefills([1] * shape.layers, 6272, 14, [behind] * count, shape) for count in (1, 2)
+    )
+    assert later == two.shared - one.shared
     everything = [front + behind] * shape.layers
     assert cost.prefill_cost(everything, shape, 0) == cost.prefill_cost(everything, shape)
 

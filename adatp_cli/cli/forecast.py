@@ -11,12 +11,14 @@ from adatp_cli import cost
 from adatp_cli.cli.options import DEFAULT_NEW_TOKENS
 from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
 from adatp_cli.profiles import Profile
+from adatp_cli.sharing import questions_to_share
 
 DEFAULT_FRAMES = 32
 KNOWN_CONTEXT = 32_768  # positions of the published checkpoints
 # A question of ordinary length with its chat template, and an answer of a sentence or two (our
 # choice).
 TEXT_TOKENS = 40
+TEXT_BEFORE = 14  # of the published checkpoints' template, before the clip
 ANSWER_TOKENS = 32
 MEMORY_DTYPE, MEMORY_DEVICE = "bfloat16", "cuda"
 
@@ -37,7 +39,8 @@ class Forecast:
     """What a question will come to.
 
     Planned visual tokens per layer, pruned layers (first, last), both counts of the cost, what
-    `--frames auto` is, and the memory by kind of quantization.
+    `--frames auto` is, the memory by kind of quantization, and from how many questions on one
+    unpruned prefill for all of them takes less than pruning for each.
     """
 
     frames: int
@@ -49,6 +52,7 @@ class Forecast:
     pruned: cost.EndToEnd
     auto: FrameBudget
     memory: dict[str, RunMemory]
+    share_from: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ def forecast(
         end_to_end(counts, prunes=True),
         budget,
         _memory(target.shape, frames, counts, relevance),
+        questions_to_share(counts, full[0], TEXT_BEFORE, TEXT_TOKENS - TEXT_BEFORE - 1, language),
     )
 
 

@@ -13,6 +13,7 @@ from adatp_cli.cli.forecast import (
     ANSWER_TOKENS,
     MEMORY_DEVICE,
     MEMORY_DTYPE,
+    TEXT_BEFORE,
     TEXT_TOKENS,
     Forecast,
     Target,
@@ -135,9 +136,11 @@ def _as_data(told: Forecast) -> dict[str, object]:
             | dataclasses.asdict(told.pruned),
         },
         "frames_auto": dataclasses.asdict(told.auto),
+        "questions_to_share": None if told.pruned_layers is None else told.share_from,
         "memory": {kind: dataclasses.asdict(held) for kind, held in told.memory.items()},
         "assumed": {
             "text_tokens": TEXT_TOKENS,
+            "text_before": TEXT_BEFORE,
             "generated": ANSWER_TOKENS,
             "memory_dtype": MEMORY_DTYPE,
             "memory_device": MEMORY_DEVICE,
@@ -166,14 +169,14 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
         mean = sum(told.visual_per_layer) / len(told.visual_per_layer) / visual
         if last == 0:
             lines.append(f"  visual tokens   {visual}, at most {kept} enter the language model")
-            return [*lines, *_auto_lines(told.auto)]
+            return [*lines, *_sharing_lines(told), *_auto_lines(told.auto)]
         where = f"layers {first} to {last}" if first < last else f"layer {first}"
         lines += [
             f"  visual tokens   {visual}, dropped at {where} of "
             f"{len(told.visual_per_layer)}, {kept} kept",
             f"                  to the last layer, {percent(mean)} mean over layers",
         ]
-        lines += _auto_lines(told.auto)
+        lines += [*_sharing_lines(told), *_auto_lines(told.auto)]
     return lines
 
 
@@ -185,6 +188,13 @@ def _memory_line(told: Forecast) -> str:
         if kind != "fp4"
     ]
     return f"  memory, GiB     {', '.join(kinds)} (weights+run)"
+
+
+def _sharing_lines(told: Forecast) -> list[str]:
+    if told.share_from is None:
+        return []
+    first = told.share_from
+    return [f"  many questions  from {first} on one unpruned prefill for all of them takes less"]
 
 
 def _auto_lines(auto: FrameBudget) -> list[str]:
