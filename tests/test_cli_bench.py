@@ -100,6 +100,8 @@ def test_the_budget_is_for_those_that_prune(bench: Any) -> None:
         (("--plot", "x.pdf"), "the picture is a PNG"),
         (("-o", "/nowhere/x.json"), "cannot be written there"),
         (("-p", "vanilla", "-p", "vanilla"), "two of the profiles are called"),
+        (("--profiles", "vanilla,adatp-light,vanilla"), "two of the profiles are called"),
+        (("--profiles", "vanilla,adapt"), "did you mean 'adatp'"),
     ],
 )
 def test_wrong_options(bench: Any, arguments: tuple[str, ...], message: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adatp_cli.cli import ask
-from adatp_cli.cli.options import RunOptions, trace_path
+from adatp_cli.cli.options import RunOptions, profile_names, trace_path
 from tests.conftest import Run
 
 FEW = ("-n", "4", "--max-new-tokens", "5", "--dtype", "float32", "--json")
@@ -171,3 +171,11 @@ def test_an_option_that_makes_no_sense_is_exit_2(
     assert run.out == ""
     if "--verbose" not in arguments:
         assert said in run.error
+
+
+def test_several_profiles_stand_in_one_option_or_in_several(tmp_path: Path) -> None:
+    file = tmp_path / "mine, 15.yaml"
+    file.write_text("name: mine\n")
+    given = [Path("vanilla,fastv"), file, Path("adatp")]
+    assert profile_names(given, ["vanilla"]) == ["vanilla", "fastv", str(file), "adatp"]
+    assert profile_names(None, ("vanilla", "adatp")) == ["vanilla", "adatp"]

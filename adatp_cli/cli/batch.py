@@ -19,7 +19,15 @@ from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.pace import decoding_limit, waiting
 from adatp_cli.cli.progress import BatchProgress, duration
-from adatp_cli.cli.rows import OutputFormat, Sink, StdoutRows
+from adatp_cli.cli.rows import (
+    RESULTS,
+    OutputFormat,
+    Resume,
+    RetryFailed,
+    Sink,
+    StdoutRows,
+    check_resuming,
+)
 from adatp_cli.errors import UsageError
 from adatp_cli.record import ErrorInfo, FailureRecord
 
@@ -60,13 +68,9 @@ class BatchOptions:
         UsageError
             Options that exclude or need each other.
         """
-        if self.output is None and (self.resume or self.overwrite or self.retry_failed):
-            raise UsageError(
-                "--resume, --overwrite and --retry-failed are about an output file",
-                "name it with -o FILE",
-            )
-        if self.retry_failed and not self.resume:
-            raise UsageError("--retry-failed is a way to resume", "give --resume too")
+        check_resuming(self.output, resume=self.resume, retry_failed=self.retry_failed)
+        if self.overwrite and self.output is None:
+            raise UsageError("--overwrite has nothing to replace", "name a file with -o FILE")
         if any(not question.strip() for question in self.questions):
             raise UsageError("a question is blank", "ask something")
 
@@ -117,7 +121,7 @@ def batch(
             "--output",
             "-o",
             metavar="FILE",
-            rich_help_panel=_BATCH,
+            rich_help_panel=RESULTS,
             help="Write the rows here, each the moment it is known. Default: stdout.",
         ),
     ] = None,
@@ -125,30 +129,16 @@ def batch(
         OutputFormat,
         typer.Option(
             "--output-format",
-            rich_help_panel=_BATCH,
+            rich_help_panel=RESULTS,
             help="jsonl: whole records (see `adatp schema`). csv: a few columns, for spreadsheets.",
         ),
     ] = OutputFormat.jsonl,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            rich_help_panel=_BATCH,
-            help="Go on with -o FILE: what has a row there is not asked again.",
-        ),
-    ] = False,
+    resume: Resume = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", rich_help_panel=_BATCH, help="Replace -o FILE."),
+        typer.Option("--overwrite", rich_help_panel=RESULTS, help="Replace -o FILE."),
     ] = False,
-    retry_failed: Annotated[
-        bool,
-        typer.Option(
-            "--retry-failed",
-            rich_help_panel=_BATCH,
-            help="With --resume: ask again what has failed before.",
-        ),
-    ] = False,
+    retry_failed: RetryFailed = False,
     shard: Annotated[
         str | None,
         typer.Option(

@@ -22,6 +22,7 @@ from adatp_cli.cli.options import (
     MaxNewTokens,
     ProfilesOption,
     RunOptions,
+    profile_names,
     with_run_options,
 )
 from adatp_cli.cli.output import Output
@@ -179,7 +180,7 @@ def bench(
         _check_shared(options)
         wanted = BenchOptions(
             video,
-            [str(name) for name in profiles or _DEFAULT_PROFILES],
+            profile_names(profiles, _DEFAULT_PROFILES),
             _counts(frames),
             questions,
             repeat,

@@ -23,7 +23,7 @@ from adatp_cli.cli.datasets import (
 )
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
-from adatp_cli.cli.options import RunOptions, with_run_options
+from adatp_cli.cli.options import RunOptions, profile_names, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
 from adatp_cli.errors import UsageError
@@ -56,12 +56,13 @@ def bias(
         list[Path] | None,
         typer.Option(
             "--profile",
+            "--profiles",
             "-p",
             envvar="ADATP_PROFILE",
             metavar="NAME",
             show_default=False,
             rich_help_panel="Pruning",
-            help="What is kept under this profile; may be given several times. Default: "
+            help="What is kept under this profile; several as in `adatp eval`. Default: "
             "adatp-progressive, which prunes by attention as it is, and adatp. The unpruned run "
             "always comes first.",
         ),
@@ -97,7 +98,7 @@ def bias(
             raise UsageError("--overwrite has nothing to replace", "name a folder with --report")
         wanted = BiasOptions(
             DatasetOptions(dataset, data, annotations, clips, clips_seed),
-            [str(name) for name in profiles or _DEFAULT_PROFILES],
+            profile_names(profiles, _DEFAULT_PROFILES),
             overwrite,
             report,
         )

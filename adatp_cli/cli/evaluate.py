@@ -25,9 +25,10 @@ from adatp_cli.cli.datasets import (
 )
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
-from adatp_cli.cli.options import ProfilesOption, RunOptions, with_run_options
+from adatp_cli.cli.options import ProfilesOption, RunOptions, profile_names, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
+from adatp_cli.cli.rows import RESULTS, Resume, RetryFailed, check_resuming
 from adatp_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from adatp_cli.evaluation.summary import Summary
 
 _DEFAULT_PROFILES = ("vanilla", "adatp")
-_RESULTS = "Results"
 _PRUNING = "Pruning"
 
 
@@ -71,14 +71,9 @@ class EvalOptions:
         UsageError
             Options that exclude or need each other, or a value out of range.
         """
-        if self.output is None and (self.resume or self.retry_failed):
-            raise UsageError(
-                "--resume and --retry-failed are about an output file", "name it with -o FILE"
-            )
+        check_resuming(self.output, resume=self.resume, retry_failed=self.retry_failed)
         if self.overwrite and self.output is None and self.report is None:
             raise UsageError("--overwrite has nothing to replace", "name a file with -o FILE")
-        if self.retry_failed and not self.resume:
-            raise UsageError("--retry-failed is a way to resume", "give --resume too")
         self.dataset.check()
 
     def places(self, budget: float | None) -> list[Place]:
@@ -151,7 +146,7 @@ def evaluate(
         RuleOption,
         typer.Option(
             "--rule",
-            rich_help_panel=_RESULTS,
+            rich_help_panel=RESULTS,
             help="How a letter is read out of an answer. strict: it names exactly one option, or "
             "is wrong. harness: as lmms-eval does, to compare with published numbers.",
         ),
@@ -162,36 +157,22 @@ def evaluate(
             "--output",
             "-o",
             metavar="FILE",
-            rich_help_panel=_RESULTS,
+            rich_help_panel=RESULTS,
             help="Write every answer's record here, each the moment it is known.",
         ),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            rich_help_panel=_RESULTS,
-            help="Go on with -o FILE: what has a row there is not asked again.",
-        ),
-    ] = False,
+    resume: Resume = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", rich_help_panel=_RESULTS, help="Replace -o FILE and --report."),
+        typer.Option("--overwrite", rich_help_panel=RESULTS, help="Replace -o FILE and --report."),
     ] = False,
-    retry_failed: Annotated[
-        bool,
-        typer.Option(
-            "--retry-failed",
-            rich_help_panel=_RESULTS,
-            help="With --resume: ask again what has failed before.",
-        ),
-    ] = False,
+    retry_failed: RetryFailed = False,
     report: Annotated[
         Path | None,
         typer.Option(
             "--report",
             metavar="FOLDER",
-            rich_help_panel=_RESULTS,
+            rich_help_panel=RESULTS,
             help="Write a report here: Markdown, CSV, JSON Lines and plots.",
         ),
     ] = None,
@@ -204,7 +185,7 @@ def evaluate(
     with reporting(output):
         options.check()
         check_shared(options)
-        names = [str(name) for name in profiles or _DEFAULT_PROFILES]
+        names = profile_names(profiles, _DEFAULT_PROFILES)
         wanted = EvalOptions(
             DatasetOptions(dataset, data, annotations, clips, clips_seed),
             names, read_budgets(budgets), against,

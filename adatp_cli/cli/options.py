@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -107,12 +107,14 @@ ProfilesOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--profile",
+        "--profiles",
         "-p",
         envvar="ADATP_PROFILE",
         metavar="NAME",
         show_default=False,
         rich_help_panel=_PRUNING,
-        help="As for `adatp ask`, once for each profile to compare. Default: vanilla and adatp.",
+        help="As for `adatp ask`; several to compare with commas, or one option for each. Default: "
+        "vanilla and adatp.",
     ),
 ]
 Budget = Annotated[
@@ -327,6 +329,12 @@ def frame_number(text: str | None) -> int | None:
         raise UsageError(
             f"--frames {text!r} is neither a whole number nor auto", "as in --frames 16"
         ) from None
+
+
+def profile_names(given: Sequence[Path] | None, default: Sequence[str]) -> list[str]:
+    """What several `--profile` name: a file whose name has a comma is one, else commas part."""
+    names = [str(one) for one in given or default]
+    return [part for name in names for part in ([name] if Path(name).exists() else name.split(","))]
 
 
 def trace_path(trace: str, index: int) -> Path:
