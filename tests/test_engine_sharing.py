@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -186,7 +187,7 @@ def test_what_is_kept_is_the_clips_front_alone(loaded: LoadedModel):
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
 FEW = ("-n", "8", "--max-new-tokens", "6", "--dtype", "float32")
-SHARING = "questions: one unpruned prefill shared by all, "
+SHARING = "FLOP on one unpruned prefill, "
 
 
 def test_ask_and_batch_share_where_nothing_is_pruned(
@@ -211,8 +212,10 @@ def test_ask_and_batch_share_where_nothing_is_pruned(
 MANY = [f"What happens, part {number}?" for number in range(12)]
 
 
-def told(err: str) -> list[str]:
-    return [line for line in err.splitlines() if SHARING in line]
+def told(err: str) -> list[tuple[str, str]]:
+    """The line of numbers, and what comes of them."""
+    lines = err.splitlines()
+    return [(line, after) for line, after in itertools.pairwise(lines) if SHARING in line]
 
 
 def costs(line: str) -> tuple[float, float]:
@@ -225,9 +228,10 @@ def costs(line: str) -> tuple[float, float]:
 def test_ask_picks_the_cheaper_way(adatp: Run, checkpoint: Path, clip: Path) -> None:
     given = ("-m", checkpoint, *FEW, "--json")
     run = adatp("ask", clip, *MANY, *given)
-    (line,) = told(run.err)
+    ((line, then),) = told(run.err)
     assert line.startswith("12 questions: ")
-    assert line.endswith(": it is taken, and nothing is pruned; --prefill each prunes")
+    assert line.endswith("FLOP pruned for each")
+    assert then == "nothing is pruned; --prefill each prunes"
     shared, each = costs(line)
     assert shared < each
     ran = [one["flops"]["end_to_end"]["prefill"] for one in run.records]
@@ -255,8 +259,8 @@ def test_what_was_asked_of_the_pruning_is_held_to(
     value = str(tmp_path / value) if option == "--trace" else value
     given = ("-m", checkpoint, *FEW, "--json", option, value)
     run = adatp("ask", clip, *MANY, *given)
-    (line,) = told(run.err)
-    assert line.endswith("; --prefill shared does that")
+    ((line, then),) = told(run.err)
+    assert then == "--prefill shared would cost less, and prune nothing"
     assert {one["profile"]["name"] for one in run.records} == {"adatp"}
     assert not any("shared" in one["tokens"] for one in run.records)
     shared, each = costs(line)
@@ -267,7 +271,7 @@ def test_what_was_asked_of_the_pruning_is_held_to(
 def test_prefill_says_which_way(adatp: Run, checkpoint: Path, clip: Path) -> None:
     given = ("-m", checkpoint, *FEW, "--json")
 
-    def asked(questions: list[str], *more: str) -> tuple[list[str], set[str]]:
+    def asked(questions: list[str], *more: str) -> tuple[list[tuple[str, str]], set[str]]:
         run = adatp("ask", clip, *questions, *given, *more)
         return told(run.err), {one["profile"]["name"] for one in run.records}
 
@@ -276,7 +280,8 @@ def test_prefill_says_which_way(adatp: Run, checkpoint: Path, clip: Path) -> Non
     assert asked(MANY[:2], *low, "--prefill", "cheaper") == ([], {"adatp-light"})
     lines, profiles = asked(MANY[:2], *low, "--prefill", "shared")
     assert profiles == {"vanilla"}
-    assert "costs more than pruning for each" in lines[0]
+    shared, each = costs(lines[0][0])
+    assert shared > each
     assert asked(MANY, "-p", "fastv", "--prefill", "cheaper")[1] == {"vanilla"}
     alone = adatp("ask", clip, *QUESTIONS, *given, "-p", "vanilla", "--prefill", "each").records
     assert not any("shared" in one["tokens"] for one in alone)

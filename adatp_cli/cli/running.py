@@ -127,17 +127,16 @@ class Interview:
         self._know(profile=event.profile.to_dict())
         cost, cheaper = event.cost, event.cost.shared < event.cost.pruned
         if event.shared:
-            then = ": it is taken, and nothing is pruned; --prefill each prunes"
-        elif cheaper and event.fits and self._prefill is None:
-            then = "; --prefill shared does that"
+            then = "nothing is pruned; --prefill each prunes"
         elif not event.fits:
-            then = ", but does not fit the memory"
+            then = "one prefill for all does not fit the memory"
+        elif cheaper and self._prefill is None:
+            then = "--prefill shared would cost less, and prune nothing"
         else:
             return
         self._output.note(
-            f"{len(self._questions)} questions: one unpruned prefill shared by all, "
-            f"{amount(cost.shared)}FLOP, costs {'less' if cheaper else 'more'} than pruning for "
-            f"each, {amount(cost.pruned)}FLOP{then}"
+            f"{len(self._questions)} questions: {amount(cost.shared)}FLOP on one unpruned prefill, "
+            f"{amount(cost.pruned)}FLOP pruned for each\n{then}"
         )
 
     def _handle(self, event: Stage | ClipReady | PrefillChosen | TextChunk | Answered) -> None:
