@@ -10,8 +10,7 @@ from adatp_cli.encoding import frames_at_once
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
 from adatp_cli.generation import GenerationSettings
-from adatp_cli.model.fitting import check_run
-from adatp_cli.model.memory import estimate_run
+from adatp_cli.model.fitting import check_clip
 from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import Circumstances, Outlook
@@ -184,25 +183,12 @@ class Planner:
             It does not fit.
         """
         loaded = self._loaded
-
-        def needed(count: int) -> int:
-            return estimate_run(
-                loaded.shape,
-                dtype=loaded.dtype,
-                frames=count,
-                text_tokens=text_tokens + 1,
-                new_tokens=self._settings.max_new_tokens,
-                frames_at_once=frames_at_once(loaded.device, loaded.shape.vision),
-                visual_per_layer=self.outlook(count).visual_per_layer,
-                relevance=self.relevance_shape,
-                quantization=loaded.quantization,
-                device=loaded.device,
-            ).total
-
-        check_run(
-            needed,
+        check_clip(
+            loaded,
             frames=frames,
-            device=loaded.device,
-            quantization=loaded.quantization,
-            model=loaded.name,
+            text_tokens=text_tokens + 1,
+            new_tokens=self._settings.max_new_tokens,
+            at_once=lambda _frames: frames_at_once(loaded.device, loaded.shape.vision),
+            visual_per_layer=lambda count: self.outlook(count).visual_per_layer,
+            relevance=self.relevance_shape,
         )

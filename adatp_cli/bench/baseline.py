@@ -17,8 +17,7 @@ from adatp_cli.bench.memory import PeakWatch
 from adatp_cli.bench.sample import PLAIN, Sample
 from adatp_cli.cost import end_to_end_cost, paper_cost
 from adatp_cli.encoding import synchronize
-from adatp_cli.model.fitting import check_run
-from adatp_cli.model.memory import estimate_run
+from adatp_cli.model.fitting import check_clip
 from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
 
 if TYPE_CHECKING:
@@ -86,26 +85,12 @@ class PlainTransformers:
         MemoryLimitError
             It does not fit.
         """
-        loaded = self._loaded
-
-        def needed(count: int) -> int:
-            return estimate_run(
-                loaded.shape,
-                dtype=loaded.dtype,
-                frames=count,
-                text_tokens=text_tokens,
-                new_tokens=self._new_tokens,
-                frames_at_once=count if vision else 1,
-                quantization=loaded.quantization,
-                device=loaded.device,
-            ).total
-
-        check_run(
-            needed,
+        check_clip(
+            self._loaded,
             frames=frames,
-            device=loaded.device,
-            quantization=loaded.quantization,
-            model=loaded.name,
+            text_tokens=text_tokens,
+            new_tokens=self._new_tokens,
+            at_once=lambda count: count if vision else 1,
         )
 
     @torch.inference_mode()

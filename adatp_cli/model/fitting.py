@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model.device import is_cuda
 from adatp_cli.model.heap import keep_large_blocks_apart
-from adatp_cli.model.memory import available_memory
+from adatp_cli.model.memory import available_memory, estimate_run
 from adatp_cli.model.quantize import choose_quantization
+
+if TYPE_CHECKING:
+    from adatp_cli.model.load import LoadedModel
 
 # On a CPU up to 2.7 times what was counted was held, the rest being holes in the heap; with three
 # times as much free they do no harm. Those of int8 are ten times as large (docs/memory.md).
@@ -76,6 +81,54 @@ def most_frames(estimate: Callable[[int], int], available: int, upper: int) -> i
         else:
             high = middle - 1
     return low
+
+
+def check_clip(
+    loaded: LoadedModel,
+    *,
+    frames: int,
+    text_tokens: int,
+    new_tokens: int,
+    at_once: Callable[[int], int],
+    visual_per_layer: Callable[[int], Sequence[int]] | None = None,
+    relevance: RelevanceShape | None = None,
+) -> None:
+    """`check_run` for a loaded model.
+
+    Parameters
+    ----------
+    frames, text_tokens, new_tokens, relevance
+        As for `estimate_run`.
+    at_once, visual_per_layer
+        Frames of a clip to that function's `frames_at_once` and `visual_per_layer`.
+
+    Raises
+    ------
+    MemoryLimitError
+        It does not fit.
+    """
+
+    def needed(count: int) -> int:
+        return estimate_run(
+            loaded.shape,
+            dtype=loaded.dtype,
+            frames=count,
+            text_tokens=text_tokens,
+            new_tokens=new_tokens,
+            frames_at_once=at_once(count),
+            visual_per_layer=None if visual_per_layer is None else visual_per_layer(count),
+            relevance=relevance,
+            quantization=loaded.quantization,
+            device=loaded.device,
+        ).total
+
+    check_run(
+        needed,
+        frames=frames,
+        device=loaded.device,
+        quantization=loaded.quantization,
+        model=loaded.name,
+    )
 
 
 def check_run(
