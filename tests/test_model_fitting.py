@@ -48,6 +48,7 @@ def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit(
         (1.1, "cuda:0", "none", False),
         (9, "cpu", "none", False),
         (9, "cpu", "int8", True),
+        (11, "cpu", "int8", False),
     ],
 )
 def test_where_memory_is_short_the_heap_keeps_no_holes(

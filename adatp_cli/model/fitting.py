@@ -15,9 +15,9 @@ from adatp_cli.model.quantize import choose_quantization
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
 
-# On a CPU up to 2.7 times what was counted was held, the rest being holes in the heap; with three
-# times as much free they do no harm. Those of int8 are ten times as large (docs/memory.md).
-_ROOM_FOR_HOLES = 3
+# On a CPU up to 2.7 times what was counted was held, ten times in int8, the rest being holes in the
+# heap (docs/memory.md). Where so much is free they do no harm.
+_ROOM_FOR_HOLES, _ROOM_FOR_INT8_HOLES = 3, 10
 
 
 def fitting_quantization(
@@ -161,8 +161,8 @@ def check_run(
     if available is None:
         return
     if needed <= available:
-        tight = available < _ROOM_FOR_HOLES * needed
-        if device == "cpu" and (tight or quantization == "int8"):
+        room = _ROOM_FOR_INT8_HOLES if quantization == "int8" else _ROOM_FOR_HOLES
+        if device == "cpu" and available < room * needed:
             keep_large_blocks_apart()
         return
     fitting = most_frames(estimate, available, frames - 1)
