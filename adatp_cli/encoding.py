@@ -159,20 +159,30 @@ class ClipEncoder:
         per_frame = joined([part.tokens for part in parts])
         visual = torch.cat((per_frame.flatten(0, 1), parts[-1].newline))
         synchronize(self._loaded.device)
-        self._seconds += time.perf_counter() - started
         looks = [part.look for part in parts if part.look is not None]
+        vectors = self._vectors([means for means, _ in looks])
+        self._seconds += time.perf_counter() - started
         keys = [part.keys for part in parts if part.keys is not None]
         return EncodedClip(
             frames=len(sources),
             visual=visual,
             tower_vectors=joined([part.means for part in parts]),
-            frame_vectors=joined([vectors for vectors, _ in looks]) if looks else None,
+            frame_vectors=None if vectors is None else joined([vectors]),
             vision_s=self._seconds - self._relevance_s,
             relevance_s=self._relevance_s,
             probe_attention=joined([seen for _, seen in looks]) if looks else None,
             tower_keys=joined(keys) if keys else None,
             copied=len(sources) - encoded,
         )
+
+    def _vectors(self, means: list[Tensor]) -> Tensor | None:
+        """The relevance encoder's vectors of all frames that were encoded; None without one."""
+        relevance, started = self._loaded.relevance, time.perf_counter()
+        if relevance is None or not means:
+            return None
+        vectors = relevance.vectors(torch.cat(means)).cpu()
+        self._relevance_s += time.perf_counter() - started
+        return vectors
 
     def _is_new(self, picture: Picture) -> bool:
         if self._reuse is None or self._last is None or self._last.shape != picture.shape:
@@ -193,8 +203,8 @@ class ClipEncoder:
         if self._with_relevance and relevance is not None:
             synchronize(loaded.device)
             pooling = time.perf_counter()
-            vectors, attention = relevance.look(tower.hidden)
-            look = vectors.cpu(), inner.apply_pooling(attention[..., None])[..., 0].cpu()
+            means, attention = relevance.look(tower.hidden)
+            look = means, inner.apply_pooling(attention[..., None])[..., 0].cpu()
             self._relevance_s += time.perf_counter() - pooling
         self._passes.append(
             _Pass(
@@ -209,7 +219,10 @@ class ClipEncoder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pass:
-    """What one pass of the tower gave: (n, P, D) tokens and what goes with them."""
+    """What one pass of the tower gave: (n, P, D) tokens and what goes with them.
+
+    `look` is what the pooling head saw of each frame, and where it looked, pooled as tokens are.
+    """
 
     tokens: Tensor
     newline: Tensor

@@ -131,7 +131,7 @@ def test_relevance_encoder() -> None:
     ids = torch.zeros(1, 16, dtype=torch.long)
 
     def encode() -> None:
-        pooling(hidden)
+        pooling.vectors(pooling.look(hidden)[0])
         siglip.text_model(input_ids=ids)
 
     shape = cost.RelevanceShape(64, 160, 4, 2, 48, 112, 16, 64)

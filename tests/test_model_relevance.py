@@ -110,7 +110,9 @@ def test_pooling_is_the_head_in_another_order() -> None:
     with torch.inference_mode():
         probe = head.probe.expand(5, 1, 48)
         _, seen = head.attention(probe, hidden, hidden)
-        pooled, looked = Pooling(head)(hidden)
+        pooling = Pooling(head)
+        means, looked = pooling.look(hidden)
+        pooled = pooling.vectors(means)
         torch.testing.assert_close(pooled, head(hidden), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(looked, seen[:, 0], rtol=1e-4, atol=1e-6)
 

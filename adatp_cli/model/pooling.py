@@ -40,7 +40,7 @@ class Pooling:
         self._out = attention.out_proj
         self._norm, self._mlp = part.layernorm, part.mlp
 
-    def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Look at frames.
 
         Parameters
@@ -51,10 +51,19 @@ class Pooling:
         Returns
         -------
         Tensor, Tensor
-            (T, D), what the head gives; (T, patches), where it looks, mean over heads.
+            (T, heads, D), what each head sees, for `vectors`; (T, patches), where they look, mean
+            over heads.
         """
         weights = (hidden @ self._asked.T).softmax(1)  # (T, patches, heads)
-        means = weights.transpose(1, 2) @ hidden  # (T, heads, D)
+        return weights.transpose(1, 2) @ hidden, weights.mean(-1)
+
+    def vectors(self, means: Tensor) -> Tensor:
+        """(T, D), what the head gives for what its heads see.
+
+        One pass over all frames of a clip reads the weights once: at so400m's size 50 MB, which
+        takes longer than the arithmetic for a frame.
+        """
         values = torch.einsum("thw,hdw->thd", means, self._value).flatten(1) + self._value_bias
-        pooled = self._out(values)
-        return pooled + self._mlp(self._norm(pooled)), weights.mean(-1)
+        pooled: Tensor = self._out(values)
+        given: Tensor = pooled + self._mlp(self._norm(pooled))
+        return given

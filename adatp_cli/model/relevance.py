@@ -103,18 +103,34 @@ class RelevanceEncoder:
         Tensor
             float32, (T, De), of unit length.
         """
-        return self.look(hidden)[0]
+        return self.vectors(self.look(hidden)[0])
 
     @torch.inference_mode()
     def look(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """`frame_vectors`, and (T, patches) float32: attention of the head, mean over its heads."""
+        """What the pooling head's heads see of each frame, and where they look.
+
+        Parameters
+        ----------
+        hidden
+            As for `frame_vectors`.
+
+        Returns
+        -------
+        Tensor, Tensor
+            float32: (T, heads, Dv) for `vectors`; (T, patches) attention, mean over heads.
+        """
         device = self.norm.weight.device
         looks = [
-            self._pooling(self.norm(chunk.to(device, torch.float32)))
+            self._pooling.look(self.norm(chunk.to(device, torch.float32)))
             for chunk in torch.split(hidden, LOOKS_AT_ONCE)
         ]
-        pooled, seen = (torch.cat(parts) for parts in zip(*looks, strict=True))
-        return F.normalize(pooled, dim=-1), seen
+        means, seen = (torch.cat(parts) for parts in zip(*looks, strict=True))
+        return means, seen
+
+    @torch.inference_mode()
+    def vectors(self, means: Tensor) -> Tensor:
+        """The vectors of `frame_vectors` from what `look` saw, best of all frames together."""
+        return F.normalize(self._pooling.vectors(means), dim=-1)
 
     @torch.inference_mode()
     def text_vector(self, question: str, text_tokens: int | None = None) -> Tensor:
