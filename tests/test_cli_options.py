@@ -142,6 +142,7 @@ def test_trace_of_each_question_has_its_file(
         (("--budget", "0.5", "-p", "vanilla"), "a budget has no effect on the profile 'vanilla'"),
         (("--budget", "0.001"), "cannot be reached"),
         (("-p", "adapt"), "did you mean 'adatp'"),
+        (("-p", ""), "there is no profile named"),
         (("--frames", "0"), "--frames must be at least 1"),
         (("--frames", "many"), "--frames 'many' is neither a whole number nor auto"),
         (("--fps", "0"), "--fps must be above 0"),
@@ -179,3 +180,4 @@ def test_several_profiles_stand_in_one_option_or_in_several(tmp_path: Path) -> N
     given = [Path("vanilla,fastv"), file, Path("adatp")]
     assert profile_names(given, ["vanilla"]) == ["vanilla", "fastv", str(file), "adatp"]
     assert profile_names(None, ("vanilla", "adatp")) == ["vanilla", "adatp"]
+    assert profile_names([Path(",".join(["adatp"] * 100))], ()) == ["adatp"] * 100

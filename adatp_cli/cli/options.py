@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -282,7 +283,7 @@ class RunOptions:
     @property
     def profile_name(self) -> str:
         """The profile that was named, or the default."""
-        return self.profile or DEFAULT_PROFILE
+        return DEFAULT_PROFILE if self.profile is None else self.profile
 
     def resolved_profile(self) -> Profile:
         """The profile with the budget that was asked for.
@@ -334,7 +335,10 @@ def frame_number(text: str | None) -> int | None:
 def profile_names(given: Sequence[Path] | None, default: Sequence[str]) -> list[str]:
     """What several `--profile` name: a file whose name has a comma is one, else commas part."""
     names = [str(one) for one in given or default]
-    return [part for name in names for part in ([name] if Path(name).exists() else name.split(","))]
+    # Not Path.exists, to which a list longer than a file's name may be is an error.
+    return [
+        part for name in names for part in ([name] if os.path.exists(name) else name.split(","))
+    ]
 
 
 def trace_path(trace: str, index: int) -> Path:
