@@ -105,7 +105,9 @@ class Engine(Planner):
             asking, chosen = self._choose(frames, questions, prefill)
             return asking
 
-        clip = yield from self._open(source, questions, sampling, reader, video_name, choose)
+        clip = yield from self.open(
+            source, questions, sampling, reader=reader, video_name=video_name, choose=choose
+        )
         if chosen is not None:
             yield chosen
         shared = SharedPrefix() if prefill != "each" and len(questions) > 1 else None
@@ -120,28 +122,23 @@ class Engine(Planner):
         *,
         reader: FrameReader,
         video_name: str,
+        choose: Callable[[int], Engine] | None = None,
     ) -> Generator[Stage | ClipReady, None, Clip]:
         """Decode a clip and encode it, the one beside the other where the reader can.
 
-        Parameters and errors are those of `ask`. The clip's `decode_s` is what was waited for its
-        frames beside the encoding.
-        """
-        return self._open(source, questions, sampling, reader, video_name, lambda _frames: self)
+        Other parameters and errors are those of `ask`. The clip's `decode_s` is what was waited for
+        its frames beside the encoding.
 
-    def _open(
-        self,
-        source: str | os.PathLike[str] | bytes,
-        questions: Sequence[str],
-        sampling: Sampling,
-        reader: FrameReader,
-        video_name: str,
-        choose: Callable[[int], Engine],
-    ) -> Generator[Stage | ClipReady, None, Clip]:
-        """`open`, for the engine that `choose` names once the number of frames is known."""
+        Parameters
+        ----------
+        choose
+            Names, once the number of frames is known, the engine that will answer; this one when
+            omitted.
+        """
         yield Stage("decode", video_name)
 
         def begin(frames: int) -> ClipEncoder:
-            asking = choose(frames)
+            asking = self if choose is None else choose(frames)
             asking.check_questions(frames, questions)
             account.reset_peak_memory(self._loaded.device)
             return asking._encoder(asking.needs)
