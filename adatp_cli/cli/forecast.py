@@ -40,7 +40,7 @@ class Forecast:
 
     Planned visual tokens per layer, pruned layers (first, last), both counts of the cost, what
     `--frames auto` is, the memory by kind of quantization, and from how many questions on one
-    unpruned prefill for all of them takes less than pruning for each.
+    unpruned prefill for all of them takes less than pruning for each; None where nothing is pruned.
     """
 
     frames: int
@@ -163,7 +163,9 @@ def forecast(
         end_to_end(counts, prunes=True),
         budget,
         _memory(target.shape, frames, counts, relevance),
-        questions_to_share(counts, full[0], TEXT_BEFORE, TEXT_TOKENS - TEXT_BEFORE - 1, language),
+        questions_to_share(counts, full[0], TEXT_BEFORE, TEXT_TOKENS - TEXT_BEFORE - 1, language)
+        if drops
+        else None,
     )
 
 

@@ -136,7 +136,7 @@ def _as_data(told: Forecast) -> dict[str, object]:
             | dataclasses.asdict(told.pruned),
         },
         "frames_auto": dataclasses.asdict(told.auto),
-        "questions_to_share": None if told.pruned_layers is None else told.share_from,
+        "questions_to_share": told.share_from,
         "memory": {kind: dataclasses.asdict(held) for kind, held in told.memory.items()},
         "assumed": {
             "text_tokens": TEXT_TOKENS,
