@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -18,12 +17,6 @@ from adatp_cli.sharing import PrefillMode
 from adatp_cli.video.source import STDIN_NAME
 
 STDIN = "-"
-
-
-class Prefill(StrEnum):
-    cheaper = "cheaper"
-    each = "each"
-    shared = "shared"
 
 
 @with_run_options
@@ -44,7 +37,7 @@ def ask(
     ],
     options: RunOptions,
     prefill: Annotated[
-        Prefill | None,
+        PrefillMode | None,
         typer.Option(
             "--prefill",
             rich_help_panel="Pruning",
@@ -65,8 +58,7 @@ def ask(
         asked = read_questions(questions, stdin_is_video=video == STDIN)
         source = read_clip() if video == STDIN else video
         name = STDIN_NAME if video == STDIN else video
-        mode: PrefillMode | None = None if prefill is None else prefill.value
-        Interview(source, asked, options, output, video_name=name, prefill=mode).run()
+        Interview(source, asked, options, output, video_name=name, prefill=prefill).run()
 
 
 def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:
