@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ import av
 import numpy as np
 import pytest
 from hypothesis import settings
+
+# Threads that wait for each other spin, which costs the small models here most of their time. Set
+# before anything loads PyTorch; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from adatp_cli.cli.app import main
 from tests.checkpoint import write_random_checkpoint
