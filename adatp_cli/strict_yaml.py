@@ -1,7 +1,7 @@
 """Settings files, read strictly: YAML to frozen dataclasses, one clear line for each mistake.
 
 Knows nothing of what the settings mean. Unknown keys, ill-typed values, repeated keys, aliases,
-binary and oversized files are refused with the file, the key and the nearest valid name.
+tags, binary and oversized files are refused with the file, the key and the nearest valid name.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def shown(value: object) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2 scalars, no aliases and no repeated keys.
+    """PyYAML's safe loader with YAML 1.2 scalars, no aliases, no tags and no repeated keys.
 
     YAML 1.1 reads the word `off`, which is a value here, as false, and 1e-1 as text.
     """
@@ -108,10 +108,15 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - the base class's own registry, emptied
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.get_event()  # type: ignore[no-untyped-call]
-            message = "aliases are not supported"
-            raise yaml.composer.ComposerError(None, None, message, event.start_mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        # A tag makes its constructor read whatever stands behind it, which may fail in any way.
+        for what, there in (
+            ("aliases", isinstance(event, yaml.AliasEvent)),
+            ("tags", getattr(event, "tag", None) is not None),
+        ):
+            if there:
+                message = f"{what} are not supported"
+                raise yaml.composer.ComposerError(None, None, message, event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
