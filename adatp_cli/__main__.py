@@ -1,10 +1,34 @@
-"""`python -m adatp_cli` is `adatp`."""
+"""The program's entry: `adatp`, and `python -m adatp_cli`."""
 
 from __future__ import annotations
 
 import sys
+from types import TracebackType
 
-from adatp_cli.cli.app import main
+
+def main() -> int:
+    """Run the program and return its exit code; Ctrl-C shows no traceback at any moment.
+
+    While the program's modules load, and once it has ended, nothing else of ours can catch it. The
+    process then ends by the signal itself, which shells show as 130.
+    """
+    sys.excepthook = _without_interrupts  # before anything that takes time to import
+    import signal
+
+    from adatp_cli.cli.app import main as run
+
+    code = run()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
+
+
+def _without_interrupts(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,29 @@ def test_a_full_disk_is_one_line() -> None:
         "error: the output cannot be written: No space left on device; "
         "make room, or write elsewhere"
     ]
+
+
+@pytest.mark.parametrize("moment", ["loading", "ended"])
+def test_ctrl_c_before_and_after_the_command_shows_no_traceback(
+    tmp_path: Path, moment: str
+) -> None:
+    """A module that the program imports, or its last flush, sends the signal and waits for it."""
+    interrupt = "os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+    (tmp_path / "typer.py").write_text(f"import os, signal, time; {interrupt}")
+    code = (
+        "import atexit, os, signal, sys, time; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        + (
+            f"sys.path.insert(0, {str(tmp_path)!r}); "
+            if moment == "loading"
+            else f"atexit.register(lambda: [{interrupt.replace(';', ',')}]); "
+        )
+        + "from adatp_cli.__main__ import main; sys.argv = ['adatp', 'schema']; sys.exit(main())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (run.returncode, run.stderr) == (-signal.SIGINT, "")
 
 
 def test_text_that_the_locale_cannot_encode_is_no_crash(tmp_path: Path) -> None:
