@@ -109,7 +109,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     make(tmp_path, "single.mp4")
     (clips / "gone.mp4").symlink_to("nowhere.mp4")
     (clips / "self.mp4").symlink_to("self.mp4")
-    result = collect(str(clips), ASKED)
+    result = collect(str(clips), ASKED, follow_links=True)
     assert [job.relative for job in result.jobs] == (
         ["far away.mp4", "out/deep/farther.mp4", "out/far.mp4", "y/clip.mp4", "z/real.mp4"]
     )
@@ -119,11 +119,34 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     assert "loop" in told["self.mp4"]
 
 
+def test_a_link_out_of_the_folder_is_told_and_taken_only_when_asked_for(tmp_path: Path) -> None:
+    clips, private = tmp_path / "clips", tmp_path / "clips-private"  # a name that begins alike
+    make(clips, "own.mp4", "deep/er.mp4")
+    make(private, "secret.mp4")
+    (clips / "file.mp4").symlink_to(private / "secret.mp4")
+    (clips / "folder").symlink_to(private)
+    (clips / "chain.mp4").symlink_to("folder/secret.mp4")
+    (clips / "within.mp4").symlink_to("deep/er.mp4")
+    (clips / "itself").symlink_to(".")
+    (tmp_path / "named").symlink_to(clips)  # the source itself may be a link
+    for source in (clips, tmp_path / "named", tmp_path / "named/**/*.mp4", clips / "*/*.mp4"):
+        result = collect(str(source), ASKED)
+        assert {os.path.basename(job.path) for job in result.jobs} <= {"own.mp4", "er.mp4"}, source
+        out = {item.path for item in result.skipped if "--follow-links" in item.reason}
+        assert out, source
+    told = skipped(collect(str(clips), ASKED), clips)
+    assert {name for name, why in told.items() if "--follow-links" in why} == (
+        {"file.mp4", "folder", "chain.mp4"}
+    )
+    every = collect(str(clips), ASKED, follow_links=True)
+    assert len(every.jobs) == 3
+
+
 def test_pipes_and_devices_are_told_and_never_opened(tmp_path: Path) -> None:
     make(tmp_path, "clip.mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "null.mp4").symlink_to("/dev/null")
-    result = collect(str(tmp_path), ASKED)
+    result = collect(str(tmp_path), ASKED, follow_links=True)
     assert [job.relative for job in result.jobs] == ["clip.mp4"]
     assert skipped(result, tmp_path) == (
         {"pipe.mp4": "a named pipe", "null.mp4": "a device or socket"}

@@ -46,6 +46,7 @@ def collect(
     *,
     stdin: BinaryIO | None = None,
     null_separated: bool = False,
+    follow_links: bool = False,
 ) -> Collection:
     """Every clip that a source names, with what is asked about it.
 
@@ -61,6 +62,8 @@ def collect(
         Where a list is read from; None where there is no standard input.
     null_separated
         The list is separated by NUL bytes, as `find -print0` writes it.
+    follow_links
+        Take what links in a folder or a pattern name outside of it.
 
     Returns
     -------
@@ -85,9 +88,11 @@ def collect(
     if mode is None:
         if not is_pattern(source):
             raise UsageError(f"{printable(source) or repr('')}: no such file or folder", _SOURCES)
-        return _searched(source, expand_pattern(source), asked, "no video matches the pattern")
+        finds = expand_pattern(source, follow_links=follow_links)
+        return _searched(source, finds, asked, "no video matches the pattern")
     if stat.S_ISDIR(mode):
-        return _searched(source, _walked(source), asked, "no video in it or below it")
+        finds = _walked(source, follow_links=follow_links)
+        return _searched(source, finds, asked, "no video in it or below it")
     if not stat.S_ISREG(mode):
         what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
         raise UsageError(f"{printable(source)}: is {what}, which is no source", _SOURCES)
@@ -133,9 +138,9 @@ def _mode(path: str) -> int | None:
         ) from None
 
 
-def _walked(folder: str) -> Finds:
+def _walked(folder: str, *, follow_links: bool) -> Finds:
     try:
-        return walk_folder(folder)
+        return walk_folder(folder, follow_links=follow_links)
     except OSError as error:
         raise UsageError(
             f"{printable(folder)}: the folder cannot be read: {error.strerror}", "check its rights"

@@ -57,11 +57,12 @@ def is_video_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
 
 
-def walk_folder(folder: str) -> Finds:
+def walk_folder(folder: str, *, follow_links: bool = False) -> Finds:
     """All videos in a folder and below it.
 
     Hidden files and folders and unfinished downloads are skipped. A link to a folder is followed
-    where that folder is not walked anyway, and only once, so loops end.
+    where that folder is not walked anyway, and only once, so loops end. Links that lead out of the
+    folder are skipped unless `follow_links`: a folder that somebody sent reads nothing else.
 
     Raises
     ------
@@ -70,17 +71,18 @@ def walk_folder(folder: str) -> Finds:
     """
     with os.scandir(folder):
         pass
-    return _Walk(folder).run()
+    return _Walk(folder, follow_links=follow_links).run()
 
 
-def expand_pattern(pattern: str) -> Finds:
+def expand_pattern(pattern: str, *, follow_links: bool = False) -> Finds:
     """All videos that a pattern matches, hidden ones only where it names the dot.
 
     ``**`` as a whole component stands for any number of folders, hidden ones and links left out;
-    other components follow links. A pattern with an extension of its own, as in ``*.gif``, takes
-    whatever it matches, any other one takes videos by their extensions.
+    other components follow links, those that lead out of the pattern's folder (what stands before
+    its first wildcard) only with `follow_links`. A pattern with an extension of its own, as in
+    ``*.gif``, takes whatever it matches, any other one takes videos by their extensions.
     """
-    return _Glob(pattern).run()
+    return _Glob(pattern, follow_links=follow_links).run()
 
 
 class _Search:
@@ -89,14 +91,17 @@ class _Search:
     # Whether a file without links is come upon once; where each name leads takes long to find out.
     _each_once = False
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, follow_links: bool) -> None:
         self._root = root
+        self._inside = None if follow_links else os.path.join(os.path.realpath(root), "")
         self._finds = Finds()
         self._direct: list[Found] = []
         self._linked: list[Found] = []
 
     def _take(self, path: str, relative: str, *, linked: bool) -> None:
         """Take a regular file; say why another thing is not taken. `linked`: its name is a link."""
+        if linked and self._leads_out(path):
+            return
         try:
             mode = os.stat(path).st_mode
         except OSError as error:
@@ -107,6 +112,15 @@ class _Search:
             self._skip(path, what)
         else:
             (self._linked if linked else self._direct).append(Found(path, relative))
+
+    def _leads_out(self, path: str) -> bool:
+        """Whether a link leads to where the search may not go; if so it is skipped."""
+        if self._inside is None or not os.path.exists(path):
+            return False
+        if not os.path.join(os.path.realpath(path), "").startswith(self._inside):
+            self._skip(path, "a link out of the folder, which --follow-links takes")
+            return True
+        return False
 
     def _skip(self, path: str, reason: str) -> None:
         self._finds.skipped.append(Skipped(path, reason))
@@ -128,8 +142,8 @@ class _Search:
 class _Walk(_Search):
     _each_once = True
 
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
+    def __init__(self, root: str, *, follow_links: bool) -> None:
+        super().__init__(root, follow_links=follow_links)
         self._seen: set[tuple[int, int]] = set()
         self._links: list[str] = []
 
@@ -170,7 +184,8 @@ class _Walk(_Search):
                 if name.startswith("."):
                     self._skip(path, "a hidden folder")
                 elif entry.is_symlink():
-                    self._links.append(below)
+                    if not self._leads_out(path):
+                        self._links.append(below)
                 elif name.endswith(_DOWNLOAD_FOLDER):
                     self._skip(path, "an unfinished download")
                 else:
@@ -186,12 +201,12 @@ class _Walk(_Search):
 
 
 class _Glob(_Search):
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, *, follow_links: bool) -> None:
         drive, rest = os.path.splitdrive(pattern)
         parts = rest.split(os.sep)
         literal = next(index for index, part in enumerate(parts) if is_pattern(part))
         root = drive + os.sep.join(parts[:literal])
-        super().__init__(root + os.sep if literal else root)
+        super().__init__(root + os.sep if literal else root, follow_links=follow_links)
         self._parts = tuple(
             part
             for index, part in enumerate(parts[literal:], literal)

@@ -52,6 +52,7 @@ class BatchOptions:
     questions: Sequence[str]
     questions_file: Path | None
     null_separated: bool
+    follow_links: bool
     output: Path | None
     output_format: OutputFormat
     resume: bool
@@ -115,6 +116,14 @@ def batch(
             help="The list on stdin is separated by NUL, as find -print0 writes it.",
         ),
     ] = False,
+    follow_links: Annotated[
+        bool,
+        typer.Option(
+            "--follow-links",
+            rich_help_panel=_BATCH,
+            help="Take clips that links in a folder or pattern name outside of it.",
+        ),
+    ] = False,
     output_file: Annotated[
         Path | None,
         typer.Option(
@@ -174,8 +183,8 @@ def batch(
                 "trace a clip with adatp ask",
             )
         wanted = BatchOptions(
-            questions or [], questions_file, null_separated, output_file, output_format,
-            resume, overwrite, retry_failed, shard, decoders,
+            questions or [], questions_file, null_separated, follow_links, output_file,
+            output_format, resume, overwrite, retry_failed, shard, decoders,
         )  # fmt: skip
         wanted.check()
         if output_file is not None and _same_file(source, output_file):
@@ -230,7 +239,11 @@ class Batch:
             questions += inputs.read_questions_file(wanted.questions_file)
         stdin = sys.stdin.buffer if sys.stdin is not None and self._source == "-" else None
         found = inputs.collect(
-            self._source, questions, stdin=stdin, null_separated=wanted.null_separated
+            self._source,
+            questions,
+            stdin=stdin,
+            null_separated=wanted.null_separated,
+            follow_links=wanted.follow_links,
         )
         for item in found.skipped[:_SKIPPED_SHOWN]:
             self._output.note(f"skipped {item.path}: {item.reason}")
