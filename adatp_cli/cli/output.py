@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.status import Status
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from adatp_cli.cli.progress import BatchProgress
@@ -69,7 +70,8 @@ class Output:
         self.quiet = quiet
         self.verbose = verbose
         self._stderr = _Stderr(stderr=True, highlight=False, markup=False, emoji=False)
-        self._status: Status | None = None
+        self._spinner = Spinner("dots", style="status.spinner")
+        self._status: Live | None = None
         self._mid_line = False
         self._asked = -1
 
@@ -153,12 +155,17 @@ class Output:
         if self.verbose:
             self.note(text)
         elif not self.quiet and self._stderr.is_terminal:
-            line = Text(text, no_wrap=True, overflow="ellipsis")
+            self._spinner.update(text=Text(text, no_wrap=True, overflow="ellipsis"))
             if self._status is None:
-                self._status = Status(line, console=self._stderr)
+                self._status = Live(
+                    self._spinner,
+                    console=self._stderr,
+                    refresh_per_second=12.5,
+                    transient=True,
+                    redirect_stdout=False,  # an answer is not for the terminal of stderr
+                    redirect_stderr=False,
+                )
                 self._status.start()
-            else:
-                self._status.update(line)
 
     def progress(self, total: int, noun: str, *, rows_on_stdout: bool) -> BatchProgress:
         """How far a run of `total` rows is: a bar, where it does not stand between the rows."""

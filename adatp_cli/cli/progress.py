@@ -50,6 +50,8 @@ class BatchProgress:
                 TimeRemainingColumn(),
                 console=console,
                 transient=True,
+                redirect_stdout=False,  # the rows of a run are not for the terminal of stderr
+                redirect_stderr=False,
             )
             self._task = self._bar.add_task(noun, total=total)
             self._bar.start()
