@@ -243,6 +243,21 @@ def seconds(
     )
 
 
+def own_seconds(whole: Seconds, encoded: EncodedClip) -> Seconds:
+    """Of a question's `seconds`, what only it took: nothing of the clip's, and no loading."""
+    relevance_s = whole.relevance - encoded.relevance_s
+    first_token_s = relevance_s + whole.prefill
+    return replace(
+        whole,
+        load=0.0,
+        decode=0.0,
+        vision=0.0,
+        relevance=relevance_s,
+        first_token=first_token_s,
+        total=first_token_s + whole.generate,
+    )
+
+
 def versions() -> Versions:
     """Of what decides the numbers."""
     import transformers

@@ -306,4 +306,5 @@ class Engine(Planner):
         )
         trace = build_trace(request, generated) if self._keep_trace else None
         planned_s = 0.0 if self.needs.question_vector else prepared_s
-        return Answered(record, trace, planned_s + generated.choosing_s)
+        own = account.own_seconds(record.seconds, clip.encoded)
+        return Answered(record, trace, planned_s + generated.choosing_s, own)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from adatp_cli.encoding import EncodedClip
 from adatp_cli.profiles import Profile
-from adatp_cli.record import AnswerRecord, VideoFacts
+from adatp_cli.record import AnswerRecord, Seconds, VideoFacts
 from adatp_cli.sharing import Prefills
 from adatp_cli.trace import Trace
 from adatp_cli.video.frames import Frames
@@ -71,11 +71,15 @@ class Answered:
     choosing_s
         Seconds of the record's `prefill` that went into choosing tokens. Embedding the question,
         and planning where it is embedded, are the record's `relevance` and not in here.
+    own
+        What a later question about an encoded clip takes: the record's seconds without loading,
+        decoding and encoding.
     """
 
     record: AnswerRecord
     trace: Trace | None
     choosing_s: float
+    own: Seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)

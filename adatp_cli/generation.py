@@ -78,7 +78,7 @@ class Generated:
     ids
         All tokens sampled, the end-of-sequence token among them.
     text
-        What they say, special tokens left out.
+        What they say, special tokens and a blank beginning left out.
     finish_reason
         Whether the model ended it, or the limit on new tokens.
     report
@@ -276,7 +276,7 @@ class _Stream:
     """Takes tokens from `generate` and hands out text that will not change any more.
 
     A character can be spread over several tokens; until its last byte is there it decodes to
-    replacement characters, which are held back.
+    replacement characters, which are held back. Blanks that a text begins with are nobody's wish.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
@@ -302,11 +302,10 @@ class _Stream:
         self._emit(self._decoded())
 
     def _decoded(self) -> str:
-        return str(
-            self._tokenizer.decode(
-                self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+        text = self._tokenizer.decode(
+            self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return str(text).lstrip()
 
     def _emit(self, text: str) -> None:
         if len(text) > len(self.text) and text.startswith(self.text):

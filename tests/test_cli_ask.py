@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -31,7 +32,7 @@ LABELS = ("tokens", "LLM cost", "end to end", "first token", "in all")
 def test_the_answer_alone_is_on_stdout_and_what_it_cost_on_stderr(
     adatp: Run, checkpoint: Path, clip: Path
 ) -> None:
-    streamed = adatp("ask", clip, "What happens?", "-m", checkpoint, *FEW)
+    streamed = adatp("ask", clip, "What happens?", "-m", checkpoint, *FEW, "--stats", "full")
     assert streamed.code == 0
     recorded = adatp("ask", clip, "What happens?", "-m", checkpoint, *FEW, "--json")
     (record,) = recorded.records
@@ -39,13 +40,35 @@ def test_the_answer_alone_is_on_stdout_and_what_it_cost_on_stderr(
     assert streamed.out == record["answer"] + "\n"
     lines = streamed.err.splitlines()
     assert lines[0] == f"{checkpoint} in float32 on cpu, profile adatp"
-    assert [line[:12].strip() for line in lines[1:]] == list(LABELS)
+    assert lines[1] == "the answer was cut at 5 tokens; --max-new-tokens raises the limit"
+    assert [line[:12].strip() for line in lines[2:]] == list(LABELS)
     assert all(len(line) <= 80 for line in lines[1:])
     assert "\x1b" not in streamed.err
     tokens, flops = record["tokens"], record["flops"]
-    assert f"{tokens['visual']} visual, {tokens['kept_final']} kept" in lines[1]
-    assert f"({100 * flops['paper']['ratio']:.1f} %, paper)" in lines[2]
-    assert f"({100 * flops['end_to_end']['ratio']:.1f} %)" in lines[3]
+    assert f"{tokens['visual']} visual, {tokens['kept_final']} kept" in lines[2]
+    assert f"({100 * flops['paper']['ratio']:.1f} %, paper)" in lines[3]
+    assert f"({100 * flops['end_to_end']['ratio']:.1f} %)" in lines[4]
+
+
+def test_one_line_tells_the_cost_and_of_a_later_question_its_own(
+    adatp: Run, checkpoint: Path, clip: Path
+) -> None:
+    def costs(*stats: str) -> list[str]:
+        run = adatp("ask", clip, "What?", "Where?", "-m", checkpoint, *FEW, "-p", "adatp", *stats)
+        assert run.code == 0
+        return [line for line in run.err.splitlines() if "token" in line and "cut" not in line]
+
+    first, second = costs()
+    told = r"\d+ of \d+ tokens kept, 27\.\d % of the LLM's work, (\S+) s"
+    whole, own = re.fullmatch(told, first), re.fullmatch(told + ", clip reused", second)
+    assert whole is not None
+    assert own is not None
+    assert float(own[1]) < float(whole[1])
+    assert costs("--stats", "short")[0].split(",")[:2] == first.split(",")[:2]
+    assert costs("--stats", "none") == []
+    *_, first_token, in_all = costs("--stats", "full")
+    assert re.fullmatch(r"first token \S+ s: relevance \S+, prefill \S+; clip reused", first_token)
+    assert re.fullmatch(r"in all      \S+ s: generate \S+ for 5 tokens", in_all)
 
 
 def test_quiet_says_nothing_but_the_answer(adatp: Run, checkpoint: Path, clip: Path) -> None:
@@ -264,7 +287,7 @@ def test_a_real_process_says_nothing_of_its_libraries_and_minds_no_closed_pipe(
     command = [sys.executable, "-m", "adatp_cli", "ask", str(clip), "-m", str(checkpoint), *FEW]
     whole = subprocess.run([*command, "What?"], capture_output=True, text=True, check=False)
     assert whole.returncode == 0
-    assert [line[:12].strip() for line in whole.stderr.splitlines()[1:]] == list(LABELS)
+    assert len(whole.stderr.splitlines()) == 3  # the model, the cut and the cost
     with subprocess.Popen(
         [*command, "--verbose", "What?"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adatp_cli import record
-from adatp_cli.cli.output import amount, one_line, percent, statistics
+from adatp_cli.cli.costs import amount, ending, percent, statistics, summary
+from adatp_cli.cli.output import one_line
 from tests.records import answer_record
 
 
@@ -51,16 +52,35 @@ def test_statistics_fit_80_columns(visual: int, cost: int, seconds: float, token
         record.PaperFlops(cost, cost, 1.0),
         record.EndToEndFlops(3 * cost, 3 * cost, 1.0, cost, cost, cost, cost, cost),
     )
-    found = statistics(
-        answer_record(
-            tokens=record.TokenCounts(20, visual, [visual], visual, 1.0, tokens),
-            flops=flops,
-            seconds=record.Seconds(*[seconds] * 8),
-        )
+    times = record.Seconds(*[seconds] * 8)
+    told = answer_record(
+        tokens=record.TokenCounts(20, visual, [visual], visual, 1.0, tokens),
+        flops=flops,
+        seconds=times,
     )
-    for label, text in found:
-        assert len(label) < 12
-        assert len(text) <= 68
+    for own in (None, times):
+        assert len(summary(told, own)) <= 80
+        for label, text in statistics(told, own):
+            assert len(label) < 12
+            assert len(text) <= 68
+
+
+@pytest.mark.parametrize(
+    ("answer", "finish_reason", "generated", "said"),
+    [
+        ("a circle", "eos", 3, None),
+        ("a circle", "length", 128, "cut at 128 tokens; --max-new-tokens raises the limit"),
+        ("a", "length", 1, "cut at 1 token;"),
+        ("", "eos", 1, "the answer is empty: the model ended at once; ask in other words"),
+        ("", "length", 5, "empty: the model gave 5 tokens without text; --max-new-tokens"),
+    ],
+)
+def test_an_answer_that_is_empty_or_cut_is_told(
+    answer: str, finish_reason: str, generated: int, said: str | None
+) -> None:
+    tokens = dataclasses.replace(answer_record().tokens, generated=generated)
+    told = ending(answer_record(answer=answer, finish_reason=finish_reason, tokens=tokens))
+    assert told is None if said is None else said in str(told)
 
 
 def test_a_part_that_did_not_run_is_not_told() -> None:

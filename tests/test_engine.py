@@ -117,6 +117,16 @@ def test_half_characters_are_held_back(loaded: LoadedModel):
     assert "😀" in "".join(pieces)
 
 
+def test_an_answer_begins_with_no_blank(loaded: LoadedModel):
+    pieces: list[str] = []
+    stream = generation._Stream(loaded.tokenizer, pieces.append)
+    stream.put(torch.tensor([[1, 2, 3]]))  # the prompt
+    for number in loaded.tokenizer.encode(" \n a red  circle", add_special_tokens=False):
+        stream.put(torch.tensor([number]))
+    stream.end()
+    assert "".join(pieces) == stream.text == "a red  circle"
+
+
 def test_a_broken_character_at_the_end_is_given_out_at_last(loaded: LoadedModel):
     ids = loaded.tokenizer.encode("ok 😀", add_special_tokens=False)[:-1]
     pieces: list[str] = []

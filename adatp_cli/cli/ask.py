@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from adatp_cli.cli.errors import reporting
-from adatp_cli.cli.options import RunOptions, with_run_options
+from adatp_cli.cli.options import RunOptions, Stats, StatsOption, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
 from adatp_cli.errors import UsageError
@@ -47,12 +47,13 @@ def ask(
             "--trace.",
         ),
     ] = None,
+    stats: StatsOption = Stats.short,
 ) -> None:
     """Answer one or several questions about one clip, which is decoded and encoded once.
 
     Put -- before a VIDEO or QUESTION that starts with a dash.
     """
-    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose, stats=stats)
     with reporting(output):
         options.check()
         asked = read_questions(questions, stdin_is_video=video == STDIN)

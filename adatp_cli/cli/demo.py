@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +10,19 @@ from typing import Annotated
 import typer
 
 from adatp_cli.cli.errors import reporting
-from adatp_cli.cli.options import Json, ProfileOption, Quiet, RunOptions, Verbose
+from adatp_cli.cli.options import (
+    Json,
+    ProfileOption,
+    Quiet,
+    RunOptions,
+    Stats,
+    StatsOption,
+    Verbose,
+)
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
 from adatp_cli.errors import UsageError
+from adatp_cli.words import plural
 
 
 def demo(
@@ -26,6 +36,7 @@ def demo(
     ] = None,
     profile: ProfileOption = None,
     json: Json = False,
+    stats: StatsOption = Stats.short,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -33,7 +44,7 @@ def demo(
 
     The bundled model tiny knows moving coloured shapes and nothing else.
     """
-    output = Output(json=json, quiet=quiet, verbose=verbose)
+    output = Output(json=json, quiet=quiet, verbose=verbose, stats=stats)
     options = RunOptions(
         model="tiny", profile=profile, offline=True, json=json, quiet=quiet, verbose=verbose
     )
@@ -43,10 +54,12 @@ def demo(
             path = _check_target(clip)
             output.note(f"{path}: a generated clip of moving coloured shapes")
             _run(path, options, output)
+            _next(output, clip)
             return
         output.note("a generated clip of moving coloured shapes; --clip FILE keeps it")
         with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
             _run(Path(folder) / "demo.mp4", options, output)
+        _next(output, None)
 
 
 def _check_target(clip: str) -> Path:
@@ -59,6 +72,7 @@ def _check_target(clip: str) -> Path:
 
 
 def _run(path: Path, options: RunOptions, output: Output) -> None:
+    """Write the clip, ask about it, and say how it went."""
     from adatp_cli.tiny.clips import write_demo_clip
 
     output.stage("writing a clip")
@@ -68,7 +82,7 @@ def _run(path: Path, options: RunOptions, output: Output) -> None:
         reason = error.strerror or str(error)
         raise UsageError(f"{path} cannot be written: {reason}", "name another --clip") from None
     output.note("tiny, the bundled model, knows moving coloured shapes and nothing else")
-    Interview(
+    interview = Interview(
         str(path),
         [question.text for question in made.questions],
         options,
@@ -76,9 +90,25 @@ def _run(path: Path, options: RunOptions, output: Output) -> None:
         video_name=str(path),
         prefill="each",
         truths=[question.answer for question in made.questions],
-    ).run()
-    if not output.json:
+    )
+    interview.run()
+    output.note(f"\n{interview.right} of {plural(len(made.questions), 'answer')} right")
+    if output.stats is Stats.short:
         output.note(
-            "cost: visual tokens that reach the last layer; the language model's share of its\n"
-            "unpruned cost, in the paper's count; all work from pixels to answer, end to end"
+            "tokens kept: of the clip's, to the last layer; the LLM's work: its share of the "
+            "unpruned run's, in the paper's count"
         )
+
+
+def _next(output: Output, clip: str | None) -> None:
+    """What to type after the demo."""
+    if output.json:
+        return
+    output.note("\nnext:")
+    if clip is not None:
+        quoted = shlex.quote(clip)
+        output.note(f'what it looked at: adatp show {quoted} "what happens?" -m tiny -o seen.html')
+    output.note(
+        "which models this machine can run: adatp doctor\n"
+        'a clip of your own, with a model that is fetched once: adatp ask CLIP "what happens?"'
+    )

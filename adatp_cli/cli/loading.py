@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from adatp_cli.cli.costs import percent
 from adatp_cli.cli.options import RunOptions
-from adatp_cli.cli.output import Output, percent
+from adatp_cli.cli.output import Output
 from adatp_cli.profiles import Profile
 
 if TYPE_CHECKING:

@@ -39,6 +39,12 @@ class Quantize(StrEnum):
     fp4 = "fp4"
 
 
+class Stats(StrEnum):
+    none = "none"
+    short = "short"
+    full = "full"
+
+
 class Dtype(StrEnum):
     auto = "auto"
     bfloat16 = "bfloat16"
@@ -215,6 +221,15 @@ TraceFile = Annotated[
         metavar="FILE.npz",
         rich_help_panel=_OUTPUT,
         help="Write every choice of the pruning as arrays; question 2 goes to FILE-2.npz.",
+    ),
+]
+StatsOption = Annotated[
+    Stats,
+    typer.Option(
+        "--stats",
+        rich_help_panel=_OUTPUT,
+        help="What an answer cost, on stderr. short: one line; full: five, with both counts and "
+        "each stage's time.",
     ),
 ]
 Quiet = Annotated[

@@ -14,18 +14,17 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from adatp_cli.cli.costs import ending, statistics, summary
+from adatp_cli.cli.options import Stats
 from adatp_cli.cli.progress import BatchProgress
 from adatp_cli.errors import AdatpError
-from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
+from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord, Seconds
 from adatp_cli.video.source import printable
 
 # Escape sequences in an answer must not reach the terminal; tabs and newlines may.
 _CONTROLS = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
 }
-
-
-_PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
 class OutputClosedError(Exception):
@@ -63,12 +62,22 @@ class Output:
         Nothing on stderr but errors.
     verbose
         Every stage on stderr, and tracebacks.
+    stats
+        How much is told of what an answer cost.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        stats: Stats = Stats.short,
+    ) -> None:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
+        self.stats = stats
         self._stderr = _Stderr(stderr=True, highlight=False, markup=False, emoji=False)
         self._spinner = Spinner("dots", style="status.spinner")
         self._status: Live | None = None
@@ -114,22 +123,37 @@ class Output:
         if not self.json:
             self.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
 
-    def answered(self, record: AnswerRecord, truth: str | None = None) -> None:
-        """The end of an answer: its record in JSON mode, and what it cost on stderr.
+    def answered(
+        self, record: AnswerRecord, *, own: Seconds | None = None, truth: str | None = None
+    ) -> None:
+        """The end of an answer: its record in JSON mode, how it ended and what it cost on stderr.
 
-        Where the `truth` is known it stands below the answer, and the cost is cut to one line.
+        Parameters
+        ----------
+        own
+            What a later question about a clip took, which it is then told in.
+        truth
+            Where it is known; it stands below the answer.
         """
         if self.json:
             self.line(record.to_json())
         else:
             self.write("\n")
+        said = ending(record)
+        if said is not None:
+            self.note(said)
         if truth is not None and not self.json:
-            right = record.answer.strip() == truth
-            self._row("true", Text(truth, style="green" if right else "red"))
-            self._row("cost", Text(_summary(record)))
-            return
-        for label, text in statistics(record):
-            self._row(label, Text(text))
+            right = record.answer == truth
+            self._print(
+                Text("right", style="green")
+                if right
+                else Text.assemble(("wrong", "red"), f": the truth is {one_line(truth)}")
+            )
+        if self.stats is Stats.short:
+            self._print(Text(summary(record, own), style="dim"))
+        elif self.stats is Stats.full:
+            for label, text in statistics(record, own):
+                self._row(label, Text(text))
 
     def failed(self, record: FailureRecord) -> None:
         """A question without an answer: its record in JSON mode. The error itself comes apart."""
@@ -215,73 +239,3 @@ class Output:
             if sys.stdout.isatty():
                 with contextlib.suppress(OutputClosedError):
                     self.write("\n")
-
-
-def statistics(record: AnswerRecord) -> list[tuple[str, str]]:
-    """What an answer cost, as label and text; each fits a line of 80 columns."""
-    tokens, paper, full = record.tokens, record.flops.paper, record.flops.end_to_end
-    seconds = record.seconds
-    llm = full.prefill + full.scoring + full.generate
-    llm_vanilla = full.vanilla - full.vision
-    encoders = [f"vision {amount(full.vision)}"]
-    before = ["decode", "vision", "prefill"]
-    if full.relevance:
-        encoders.append(f"relevance {amount(full.relevance)}")
-        before.insert(2, "relevance")
-    stages = [f"{name} {_time(getattr(seconds, name))}" for name in before]
-    used, copied = record.video_info.frames_used, record.video_info.frames_copied
-    frames = f"{used - copied} of {used} encoded; the others are near copies, with their tokens"
-    return [
-        *([("frames", frames)] if copied else []),
-        (
-            "tokens",
-            f"{tokens.visual} visual, {tokens.kept_final} kept to the last layer, "
-            f"{percent(tokens.kept_mean_ratio)} mean per layer",
-        ),
-        (
-            "LLM cost",
-            f"{amount(paper.pruned)} of {amount(paper.vanilla)}MAC "
-            f"({percent(paper.ratio)}, paper), "
-            f"{amount(llm)} of {amount(llm_vanilla)}FLOP ({percent(llm / llm_vanilla)})",
-        ),
-        (
-            "end to end",
-            f"{amount(full.pruned)} of {amount(full.vanilla)}FLOP ({percent(full.ratio)}), "
-            f"{', '.join(encoders)}",
-        ),
-        ("first token", f"{_time(seconds.first_token)} s: {', '.join(stages)}"),
-        (
-            "in all",
-            f"{_time(seconds.total)} s: load {_time(seconds.load)}, generate "
-            f"{_time(seconds.generate)} for {tokens.generated} tokens",
-        ),
-    ]
-
-
-def _summary(record: AnswerRecord) -> str:
-    """The cost in one line: tokens kept, the LLM's share in the paper's count, end to end."""
-    tokens, paper, full = record.tokens, record.flops.paper, record.flops.end_to_end
-    return (
-        f"{tokens.kept_final} of {tokens.visual} tokens kept; LLM {percent(paper.ratio)}; "
-        f"{amount(full.pruned)} of {amount(full.vanilla)}FLOP ({percent(full.ratio)})"
-    )
-
-
-def amount(count: float) -> str:
-    """Three significant digits and a prefix: 48_821_899_886_592 -> '48.8 T'."""
-    power = 0
-    while count >= 999.5 and power < len(_PREFIXES) - 1:
-        count /= 1000
-        power += 1
-    digits = 0 if power == 0 or count >= 99.95 else 1 if count >= 9.995 else 2
-    return f"{count:.{digits}f} {_PREFIXES[power]}"
-
-
-def percent(share: float) -> str:
-    """0.273 -> '27.3 %'."""
-    return f"{100 * share:.1f} %"
-
-
-def _time(seconds: float) -> str:
-    """At most four characters up to 9999 s: 0.35, 12.5, 125."""
-    return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from adatp_cli.batch.pace import Pace
-from adatp_cli.cli.output import percent
+from adatp_cli.cli.costs import percent
 
 # Below this share of waiting nobody would gain much by faster decoding.
 _NOTABLE = 0.05

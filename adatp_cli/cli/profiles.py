@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from adatp_cli import strict_yaml
+from adatp_cli.cli.costs import amount, percent
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.forecast import (
     ANSWER_TOKENS,
@@ -21,7 +22,7 @@ from adatp_cli.cli.forecast import (
     forecast,
 )
 from adatp_cli.cli.options import AUTO_FRAMES, DEFAULT_NEW_TOKENS, Json, frame_number
-from adatp_cli.cli.output import Output, amount, percent
+from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.frame_budget import FrameBudget
 from adatp_cli.profiles import Profile, builtin_names, load_profile

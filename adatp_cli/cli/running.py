@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, cast
 
+from adatp_cli.cli.costs import amount
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.loading import load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, trace_path
-from adatp_cli.cli.output import Output, OutputClosedError, amount
+from adatp_cli.cli.output import Output, OutputClosedError
 from adatp_cli.profiles import Profile
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.video.source import check_source
@@ -57,6 +58,7 @@ class Interview:
         self._prefill = prefill
         self._truths = truths
         self._done = 0
+        self.right = 0  # answers that are the truth
         self._known = FailureRecord(video_name, "", ErrorInfo("", "", ""))
 
     def run(self) -> None:
@@ -161,8 +163,10 @@ class Interview:
         if self._options.trace is not None and event.trace is not None:
             event.trace.save(trace_path(self._options.trace, self._done))
         truth = None if self._truths is None else self._truths[self._done]
+        self.right += event.record.answer == truth
+        own = event.own if self._done else None  # a later question waits for itself alone
         self._done += 1
-        self._output.answered(event.record, truth)
+        self._output.answered(event.record, own=own, truth=truth)
 
     def _introduce(self) -> None:
         if len(self._questions) > 1:

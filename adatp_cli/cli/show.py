@@ -15,9 +15,10 @@ import typer
 
 from adatp_cli.cli.ask import STDIN, read_clip, read_questions
 from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.costs import statistics
 from adatp_cli.cli.errors import failure_of, reporting
-from adatp_cli.cli.options import RunOptions, trace_path, with_run_options
-from adatp_cli.cli.output import Output, OutputClosedError, statistics
+from adatp_cli.cli.options import RunOptions, Stats, StatsOption, trace_path, with_run_options
+from adatp_cli.cli.output import Output, OutputClosedError
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import replacing
 from adatp_cli.record import ErrorInfo, FailureRecord
@@ -81,12 +82,13 @@ def show(
         bool,
         typer.Option("--overwrite", rich_help_panel=_PICTURE, help="Replace -o FILE."),
     ] = False,
+    stats: StatsOption = Stats.short,
 ) -> None:
     """Ask one question and draw what the model looked at: which patches were kept to which layer.
 
     stdout gets the answer, or its record with --json; with --compare there are two.
     """
-    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose, stats=stats)
     with reporting(output):
         options.check()
         (asked, *more) = read_questions([question], stdin_is_video=video == STDIN)
@@ -240,7 +242,7 @@ class Show:
                     if self._options.trace is not None and event.trace is not None:
                         event.trace.save(trace_path(self._options.trace, number))
                     self._answered.append(event)
-                    output.answered(event.record)
+                    output.answered(event.record, own=event.own if number else None)
                 else:
                     output.stage(f"{event.name}: {event.detail}")
 
