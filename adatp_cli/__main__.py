@@ -10,13 +10,16 @@ def main() -> int:
     """Run the program and return its exit code; Ctrl-C shows no traceback at any moment.
 
     While the program's modules load, and once it has ended, nothing else of ours can catch it. The
-    process then ends by the signal itself, which shells show as 130.
+    process then ends by the signal itself, which shells show as 130. SIGTERM unwinds, so that no
+    half-written file is left behind.
     """
     sys.excepthook = _without_interrupts  # before anything that takes time to import
     import signal
 
     from adatp_cli.cli.app import main as run
 
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     code = run()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)

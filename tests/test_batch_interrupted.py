@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,22 @@ def limited_run(*arguments: str | Path | int) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def test_a_run_that_is_ended_while_its_model_loads_leaves_no_empty_file(
+    clip: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    command = [sys.executable, "-m", "adatp_cli", "batch", clip, "-q", "What?", "-o", out]
+    run = subprocess.Popen([*command, "-m", checkpoint], stderr=subprocess.PIPE, text=True)
+    while not out.exists():  # locked before the model is loaded, which takes seconds
+        assert run.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    run.terminate()
+    _, said = run.communicate(timeout=60)
+    assert (run.returncode, said) == (128 + signal.SIGTERM, "")
+    assert not list(tmp_path.iterdir())
+
+
 @FORMATS
 def test_a_row_that_finds_no_room_is_cut_off_again(tmp_path: Path, form: str) -> None:
     path = tmp_path / "rows"
@@ -240,13 +258,19 @@ def test_a_full_device_and_a_pipe() -> None:
 
 
 def test_a_file_that_others_change_meanwhile_is_not_written_to(tmp_path: Path) -> None:
-    for change in ("remove", "add"):
-        path = tmp_path / change
+    changes: dict[str, tuple[Callable[[Path], object], str]] = {
+        "remove": (Path.unlink, "was removed"),
+        "empty": (lambda path: path.write_bytes(b""), "was changed"),
+        "rename": (lambda path: path.rename(path.with_name("kept")), "was renamed"),
+        "replace": (lambda path: (tmp_path / "other").replace(path), "was removed"),
+    }
+    (tmp_path / "other").touch()
+    for name, (change, said) in changes.items():
+        path = tmp_path / name
         with ResultFile.open(path) as file:
             file.write(row(0))
-            if change == "remove":
-                path.unlink()
-            else:
-                path.write_bytes(b"")
-            with pytest.raises(AdatpError, match=r"was (removed|changed)"):
+            change(path)
+            with pytest.raises(AdatpError, match=said):
                 file.write(row(1))
+    fill(tmp_path / "kept", "jsonl", [row(1)], resume=True)
+    assert keys_in(tmp_path / "kept", "jsonl") == [key(row(0)), key(row(1))]

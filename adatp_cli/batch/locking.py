@@ -168,16 +168,19 @@ def _try_lock(path: Path, name: str, *, may_exist: bool) -> Locked | None:
             fd = os.open(path, os.O_RDWR)
         except FileNotFoundError:
             return None
+    locked = False
     try:
         locked = lock(fd)
         if not is_at(fd, path):
             os.close(fd)
             return None
+        if created:
+            sync_folder(path.parent)
     except BaseException:
+        if created and locked:  # without the lock it may be another run's by now
+            path.unlink(missing_ok=True)
         os.close(fd)
         raise
-    if created:
-        sync_folder(path.parent)
     note = f"{name}: this file system knows no locks; let no other run write this file"
     return Locked(fd, path, created, () if locked else (note,))
 

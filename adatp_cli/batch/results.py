@@ -107,6 +107,8 @@ class ResultFile:
         try:
             return cls._begin(name, format, opened, resume=resume)
         except BaseException:
+            if opened.created and opened.path is not None:
+                opened.path.unlink(missing_ok=True)
             os.close(opened.fd)
             raise
 
@@ -233,11 +235,17 @@ class ResultFile:
     def _check_unchanged(self) -> None:
         """Refuse to write into a file that someone else has changed in spite of the lock."""
         now = os.fstat(self._fd)
-        if now.st_nlink == 0 or now.st_size != self._end:
-            what = "was removed" if now.st_nlink == 0 else "was changed by another program"
-            raise AdatpError(
-                f"{self._name}: {what} while rows were written to it", "run again with --resume"
-            )
+        hint = "run again with --resume"
+        if now.st_nlink == 0:
+            what = "was removed"
+        elif self._path is not None and not is_at(self._fd, self._path):
+            what = "was renamed, or another file put into its place,"
+            hint = "give the file that has the rows with -o and --resume"
+        elif now.st_size != self._end:
+            what = "was changed by another program"
+        else:
+            return
+        raise AdatpError(f"{self._name}: {what} while rows were written to it", hint)
 
     def _rewrite(self, beside: Path, wanted: Collection[str]) -> None:
         if self._path is None:
