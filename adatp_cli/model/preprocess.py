@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,14 +44,14 @@ class Preprocessor:
     rescale_factor
         What levels 0..255 are multiplied by.
     mean, std
-        Per colour channel, after rescaling.
+        Per colour channel, after rescaling; None where nothing is normalised.
     """
 
     size: int
     resample: str
     rescale_factor: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
 
     @classmethod
     def from_folder(cls, folder: Path) -> Preprocessor:
@@ -71,16 +72,13 @@ class Preprocessor:
         if values.get("do_resize") is False:
             raise ModelError(f"{path}: do_resize must not be off", "use another checkpoint")
         try:
+            normalises = values.get("do_normalize") is not False
             return cls(
                 size=_side(values.get("size", _DEFAULT_SIZE)),
                 resample=_FILTERS[int(values.get("resample", 3))],
-                rescale_factor=(
-                    float(values.get("rescale_factor", 1 / 255))
-                    if values.get("do_rescale", True)
-                    else 1.0
-                ),
-                mean=_triple(values, "image_mean", _DEFAULT_MEAN, off=0.0),
-                std=_triple(values, "image_std", _DEFAULT_STD, off=1.0),
+                rescale_factor=_factor(values),
+                mean=_triple(values, "image_mean", _DEFAULT_MEAN) if normalises else None,
+                std=_triple(values, "image_std", _DEFAULT_STD) if normalises else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
@@ -111,9 +109,14 @@ class Preprocessor:
             # A copy, as torch does not take read-only or negatively strided arrays.
             chunk = torch.from_numpy(pixels[first : first + at_once].copy())
             result[first : first + at_once] = self._resize(chunk.permute(0, 3, 1, 2))
-        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
-        std = torch.tensor(self.std).view(1, 3, 1, 1)
-        return result.mul_(self.rescale_factor).sub_(mean).div_(std)
+        if self.mean is None or self.std is None:
+            return result.mul_(self.rescale_factor)
+        # As transformers does it, in one step on the levels: rescaled first, level 127 comes out a
+        # little lower, and in bfloat16 as another number.
+        levels = 1.0 / self.rescale_factor
+        mean = (torch.tensor(self.mean) * levels).view(1, 3, 1, 1)
+        std = (torch.tensor(self.std) * levels).view(1, 3, 1, 1)
+        return result.sub_(mean).div_(std)
 
     def _resize(self, chunk: Tensor) -> Tensor:
         """uint8 (n, 3, H, W) to uint8 (n, 3, size, size).
@@ -157,12 +160,21 @@ def _side(size: Any) -> int:
     return side
 
 
+def _factor(values: dict[str, Any]) -> float:
+    if not values.get("do_rescale", True):
+        return 1.0
+    factor = float(values.get("rescale_factor", 1 / 255))
+    if not 0 < factor < math.inf:
+        raise ValueError(f"rescale_factor {factor}")
+    return factor
+
+
 def _triple(
-    values: dict[str, Any], key: str, default: tuple[float, float, float], *, off: float
+    values: dict[str, Any], key: str, default: tuple[float, float, float]
 ) -> tuple[float, float, float]:
-    if values.get("do_normalize") is False:
-        return off, off, off
     red, green, blue = (float(value) for value in values.get(key, default))
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError(f"{key} holds a value that is not finite")
     if key == "image_std" and 0.0 in (red, green, blue):
         raise ValueError("image_std holds a zero")
     return red, green, blue
