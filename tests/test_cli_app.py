@@ -97,9 +97,9 @@ def test_schema_prints_the_file_that_ships(adatp: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("aks",), "Did you mean 'ask'?"),
+        (("aks",), "there is no command 'aks' (did you mean 'ask'?)"),
         (("--frob",), "--frob"),
-        (("profiles", "shwo"), "Did you mean 'show'?"),
+        (("profiles", "shwo"), "(did you mean 'show'?)"),
         (("schema", "extra"), "extra"),
     ],
 )

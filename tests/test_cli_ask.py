@@ -129,8 +129,8 @@ def test_questions_and_clip_come_from_stdin(adatp: Run, checkpoint: Path, clip: 
         (("clip.mp4", "-", "-"), b"What?", "and so does another question"),
         (("clip.mp4", "-"), b" \n\n", "no question on stdin"),
         (("clip.mp4", " "), b"", "a question is blank"),
-        (("clip.mp4",), b"", "Missing argument 'QUESTION...'"),
-        ((), b"", "Missing argument 'VIDEO'"),
+        (("clip.mp4",), b"", "QUESTION is missing"),
+        ((), b"", "VIDEO is missing"),
     ],
 )
 def test_what_cannot_be_a_clip_or_a_question(

@@ -149,8 +149,8 @@ def test_trace_of_each_question_has_its_file(
         (("--start", "soon"), "'soon' is not a time"),
         (("--start", "3", "--end", "2"), "--end (2 s) must be later than --start (3 s)"),
         (("--start", "1:00:00"), "clip.mp4"),
-        (("--quantize", "int3"), "'--quantize'"),
-        (("--dtype", "float8"), "'--dtype'"),
+        (("--quantize", "int3"), "--quantize 'int3' is not known (did you mean 'int8'?)"),
+        (("--dtype", "float8"), "--dtype 'float8' is not known (did you mean 'float32'?)"),
         (("--device", "gpu"), "--device 'gpu' is not known"),
         (("--max-new-tokens", "0"), "at least one new token"),
         (("--temperature", "0"), "temperature 0 is not above 0"),
@@ -161,7 +161,7 @@ def test_trace_of_each_question_has_its_file(
         (("--trace", "trace.json"), "end its name in .npz"),
         (("--trace", "/no/such/folder/trace.npz"), "cannot be written there"),
         (("--quiet", "--verbose"), "exclude each other"),
-        (("--frobnicate",), "No such option"),
+        (("--frobnicate",), "there is no option --frobnicate"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_exit_2(
@@ -170,8 +170,7 @@ def test_an_option_that_makes_no_sense_is_exit_2(
     run = adatp("ask", clip, "What?", "-m", checkpoint, *arguments)
     assert run.code == 2
     assert run.out == ""
-    if "--verbose" not in arguments:
-        assert said in run.error
+    assert said in run.error
 
 
 def test_several_profiles_stand_in_one_option_or_in_several(tmp_path: Path) -> None:

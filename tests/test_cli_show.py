@@ -242,7 +242,7 @@ def test_without_matplotlib(
         ((PANCAKE, QUESTION, "--compare", "nothing"), 2, "nothing"),
         ((PANCAKE, QUESTION, "-p", "vanilla", "--budget", "0.5"), 2, "vanilla"),
         ((PANCAKE, QUESTION, "-n", "0"), 2, "--frames"),
-        ((PANCAKE,), 2, "Missing argument 'QUESTION'"),
+        ((PANCAKE,), 2, "QUESTION is missing"),
     ],
 )
 def test_what_cannot_be_shown(

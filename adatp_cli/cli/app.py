@@ -13,6 +13,7 @@ from adatp_cli import __version__
 from adatp_cli.cli import ask, batch, bench, bias, demo, doctor, evaluate, profiles, schema, show
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.output import Output
+from adatp_cli.cli.parsing import Command, Group
 
 _START = "Start here"
 _ASK = "Ask"
@@ -20,6 +21,7 @@ _ABOUT = "About"
 
 app = typer.Typer(
     name="adatp",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,16 +50,16 @@ def adatp(
     """Ask questions about local video. Most visual tokens are pruned inside the model (AdaTP)."""
 
 
-app.command("demo", rich_help_panel=_START)(demo.demo)
-app.command("doctor", rich_help_panel=_START)(doctor.doctor)
-app.command("ask", rich_help_panel=_ASK)(ask.ask)
-app.command("show", rich_help_panel=_ASK)(show.show)
-app.command("batch", rich_help_panel=_ASK)(batch.batch)
-app.command("eval", rich_help_panel=_ASK)(evaluate.evaluate)
-app.command("bias", rich_help_panel=_ASK)(bias.bias)
-app.command("bench", rich_help_panel=_ASK)(bench.bench)
+app.command("demo", cls=Command, rich_help_panel=_START)(demo.demo)
+app.command("doctor", cls=Command, rich_help_panel=_START)(doctor.doctor)
+app.command("ask", cls=Command, rich_help_panel=_ASK)(ask.ask)
+app.command("show", cls=Command, rich_help_panel=_ASK)(show.show)
+app.command("batch", cls=Command, rich_help_panel=_ASK)(batch.batch)
+app.command("eval", cls=Command, rich_help_panel=_ASK)(evaluate.evaluate)
+app.command("bias", cls=Command, rich_help_panel=_ASK)(bias.bias)
+app.command("bench", cls=Command, rich_help_panel=_ASK)(bench.bench)
 app.add_typer(profiles.app, name="profiles", rich_help_panel=_ABOUT)
-app.command("schema", rich_help_panel=_ABOUT)(schema.schema)
+app.command("schema", cls=Command, rich_help_panel=_ABOUT)(schema.schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

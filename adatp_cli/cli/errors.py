@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 import typer
 
 from adatp_cli.cli.output import Output, OutputClosedError, one_line
-from adatp_cli.errors import AdatpError, MemoryLimitError
+from adatp_cli.cli.parsing import refusal
+from adatp_cli.errors import AdatpError, MemoryLimitError, UsageError
 from adatp_cli.record import ErrorInfo
 
 INTERRUPTED = 130
@@ -36,10 +38,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return Failure(INTERRUPTED, ErrorInfo("interrupted", "interrupted", ""))
     if isinstance(error, typer.TyperException):
-        message = one_line(error.format_message()).rstrip(".")
-        return Failure(
-            error.exit_code, ErrorInfo("usage", message, "--help tells what is possible")
-        )
+        return failure_of(refusal(error))
     if _is_out_of_memory(error):
         info = ErrorInfo(MemoryLimitError.default_kind, "out of memory", _LESS_MEMORY)
         return Failure(MemoryLimitError.exit_code, info)
@@ -59,6 +58,7 @@ def reporting(output: Output) -> Iterator[None]:
         failure.
     """
     try:
+        _need_a_folder()
         yield
     except typer.Exit:
         raise
@@ -67,11 +67,19 @@ def reporting(output: Output) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, SystemExit | GeneratorExit):
             raise
-        if output.verbose and not isinstance(error, KeyboardInterrupt):
+        if output.verbose and not isinstance(error, KeyboardInterrupt | UsageError):
             output.trouble("".join(traceback.format_exception(error)).rstrip())
         failure = failure_of(error)
         output.error(failure.info)
         raise typer.Exit(failure.exit_code) from None
+
+
+def _need_a_folder() -> None:
+    """Without a current folder libraries end the process, each in its own way."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("the current folder has been deleted", "cd to one that exists") from None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -23,14 +23,15 @@ from adatp_cli.cli.forecast import (
 )
 from adatp_cli.cli.options import AUTO_FRAMES, DEFAULT_NEW_TOKENS, Json, frame_number
 from adatp_cli.cli.output import Output
+from adatp_cli.cli.parsing import Command, Group
 from adatp_cli.errors import UsageError
 from adatp_cli.frame_budget import FrameBudget
 from adatp_cli.profiles import Profile, builtin_names, load_profile
 
-app = typer.Typer(no_args_is_help=True, help="List, show and check pruning profiles.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and check pruning profiles.")
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_profiles(json: Json = False) -> None:
     """The profiles that come with adatp."""
     output = Output(json=json)
@@ -44,7 +45,7 @@ def list_profiles(json: Json = False) -> None:
             output.line(f"{profile.name:<18} {profile.description}")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     name: Annotated[
         str,
@@ -96,7 +97,7 @@ def show(
             output.line(f"# {line}".rstrip())
 
 
-@app.command()
+@app.command(cls=Command)
 def validate(
     file: Annotated[
         str,

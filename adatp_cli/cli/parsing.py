@@ -1,0 +1,162 @@
+"""What typer does with the words of a command line, and what it says of them, made adatp's own.
+
+Its sentences, and those of the library that checks its values, differ from version to version and
+speak of types and inputs; none of them reaches a user.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from adatp_cli.errors import UsageError
+from adatp_cli.strict_yaml import nearest
+
+_DASHED = "put -- before a file or question that starts with a dash"
+_BLANKS = "put quotes around a text with blanks in it"
+
+
+class Command(TyperCommand):
+    """A command whose flags show no value in its help; a value after one would be an argument."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _flags_without_value(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", None) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]  # so that `refusal` knows the command
+            raise
+
+
+class Group(TyperGroup):
+    """The same for a command with commands of its own."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _flags_without_value(super().get_params(ctx))
+
+
+def refusal(error: typer.TyperException) -> UsageError:
+    """What typer refuses, in our words; without a message where the help was the answer.
+
+    typer keeps the classes of its errors to itself, so they are known by their names.
+    """
+    context: Any = getattr(error, "ctx", None)
+    told = f"`{context.command_path if context else 'adatp'} --help` tells what is possible"
+    kind = type(error).__name__
+    if kind == "NoArgsIsHelpError":
+        return UsageError(error.format_message())
+    if kind == "MissingParameter":
+        return UsageError(f"{_missing(error)} is missing", told)
+    if kind == "NoSuchOption":
+        name = str(getattr(error, "option_name", ""))
+        text = " " in name or not name.startswith("--")  # it may be meant as an argument
+        return UsageError(
+            f"there is no option {name}{_alike(name, context)}",
+            f"{told}; {_DASHED}" if text else told,
+        )
+    if kind == "BadOptionUsage":
+        name = str(getattr(error, "option_name", ""))
+        if "does not take" in error.format_message():
+            return UsageError(f"{name} takes no value", "leave out what stands behind it")
+        return UsageError(f"{name} needs a value", _as_in(name, context) or told)
+    if kind == "BadParameter":
+        return _bad_value(error, told)
+    return _without_a_class(error, context, told)
+
+
+def _flags_without_value(params: Iterable[Any]) -> list[Any]:
+    found = list(params)
+    for param in found:
+        if getattr(param, "is_bool_flag", False):
+            param.metavar = ""
+    return found
+
+
+def _missing(error: Any) -> str:
+    param = error.param
+    if param is None:
+        return "something"
+    if param.param_type_name == "argument":
+        return str(param.metavar or param.name.upper()).strip("[]").removesuffix("...")
+    return str(max(param.opts, key=len))
+
+
+def _params(context: Any) -> list[Any]:
+    return context.command.get_params(context) if context else []
+
+
+def _alike(name: str, context: Any) -> str:
+    """` (did you mean --frames?)`, or nothing; the dashes say nothing of the likeness."""
+    names = [opt[2:] for param in _params(context) for opt in param.opts if opt.startswith("--")]
+    match = difflib.get_close_matches(name.removeprefix("--"), names, n=1, cutoff=0.5)
+    return f" (did you mean --{match[0]}?)" if match and name.startswith("--") else ""
+
+
+def _as_in(name: str, context: Any) -> str:
+    param = next((param for param in _params(context) if name in param.opts), None)
+    if param is not None and (words := _words(param)):
+        return f"one of: {', '.join(words)}"
+    return f"as in {name} {param.metavar}" if param is not None and param.metavar else ""
+
+
+def _words(param: Any) -> list[str]:
+    """The values that there are, of an option that takes one of a few."""
+    choices = getattr(getattr(param, "type_descriptor", None), "choices", None) or ()
+    return [str(getattr(choice, "value", choice)) for choice in choices]
+
+
+def _bad_value(error: Any, told: str) -> UsageError:
+    """A value of the wrong type, out of range, or none of those that there are."""
+    found = _validation(error)
+    value = repr(str(found.get("input", "")))[:80] if found else ""
+    name = _missing(error)
+    if words := _words(error.param):
+        alike = nearest(str(found.get("input", "")), words)
+        return UsageError(f"{name} {value} is not known{alike}", f"one of: {', '.join(words)}")
+    problem, limits = str(found.get("type", "")), found.get("ctx") or {}
+    if problem.startswith("int"):
+        return UsageError(f"{name} {value} is not a whole number", _as_in_one(error) or told)
+    if problem.startswith("float"):
+        return UsageError(f"{name} {value} is not a number", _as_in_one(error) or told)
+    if problem == "greater_than_equal":
+        return UsageError(f"{name} {value} is below {limits.get('ge')}", "give a larger one")
+    if problem == "less_than_equal":
+        return UsageError(f"{name} {value} is above {limits.get('le')}", "give a smaller one")
+    return UsageError(f"{name} {value} cannot be taken", told)
+
+
+def _validation(error: BaseException) -> dict[str, Any]:
+    """The first thing that the library of typer's types found wrong, as it tells it."""
+    errors = getattr(error.__cause__, "errors", None)
+    found: list[dict[str, Any]] = errors() if callable(errors) else []
+    return found[0] if found else {}
+
+
+def _as_in_one(error: Any) -> str:
+    param = error.param
+    return f"as in {_missing(error)} {param.default}" if param.default is not None else ""
+
+
+def _without_a_class(error: typer.TyperException, context: Any, told: str) -> UsageError:
+    """What typer has only sentences for."""
+    message = error.format_message()
+    commands = sorted(getattr(context.command, "commands", ())) if context else []
+    if command := re.match(r"No such command '(.*?)'", message, re.DOTALL):
+        word = command[1]
+        return UsageError(
+            f"there is no command {word!r}{nearest(word, commands)}",
+            f"one of: {', '.join(commands)}",
+        )
+    if extra := re.match(r"Got unexpected extra argument\(s\) \((.*)\)$", message, re.DOTALL):
+        return UsageError(f"nothing more is taken here: {extra[1]}", f"{_BLANKS}; {told}")
+    if message.startswith("Missing command"):
+        return UsageError("a command is missing", f"one of: {', '.join(commands)}")
+    return UsageError("the command line cannot be read", told)
