@@ -6,16 +6,14 @@ what the file looked like: `{"key", "size_bytes", "mtime_ns"}`.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from adatp_cli.record import json_line
+from adatp_cli.text import csv_line as line_of_cells
 
 FORMATS = ("jsonl", "csv")
 
@@ -36,11 +34,6 @@ COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("seconds_total", ("seconds", "total")),
     ("key", ("batch", "key")),
 )
-
-# Spreadsheets run a cell that begins so as a formula, and file names and answers are anyone's.
-# The full-width signs count as their plain ones in some languages.
-_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # noqa: RUF001
-_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 
 
 def row_key(
@@ -96,17 +89,12 @@ def jsonl_line(row: Mapping[str, Any]) -> str:
 
 def csv_header() -> str:
     """The first line of a CSV table, with its line end."""
-    return _csv([name for name, _ in COLUMNS])
+    return line_of_cells([name for name, _ in COLUMNS])
 
 
 def csv_line(row: Mapping[str, Any]) -> str:
-    r"""A row as CSV (RFC 4180) with its line end, valid as UTF-8.
-
-    A cell of text that a spreadsheet would run as a formula gets an apostrophe in front, unless it
-    is a number. To undo it, take one apostrophe off each cell that matches ``^'+[=+\-@\t\r\n]`` or
-    the full-width signs. A file name's bytes that are no UTF-8 become escapes as in ``\udcff``.
-    """
-    return _csv([_cell(_look_up(row, where)) for _, where in COLUMNS])
+    """A row as CSV with its line end, guarded as `adatp_cli.text.csv_line` tells."""
+    return line_of_cells(_look_up(row, where) for _, where in COLUMNS)
 
 
 def _look_up(row: Mapping[str, Any], where: tuple[str, ...]) -> object:
@@ -114,21 +102,3 @@ def _look_up(row: Mapping[str, Any], where: tuple[str, ...]) -> object:
     for name in where:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str):
-        return repr(value)
-    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    runs = _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
-    return f"'{text}" if runs else text
-
-
-def _csv(cells: list[str]) -> str:
-    line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\r\n").writerow(cells)
-    return line.getvalue()

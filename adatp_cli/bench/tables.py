@@ -11,7 +11,7 @@ from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult
 from adatp_cli.bench.sample import PLAIN, STAGES
 from adatp_cli.bench.scaling import Curve, Growth
 from adatp_cli.bench.summary import Row, Spread
-from adatp_cli.video.source import printable
+from adatp_cli.text import markdown_cell
 
 _NONE = "-"
 _LABELS = {
@@ -48,7 +48,7 @@ def tables(result: BenchResult) -> str:
 def _title(result: BenchResult) -> str:
     model, machine = result.model, result.machine
     weights = model.dtype if model.quantization == "none" else model.quantization
-    told = [f"# {_cell(model.name)} in {weights} on {_cell(machine.device)}", ""]
+    told = [f"# {markdown_cell(model.name)} in {weights} on {markdown_cell(machine.device)}", ""]
     if result.random_weights:
         told += [f"**{RANDOM_WEIGHTS}.**", ""]
     alone = "" if result.plan.vision else ", no vision tower: visual tokens are noise"
@@ -66,8 +66,8 @@ def _not_measured(rows: Sequence[Row]) -> list[str]:
     names: dict[str, list[str]] = {}
     for row in rows:
         if row.not_measured is not None:
-            names.setdefault(row.not_measured, []).append(_cell(row.contender))
-    return [f"Not measured: {', '.join(who)}: {_cell(why)}." for why, who in names.items()]
+            names.setdefault(row.not_measured, []).append(markdown_cell(row.contender))
+    return [f"Not measured: {', '.join(who)}: {markdown_cell(why)}." for why, who in names.items()]
 
 
 def _seconds(rows: Sequence[Row]) -> list[str]:
@@ -130,11 +130,11 @@ def _growth(scaling: Sequence[Growth]) -> list[str]:
 def _curve(one: Growth, curve: Curve, units: Sequence[float]) -> str:
     scaled = zip(curve.coefficients, units, strict=True)
     values = " | ".join(_three_digits(value * unit) for value, unit in scaled)
-    return f"| {_cell(one.contender)} | {values} | {_share(curve.worst_residual)} |"
+    return f"| {markdown_cell(one.contender)} | {values} | {_share(curve.worst_residual)} |"
 
 
 def _header(what: str, rows: Sequence[Row]) -> list[str]:
-    names = " | ".join(_cell(row.contender) for row in rows)
+    names = " | ".join(markdown_cell(row.contender) for row in rows)
     return [f"| {what} | {names} |", "|---" * (len(rows) + 1) + "|"]
 
 
@@ -182,7 +182,3 @@ def _tera(value: float | None) -> str:
 
 def _mega(value: float | None) -> str:
     return _NONE if value is None else f"{value / 1e6:.0f}"
-
-
-def _cell(text: str | None) -> str:
-    return printable(text or "").replace("|", "\\|")

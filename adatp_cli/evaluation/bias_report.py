@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from adatp_cli.evaluation.bias import EIGHTHS, PARTS, BiasSummary, LayerBias, View
-from adatp_cli.evaluation.tables import PAGE, cell, csv_text, markdown, percent, write_texts
+from adatp_cli.evaluation.tables import PAGE, csv_text, markdown, percent, write_texts
+from adatp_cli.text import markdown_cell
 
 LAYERS = "layers.csv"
 FRAMES = "frames.csv"
@@ -53,8 +54,8 @@ def page(summary: BiasSummary, facts: Sequence[str], plots: Sequence[str]) -> st
     plots
         File names of the pictures beside it.
     """
-    lines = [f"# Biases of attention: {cell(summary.title)}", ""]
-    lines += [f"- {cell(fact)}" for fact in facts]
+    lines = [f"# Biases of attention: {markdown_cell(summary.title)}", ""]
+    lines += [f"- {markdown_cell(fact)}" for fact in facts]
     if summary.failed:
         told = ", ".join(f"{count} {kind}" for kind, count in summary.failed.items())
         lines.append(f"- not measured, over all profiles: {told}")

@@ -9,8 +9,9 @@ from adatp_cli.evaluation.outcomes import Outcome
 from adatp_cli.evaluation.scoring import Rule
 from adatp_cli.evaluation.statistics import Share
 from adatp_cli.evaluation.summary import Result, Summary, Versus
-from adatp_cli.evaluation.tables import NONE, PAGE, cell, csv_text, markdown, percent, write_texts
+from adatp_cli.evaluation.tables import NONE, PAGE, csv_text, markdown, percent, write_texts
 from adatp_cli.record import json_line
+from adatp_cli.text import markdown_cell
 
 SUMMARY = "summary.csv"
 PARTS = "parts.csv"
@@ -38,8 +39,8 @@ def page(summary: Summary, facts: Sequence[str], plots: Sequence[str]) -> str:
     plots
         File names of the pictures beside it.
     """
-    lines = [f"# {cell(summary.dataset.title)}", ""]
-    lines += [f"- {cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
+    lines = [f"# {markdown_cell(summary.dataset.title)}", ""]
+    lines += [f"- {markdown_cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
     lines += [f"- scoring: {_RULES[summary.rule]}", "", tables(summary)]
     lines += [f"![{name}]({name})\n" for name in plots]
     lines += [
@@ -125,7 +126,7 @@ def _accuracy(summary: Summary) -> str:
     head = ["profile", "LLM cost", "end to end", "answered", "right", "95 % interval"]
     head += [own] if own else []
     head += ["to vanilla", "p", "changed"] if summary.baseline is not None else []
-    head += [f"to {cell(summary.against)}", "p"] if summary.against is not None else []
+    head += [f"to {summary.against}", "p"] if summary.against is not None else []
     head += ["unparsed", "failed"]
     unasked = any(result.unasked for result in summary.results)
     head += ["not asked"] if unasked else []

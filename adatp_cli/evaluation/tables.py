@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from adatp_cli.errors import AdatpError, UsageError
-from adatp_cli.video.source import printable
+from adatp_cli.text import csv_line, markdown_cell, printable
 
 PAGE = "report.md"
 NONE = "-"
@@ -60,18 +58,9 @@ def percent(share: float | None) -> str:
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of texts, a line for each row."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cell(text) for text in line)} |\n" for line in lines)
-
-
-def cell(text: str) -> str:
-    """Text that neither ends a cell nor a line."""
-    return printable(text).replace("|", r"\|")
+    return "".join(f"| {' | '.join(markdown_cell(text) for text in line)} |\n" for line in lines)
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table as CSV; None is an empty cell."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(head)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return text.getvalue()
+    return "".join(csv_line(line) for line in (head, *rows))

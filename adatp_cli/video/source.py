@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from adatp_cli.errors import VideoError
+from adatp_cli.text import printable as printable
 
 STDIN_NAME = "standard input"
 _WHOLE_FILE_HINT = "get or record the whole file again"
@@ -128,11 +129,6 @@ def check_source(source: str | os.PathLike[str] | bytes, name: str | None = None
     if not os.access(path, os.R_OK):
         raise VideoError(f"{shown}: no permission to read it", "check the file's rights")
     return Source(shown, os.path.abspath(path), None, size)
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with control characters and broken encodings written as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _stat(path: str, shown: str) -> tuple[int, int]:

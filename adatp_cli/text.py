@@ -1,0 +1,49 @@
+"""Text of others (names, questions, answers) where it is shown or written: it stays text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+
+# Spreadsheets run a cell that begins so as a formula, and file names and answers are anyone's.
+# The full-width signs count as their plain ones in some languages.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # noqa: RUF001
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
+# What begins a tag, an entity, a link, a picture, code or emphasis, or ends a cell.
+_MARKUP = re.compile(r"[\\`*\[\]<>&|~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with control characters and broken encodings written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def markdown_cell(text: str) -> str:
+    """Text that stands in a Markdown page or table as it is, and ends neither a cell nor a line."""
+    return _MARKUP.sub(r"\\\g<0>", printable(text))
+
+
+def csv_line(values: Iterable[object]) -> str:
+    r"""A line of CSV (RFC 4180) with its end, valid as UTF-8; None is an empty cell.
+
+    A cell of text that a spreadsheet would run as a formula gets an apostrophe in front, unless it
+    is a number. To undo it, take one apostrophe off each cell that matches ``^'+[=+\-@\t\r\n]`` or
+    the full-width signs. A file name's bytes that are no UTF-8 become escapes as in ``\udcff``.
+    """
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow([_csv_cell(value) for value in values])
+    return line.getvalue()
+
+
+def _csv_cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        return repr(value)
+    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    runs = _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
+    return f"'{text}" if runs else text
