@@ -111,8 +111,7 @@ def test_a_cut_mp4_with_its_index_first_is_used_as_far_as_it_goes(
     assert 25 <= left < 50
     assert frames.info.frames_lost == 60 - left
     assert any(
-        note.startswith("the file is cut short:") and note.endswith("of 60 frames")
-        for note in frames.notes
+        note.startswith(f"the file is cut short: {left} of 60 frames,") for note in frames.notes
     )
     many = read_frames(tmp_path / "cut.mp4", Sampling(frames=50))
     decoded = 60 - many.info.frames_lost

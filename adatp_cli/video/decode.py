@@ -18,8 +18,8 @@ import numpy.typing as npt
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.video import decord_decoder, pyav_decoder
 from adatp_cli.video.canvas import Canvas, Pixels
-from adatp_cli.video.container import ClipIndex, index_clip
 from adatp_cli.video.frames import Frames, VideoInfo
+from adatp_cli.video.index import ClipIndex, index_clip
 from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
@@ -77,7 +77,7 @@ def read_frames(
     canvas = canvas or Canvas(resize)
     checked = check_source(source, name)
     index = index_clip(checked, canvas.progress)
-    first = pyav_decoder.probe(checked)
+    first = pyav_decoder.probe(checked, index)
     if first is None:
         raise _nothing_decodes(checked, index, sampling)
     _check_promised_range(checked, index, sampling)
@@ -197,10 +197,12 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
         later = int(np.searchsorted(index.timestamps_s, sampling.end_s))
         until = int(index.pts[min(later, len(index) - 1)])
     # An index without errors of its own is tried at full speed first.
-    survey = pyav_decoder.survey(source, until, careful=index.exact, progress=canvas.progress)
+    survey = pyav_decoder.survey(
+        source, index, until, careful=index.exact, progress=canvas.progress
+    )
     careful = index.exact or survey.errors > 0
     if careful and not index.exact:
-        survey = pyav_decoder.survey(source, until, careful=True, progress=canvas.progress)
+        survey = pyav_decoder.survey(source, index, until, careful=True, progress=canvas.progress)
     times, positions = _surveyed_times(index, survey.pts, until is not None)
     expected = len(index) if until is None else int(np.searchsorted(index.pts, until, "right"))
     lost = max(0, expected - len(times)) if survey.errors else 0
@@ -215,7 +217,9 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
         chosen = chosen[times[chosen] >= index.timestamps_s[max(int(shown), 0)]]
     if len(chosen) == 0 or (survey.errors and not _enough(clip, len(chosen))):
         raise _cut_short(clip, len(times))
-    pixels = pyav_decoder.decode_by_count(source, clip.first, chosen, canvas, careful=careful)
+    pixels = pyav_decoder.decode_by_count(
+        source, index, clip.first, chosen, canvas, careful=careful
+    )
     if len(pixels) < len(chosen):
         raise _cut_short(clip, len(pixels))
     return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes, lost)
@@ -301,13 +305,9 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
     if index.missing:
         if not _enough(clip, used):
             raise _cut_short(clip, len(index))
-        promised = (
-            f"{index.promised_frames} frames"
-            if index.promised_frames is not None
-            else f"{index.promised_s:.2f} s"
-        )
         notes.append(
-            f"the file is cut short: {len(index)} frames to {index.end_s:.2f} s of {promised}"
+            f"the file is cut short: {len(index)} of {len(index) + index.missing} frames, to "
+            f"{index.end_s:.2f} s of {index.promised_end_s:.2f} s"
         )
     if sampling.frames is not None and sampling.fps is None and used < sampling.frames:
         notes.append(f"{sampling.frames} frames asked for, {used} are there: each is used once")

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.video.canvas import Canvas, Pixels
-from adatp_cli.video.container import MAX_THREADS, ClipIndex
+from adatp_cli.video.container import MAX_THREADS
+from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.source import Source
 
@@ -22,6 +23,8 @@ from adatp_cli.video.source import Source
 _NO_FAULTS = 1e-9
 # It keeps frames by the dozen as it decodes: at 4K two gigabytes, where PyAV takes a third of one.
 _MOST_PIXELS = 1920 * 1200
+# It counts in float32 from the clock's zero, and dies where that is the year 1970.
+_LATEST_START_S = 3600.0
 
 
 class DecordUnfitError(Exception):
@@ -91,6 +94,8 @@ def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
         return "the frames have no timestamps that decord could be checked by"
     if not index.closed:
         return "decord does not seek exactly where frames refer across key frames"
+    if abs(float(index.pts[0])) * index.time_base_s > _LATEST_START_S:
+        return "its clock starts too late for decord"
     if index.video_streams > 1:
         return "there are several video streams"
     turned = first.orientation

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.video.canvas import Canvas, Pixels, Progress, no_progress
-from adatp_cli.video.container import ClipIndex, decoding_errors, open_clip
+from adatp_cli.video.container import decoding_errors, open_clip
+from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.source import Source
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 # Decoding on over this many frames is cheaper than a seek, which starts at a key frame anyway.
 _SEEK_GAP = 4
+# FFmpeg's kinds of side data, and some that it may yet get.
+_SIDE_DATA_KINDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,9 @@ class FirstFrame:
     orientation: Orientation
 
 
-def probe(source: Source) -> FirstFrame | None:
+def probe(source: Source, index: ClipIndex) -> FirstFrame | None:
     """Decode one frame; None where not a single one can be decoded."""
-    with open_clip(source) as (container, stream):
+    with open_clip(source, index.stream) as (container, stream):
         frame = next(_decoded(container, stream, _Errors(), no_progress), None)
         if frame is None:
             return None
@@ -111,7 +115,7 @@ def decode_by_pts(
     if not index.exact or len(index.key_pts) == 0:
         return None
     pixels = canvas.room(len(wanted), first.height, first.width)
-    with open_clip(source) as (container, stream):
+    with open_clip(source, index.stream) as (container, stream):
         cursor = _Cursor(container, stream, index, canvas.progress)
         for slot, position in enumerate(wanted):
             frame = cursor.frame_at(int(position))
@@ -130,7 +134,9 @@ class Survey:
     errors: int
 
 
-def survey(source: Source, until_pts: int | None, *, careful: bool, progress: Progress) -> Survey:
+def survey(
+    source: Source, index: ClipIndex, until_pts: int | None, *, careful: bool, progress: Progress
+) -> Survey:
     """Decode all frames up to `until_pts` in a row, keeping no pixels.
 
     `careful` where data is damaged: threads that decode a frame each lose more frames, and another
@@ -138,7 +144,7 @@ def survey(source: Source, until_pts: int | None, *, careful: bool, progress: Pr
     """
     found: list[int | None] = []
     errors = _Errors()
-    with open_clip(source, share_frames=careful) as (container, stream):
+    with open_clip(source, index.stream, share_frames=careful) as (container, stream):
         for frame in _decoded(container, stream, errors, progress):
             if until_pts is not None and frame.pts is not None and frame.pts > until_pts:
                 break
@@ -148,6 +154,7 @@ def survey(source: Source, until_pts: int | None, *, careful: bool, progress: Pr
 
 def decode_by_count(
     source: Source,
+    index: ClipIndex,
     first: FirstFrame,
     ordinals: npt.NDArray[np.int64],
     canvas: Canvas,
@@ -160,7 +167,7 @@ def decode_by_count(
     """
     pixels = canvas.room(len(ordinals), first.height, first.width)
     slot = 0
-    with open_clip(source, share_frames=careful) as (container, stream):
+    with open_clip(source, index.stream, share_frames=careful) as (container, stream):
         frames = _decoded(container, stream, _Errors(), canvas.progress)
         for ordinal, frame in enumerate(frames):
             if slot == len(ordinals):
@@ -268,10 +275,32 @@ class _Cursor:
 def _orientation(frame: VideoFrame) -> Orientation:
     from av.sidedata.sidedata import Type
 
-    for side in cast("Iterable[SideData]", frame.side_data):
+    try:
+        sides = frame.side_data
+    except ValueError:  # one of a kind that PyAV has no name for keeps it from reading the others
+        sides = _without_unknown_side_data(frame).side_data
+    for side in cast("Iterable[SideData]", sides):
         if side.type == Type.DISPLAYMATRIX and side.buffer_size >= 36:
             return orientation_of(np.frombuffer(bytes(side)[:36], dtype=np.int32).tolist())
     return Orientation()
+
+
+def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
+    from av.filter import Graph
+    from av.sidedata.sidedata import Type
+
+    graph = Graph()
+    steps = [
+        graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
+        )
+    ]
+    known = [cast("int", kind.value) for kind in Type]
+    unknown = [kind for kind in range(_SIDE_DATA_KINDS) if kind not in known]
+    steps += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in unknown]
+    graph.link_nodes(*steps, graph.add("buffersink")).configure()
+    graph.push(frame)
+    return cast("VideoFrame", graph.pull())
 
 
 def _upright(frame: VideoFrame, first: FirstFrame) -> Pixels:

@@ -193,10 +193,30 @@ def _at_middles(
     steps = np.arange(wanted, dtype=np.int64)
     moments = start + (steps + 0.5) * ((end - start) / wanted)
     shown = np.searchsorted(times, moments + slack, side="right").astype(np.int64) - 1
-    # A frame that is shown long covers several middles: later ones move on to the next frames,
-    # and back where the range ends.
-    shown = np.maximum.accumulate(np.maximum(shown, first) - steps) + steps
+    shown = np.maximum(shown, first)
+    if bool((np.diff(shown) <= 0).any()):
+        shown = first + _spread(np.append(start, times[first + 1 : stop]), end, wanted)
+    # What rounding still gives twice moves on to the next frame, and back where the range ends.
+    shown = np.maximum.accumulate(shown - steps) + steps
     return np.minimum(shown, stop - wanted + steps)
+
+
+def _spread(starts: TimeArray, end: float, wanted: int) -> IndexArray:
+    """The frames at middles of spans where a frame that is shown long counts as one span.
+
+    As a slide does, or the last frame before a hole in the timestamps: the other frames asked for
+    are spread over everything else instead of crowding around it.
+    """
+    lasts = np.maximum(np.diff(np.append(starts, end)), 0.0)
+    ordered = np.sort(lasts)
+    # With the k shortest in full and the rest cut to one span: the span that gives `wanted` spans.
+    k = np.arange(len(lasts) - wanted + 1, len(lasts) + 1)
+    spans = np.cumsum(ordered)[k - 1] / (k - len(lasts) + wanted)
+    cut = np.append(ordered, np.inf)[k] >= spans
+    span = float(spans[int(np.argmax(cut))])
+    begins = np.append(0.0, np.cumsum(np.minimum(lasts, span))[:-1])
+    middles = (np.arange(wanted) + 0.5) * span
+    return np.searchsorted(begins, middles, side="right").astype(np.int64) - 1
 
 
 def _at_rate(

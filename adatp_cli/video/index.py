@@ -1,0 +1,251 @@
+"""What the packets of a clip say before a single frame is decoded.
+
+The index comes from the packets themselves and never from a header's word: frame counts and
+durations in headers are missing, rounded, left over from before a cut or plain wrong too often.
+Both decoders are held to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from adatp_cli.errors import VideoError
+from adatp_cli.video.canvas import Progress, no_progress
+from adatp_cli.video.clock import TimeArray, holes, read_clock
+from adatp_cli.video.container import open_container
+from adatp_cli.video.endings import Ending, ending_of
+from adatp_cli.video.packets import Packets, read_packets
+from adatp_cli.video.source import Source
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_MADE_UP_TIMES = "it holds no usable timestamps: a constant frame rate is assumed"
+# Headers count a decoder's delay as part of the length; more than that is a frame shown long.
+_LONGER_S = 0.5
+# A stream with fewer than a fiftieth of another one's frames is its cover or its previews.
+_STILL_SHARE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ClipIndex:
+    """All frames of a clip by the packets that hold them.
+
+    Parameters
+    ----------
+    format, codec
+        FFmpeg's names.
+    stream
+        Number of the stream in the file.
+    video_streams
+        Video streams in the file, cover pictures not counted.
+    pts
+        (n,) int64, ascending: presentation timestamps in units of `time_base_s`. Read only where
+        `exact`.
+    key_pts
+        Of the key frames, ascending.
+    timestamps_s
+        (n,) float64, strictly increasing, seconds from the start of the clip.
+    end_s
+        When the last frame stops being shown.
+    fps
+        Frames a second, the mean where the rate varies.
+    exact
+        Whether every frame has a presentation timestamp of its own that can be trusted.
+    closed
+        Whether decoding may start at every key frame with nothing lost: no frame is stored after a
+        key frame and shown before it.
+    missing
+        How many frames should follow in a file that is cut short, by its clip's rate where its
+        header tells the length alone.
+    notes
+        What was mended.
+    """
+
+    format: str
+    codec: str
+    stream: int
+    video_streams: int
+    pts: npt.NDArray[np.int64]
+    key_pts: npt.NDArray[np.int64]
+    time_base_s: float
+    timestamps_s: TimeArray
+    end_s: float
+    fps: float
+    exact: bool
+    closed: bool
+    missing: int
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.timestamps_s)
+
+    @property
+    def promised_end_s(self) -> float:
+        """When the last frame would stop being shown if none were missing."""
+        return self.end_s + self.missing / self.fps
+
+
+def index_clip(source: Source, progress: Progress = no_progress) -> ClipIndex:
+    """Read all packets of the clip, decoding none.
+
+    Raises
+    ------
+    VideoError
+        No video to read, or a video stream without a single frame.
+    """
+    with open_container(source) as (container, streams):
+        found = read_packets(container, streams, progress)
+        stream, packets = _moving(streams, found)
+        return _build_index(source, container, stream, packets)
+
+
+def _moving(streams: list[VideoStream], found: dict[int, Packets]) -> tuple[VideoStream, Packets]:
+    """The likeliest stream of those that move: covers and previews can be larger and come first."""
+    most = max(len(packets.pts) for packets in found.values())
+    few = most / _STILL_SHARE
+    return next(
+        (stream, found[stream.index])
+        for stream in streams
+        if len(found[stream.index].pts) > min(most - 1, max(1, few))
+    )
+
+
+def _build_index(
+    source: Source, container: InputContainer, stream: VideoStream, packets: Packets
+) -> ClipIndex:
+    kind = container.format.name
+    ending = ending_of(source, kind)
+    absent = _frames_beyond_the_end(source, container, stream, len(packets.pts))
+    if not packets.pts:
+        if absent or ending is Ending.CUT:
+            counted = f"0 of its {absent} frames are" if absent else "none of its frames are"
+            raise VideoError(
+                f"{source.name}: cut short: {counted} in the file",
+                "get or record the whole file again",
+                kind="truncated",
+            )
+        raise VideoError(
+            f"{source.name}: the video stream holds no frames",
+            "record or export it again",
+            kind="no_frames",
+        )
+    base = float(stream.time_base or 1)
+    count = len(packets.pts)
+    rate = _plausible_rate(stream)
+    interval = 1.0 / (rate or 25.0)
+    # AVI's clock starts with the file; what is read of its start is the decoder's delay.
+    start_s = np.inf if kind == "avi" else float(container.start_time or 0) / 1e6
+    clock = read_clock(packets, base, start_s)
+    notes: list[str] = []
+    if clock is None:
+        notes.append(_MADE_UP_TIMES)
+        times = np.arange(count, dtype=np.float64) * interval
+    else:
+        notes.extend(clock.notes)
+        times = clock.times
+    gaps = np.diff(times)
+    if count > 1:
+        interval = float(np.median(gaps))
+        notes.extend(holes(times))
+    floor = float(times[-1]) + interval
+    end = (
+        float(times[-1]) + packets.last_duration * base
+        if clock and packets.last_duration
+        else floor
+    )
+    stated = _stated_end(container, stream, float(times[0]), floor)
+    if ending is Ending.WHOLE and stated is not None and clock is not None and clock.one:
+        longer = stated > end + max(_LONGER_S, 4 * interval) and not kind.startswith("mov")
+        end = stated if longer else min(end, max(stated, floor))
+    fps = _rate(gaps, rate, interval)
+    missing = absent
+    if ending is Ending.CUT and stated is not None and stated > floor + max(1.0, 0.05 * stated):
+        missing = max(absent, 1, round((stated - floor) * fps))
+    # AVI stores no presentation times: what is read for reordered frames is the storage order.
+    codec = stream.codec_context.codec.canonical_name
+    reordered = kind == "avi" and codec in ("h264", "hevc")
+    return ClipIndex(
+        format=kind,
+        codec=codec,
+        stream=stream.index,
+        video_streams=len(container.streams.video),
+        pts=np.unique(np.asarray(packets.pts, dtype=np.int64)),
+        key_pts=np.unique(np.asarray(packets.keys, dtype=np.int64)),
+        time_base_s=base,
+        timestamps_s=times,
+        end_s=floor if missing else end,
+        fps=fps,
+        exact=packets.exact and clock is not None and clock.one and not reordered,
+        closed=packets.closed,
+        missing=missing,
+        notes=tuple(notes),
+    )
+
+
+def _frames_beyond_the_end(
+    source: Source, container: InputContainer, stream: VideoStream, found: int
+) -> int:
+    """How many more frames the index of an MP4 file lists, where it lists some beyond its end."""
+    if not container.format.name.startswith("mov"):
+        return 0
+    listed, beyond = 0, False
+    for entry in stream.index_entries:
+        if not entry.is_discard:
+            listed += 1
+            beyond |= entry.pos + entry.size > source.size
+    return max(0, listed - found) if beyond else 0
+
+
+def _plausible_rate(stream: VideoStream) -> float | None:
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate is not None and rate > 0 and 1e-3 <= float(rate) <= 1000:
+            return float(rate)
+    return None
+
+
+def _rate(gaps: TimeArray, stated: float | None, interval: float) -> float:
+    """Frames a second: what the header says where it holds, else the usual one, else the mean."""
+    if len(gaps) == 0:
+        return 1.0 / interval
+    mean = 1.0 / float(gaps.mean())
+    steady = float((np.abs(gaps - interval) < 0.1 * interval).mean()) > 0.9
+    typical = 1.0 / interval if steady else mean
+    for rate in (mean, typical):
+        if stated is not None and abs(stated - rate) < 0.01 * rate:
+            return stated
+    return float(f"{typical:.6g}")
+
+
+def _stated_end(
+    container: InputContainer, stream: VideoStream, first_s: float, floor: float
+) -> float | None:
+    """When the video ends by the header, on the clip's clock; None where it only guesses."""
+    kind = container.format.name
+    if kind.startswith(("mov", "avi")):
+        lasts = float((stream.duration or 0) * (stream.time_base or 1))
+        return first_s + lasts if lasts > 0 else None
+    if not kind.startswith(("matroska", "flv")):
+        return None
+    known = _tagged_seconds(stream.metadata.get("DURATION", ""))
+    if container.duration and (known or len(container.streams) == 1):
+        known = min(known or np.inf, container.duration / 1e6)
+    if known is None:
+        return None
+    # Some writers count from zero and some from where their clock starts.
+    late = float(container.start_time or 0) / 1e6
+    return known - late if known - late > floor - 1.0 else known
+
+
+def _tagged_seconds(text: str) -> float | None:
+    hours, _, rest = text.partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
