@@ -1,7 +1,7 @@
 """Small folders in the layout of the published checkpoints, as `llava-hf/llava-onevision-*` lie.
 
-The values that the hub's files hold, and their form, but narrow: configuration keys of the time when
-they were written, tensors under the names of the classes that they were saved from, float16,
+The values that the hub's files hold, and their form, but narrow: configuration keys of the time
+when they were written, tensors under the names of the classes that they were saved from, float16,
 shards with an index, the processor's template in `chat_template.json` alone, a tower of 26 layers,
 no video processor's file, and no head where it is tied to the embedding.
 """

@@ -1,4 +1,4 @@
-"""The published checkpoints' own layout: what adatp makes of it is what plain transformers makes."""
+"""The published checkpoints' own layout: adatp makes of it what plain transformers makes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from adatp_cli.model.layout import weight_files
 from adatp_cli.model.load import weight_bytes
 from adatp_cli.model.preprocess import Preprocessor
 
-# By `AutoProcessor.from_pretrained` of transformers 5.23 (torchvision 0.28, torch 2.13) on the folder
-# of `write_published`: the prompt and pixels of `QUESTION` and `noisy_clip(4)`, and what the 256
-# grey levels become, with the published means and deviations and with the library's own.
+# By `AutoProcessor.from_pretrained` of transformers 5.23 (torchvision 0.28, torch 2.13) on the
+# folder of `write_published`: the prompt and pixels of `QUESTION` and `noisy_clip(4)`, and what the
+# 256 grey levels become, with the published means and deviations and with the library's own.
 PROCESSOR = Path(__file__).parent / "data" / "published_processor.npz"
 FRAMES, NEW_TOKENS = 4, 8
 
@@ -73,7 +73,8 @@ def test_prompt_pixels_tokens_logits_and_answer_are_plain_transformers(
 ) -> None:
     loaded = load_folder(folder, dtype=dtype, relevance="none")
     frames = noisy_clip(FRAMES)
-    assert torch.equal(loaded.preprocess(frames.pixels), torch.from_numpy(processor["pixel_values"]))
+    ours = loaded.preprocess(frames.pixels)
+    assert torch.equal(ours, torch.from_numpy(processor["pixel_values"]))
     plain = _plain(folder, dtype, processor)
     engine = engine_of(loaded, profile(None), new_tokens=NEW_TOKENS, trace=True)
     done = ask(engine, engine.encode("noise", frames), question=QUESTION)
