@@ -16,7 +16,6 @@ from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.events import Answered, Clip, ClipReady, PrefillChosen, Stage, TextChunk
 from adatp_cli.generation import (
     Generated,
-    GenerationSettings,
     Request,
     generate,
     generate_streaming,
@@ -27,6 +26,7 @@ from adatp_cli.planner import Planner
 from adatp_cli.prefix import SharedPrefix
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import PruningPlan, SignalNeeds, VisualLayout
+from adatp_cli.settings import GenerationSettings
 from adatp_cli.sharing import PrefillMode
 from adatp_cli.trace import build_trace
 from adatp_cli.video.frames import Frames

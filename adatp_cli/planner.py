@@ -9,12 +9,12 @@ from adatp_cli.cost import RelevanceShape
 from adatp_cli.encoding import frames_at_once
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
-from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.fitting import check_clip
 from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import Circumstances, Outlook
 from adatp_cli.pruning.methods import method_of, resolve_profile
+from adatp_cli.settings import GenerationSettings
 from adatp_cli.sharing import Prefills, compare_prefills
 from adatp_cli.video.resize import Resize
 

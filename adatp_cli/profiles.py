@@ -5,6 +5,7 @@ A profile names a method and sets every knob of it; the knobs stand in `adatp_cl
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -60,6 +61,7 @@ __all__ = [
     "load_profile",
     "parse_profile",
     "profile_folder",
+    "read_share",
 ]
 
 DEFAULT_PROFILE = "adatp"
@@ -182,7 +184,7 @@ class Profile:
         if not 0.0 < budget <= 1.0:
             raise UsageError(
                 f"the budget {budget:g} is not a share of the unpruned cost",
-                "give a number above 0 and at most 1, such as 0.273",
+                "give a number above 0 and at most 1, such as 0.273 or 27.3%",
             )
         if self.method == "vanilla":
             raise UsageError(
@@ -195,6 +197,21 @@ class Profile:
         """The profile `vanilla`, with this one's choice of frames."""
         frames, reuse = self.frames, self.reuse_frames
         return dataclasses.replace(load_profile("vanilla"), frames=frames, reuse_frames=reuse)
+
+
+def read_share(text: str) -> float:
+    """A share as people write it: `0.25`, or `25%`. Whether it is a budget is `with_budget`'s.
+
+    Raises
+    ------
+    UsageError
+        It is no number.
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        return float(number) / (100 if number != text.strip() else 1)
+    except ValueError:
+        raise UsageError(f"the budget {text!r} is no number", "such as 0.25, or 25%") from None
 
 
 def profile_folder() -> Path:
@@ -242,6 +259,10 @@ def parse_profile(text: str, source: str) -> Profile:
         The text is not a valid profile.
     """
     data = strict_yaml.mapping(text, source)
+    budget = data.get("budget")
+    if isinstance(budget, str) and budget.strip().endswith("%"):
+        with contextlib.suppress(UsageError):  # what is no share is told below
+            data["budget"] = read_share(budget)
     profile = strict_yaml.build(Profile, data, source)
     for section in sorted(_foreign_sections(profile.method).intersection(data)):
         raise ProfileError(

@@ -13,10 +13,10 @@ import torch
 from adatp_cli.encoding import ClipEncoder, EncodedClip
 from adatp_cli.engine import Engine
 from adatp_cli.events import Answered, Clip
-from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.model.quiet import quiet_libraries
 from adatp_cli.profiles import Profile
+from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames, VideoInfo
 from tests.checkpoint import write_random_checkpoint
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from engine_case import ask, noisy_clip
 
-from adatp_cli.bench.random_model import load_random, random_alias
+from adatp_cli.bench.random_model import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
 from adatp_cli.engine import Engine
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
-from adatp_cli.generation import GenerationSettings
 from adatp_cli.model import fitting
 from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.quantize import LAYERS, count_quantized
 from adatp_cli.model.shapes import model_shape
 from adatp_cli.profiles import load_profile
+from adatp_cli.settings import GenerationSettings
 
 PUBLISHED = KNOWN_SHAPES["0.5b"]
 # The 0.5B with everything cut down but what makes it what it is: its heads and its pooling.
@@ -37,13 +37,6 @@ ENCODER = RelevanceShape(64, 96, 4, 2, 64, 96, 64, 64)
 def small(quantization: str = "none", relevance: str = "none", **more: Any) -> LoadedModel:
     request = LoadRequest("0.5b-random", quantization, "cpu", relevance=relevance, **more)
     return load_random(request, lambda _text: None, shape=SMALL, relevance=ENCODER)
-
-
-def test_names() -> None:
-    assert random_alias("0.5b-random") == "0.5b"
-    assert random_alias("7B-Random") == "7b"
-    assert random_alias("tiny-random") is None
-    assert random_alias("0.5b") is None
 
 
 def test_the_dimensions_are_those_asked_for() -> None:

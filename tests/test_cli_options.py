@@ -38,7 +38,7 @@ def test_ask_has_every_shared_option_with_its_one_definition() -> None:
 def test_budget_overrides_the_profiles(record: Any) -> None:
     assert record()["flops"]["paper"]["ratio"] == pytest.approx(0.273, abs=0.005)
     assert record("--budget", "0.6")["flops"]["paper"]["ratio"] == pytest.approx(0.6, abs=0.005)
-    assert record("--budget", "0.6")["profile"]["budget"] == 0.6
+    assert record("--budget", "60%")["profile"]["budget"] == 0.6
     assert record("--budget", "1")["tokens"]["kept_mean_ratio"] == 1.0
 
 
@@ -89,7 +89,7 @@ def test_seed_and_temperature(record: Any) -> None:
     assert first == again
     others = {record(*hot, "--seed", str(seed))["answer"] for seed in range(2, 6)}
     assert others != {first}
-    cold = {record("--temperature", "1e-3", "--seed", str(seed))["answer"] for seed in (1, 2)}
+    cold = {record("--temperature", heat, "--seed", "1")["answer"] for heat in ("1e-3", "0")}
     assert cold == {record()["answer"]}
 
 
@@ -153,11 +153,15 @@ def test_trace_of_each_question_has_its_file(
         (("--dtype", "float8"), "--dtype 'float8' is not known (did you mean 'float32'?)"),
         (("--device", "gpu"), "--device 'gpu' is not known"),
         (("--max-new-tokens", "0"), "at least one new token"),
-        (("--temperature", "0"), "temperature 0 is not above 0"),
+        (("--temperature", "-1"), "temperature -1 is not above 0"),
+        (("--temperature", "0", "--top-p", "0.9"), "top-p does nothing in greedy decoding"),
+        (("--budget", "most"), "the budget 'most' is no number; such as 0.25, or 25%"),
+        (("--budget", "150%"), "the budget 1.5 is not a share"),
         (("--temperature", "nan"), "temperature nan is not above 0"),
         (("--top-p", "0.9"), "top-p does nothing in greedy decoding"),
         (("--top-p", "2", "--temperature", "1"), "top-p is 2"),
-        (("--seed", "99999999999999999999"), "does not fit 64 bits"),
+        (("--seed", "99999999999999999999"), "is not a number from 0 to 2^63"),
+        (("-p", "random", "--seed", "-1"), "--seed -1 is not a number from 0 to 2^63"),
         (("--trace", "trace.json"), "end its name in .npz"),
         (("--trace", "/no/such/folder/trace.npz"), "cannot be written there"),
         (("--quiet", "--verbose"), "exclude each other"),

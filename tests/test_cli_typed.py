@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from adatp_cli.cli.evaluate import read_budgets
+from adatp_cli.errors import ModelError
+from adatp_cli.profiles import load_profile, read_share
 from tests.conftest import Run
+from tests.fake_hub import FakeHub, locate_in
 
 # Phrases of the libraries that read the command line and check its values.
 FOREIGN = re.compile(
@@ -86,3 +92,69 @@ def test_a_deleted_current_folder_is_one_line(
         assert "the current folder has been deleted; cd to one that exists" in run.error
     assert adatp("--help").code == 0
     os.chdir(tmp_path)
+
+
+TOLD_AT_ONCE = {
+    "ask a.mp4 what -m tinny": "known name (did you mean 'tiny'?)",
+    "show a.mp4 what -o a.png -m 7bb": "known name (did you mean '7b'?)",
+    "batch . -q what -m 0.5": "known name (did you mean '0.5b'?)",
+    "bench -m 7b-radnom": "known name (did you mean '7b-random'?)",
+    "ask a.mp4 what -m 7b-random": "--model 7b-random: only `adatp bench` builds it",
+    "profiles show adatp -m tinny": "known name (did you mean 'tiny'?)",
+    "doctor -m tinny": "known name (did you mean 'tiny'?)",
+    "ask a.mp4 what -p adapt": "no profile named 'adapt' (did you mean 'adatp'?)",
+    "eval shape": "there is no dataset 'shape' (did you mean 'shapes'?)",
+    "ask a.mp4 what --device gpu": "--device 'gpu' is not known; use auto, cpu, cuda",
+    "ask a.mp4 what --temperature -1": "the temperature -1 is not above 0",
+    "ask a.mp4 what --max-new-tokens 0": "at least one new token",
+    "ask a.mp4 what --budget 150%": "the budget 1.5 is not a share",
+    "eval shapes --budgets 50,0.2": "the budget 50 is not a share",
+}
+
+
+def test_a_wrong_name_or_value_is_told_before_pytorch_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from adatp_cli.cli.app import main\n"
+        f"for line in {list(TOLD_AT_ONCE)!r}:\n"
+        "    print(main(line.split()), 'torch' in sys.modules, file=sys.stderr)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    lines = run.stderr.splitlines()
+    assert lines[1::2] == ["2 False"] * len(TOLD_AT_ONCE)
+    for told, said in zip(lines[::2], TOLD_AT_ONCE.values(), strict=True):
+        assert said in told
+
+
+def test_a_known_name_wins_over_a_folder_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub = FakeHub(tmp_path)
+    for name in ("tiny", "7b"):
+        (tmp_path / name).mkdir()
+
+    def found(name: str) -> str:
+        try:
+            return locate_in(name, hub, offline=True)[0].name
+        except ModelError as error:
+            return error.message
+
+    assert found("tiny") == "tiny"
+    assert found("7B").startswith("llava-hf/llava-onevision-qwen2-7b-ov-hf is not in the cache")
+    assert found("./tiny") == "tiny is no model: it has no config.json"
+    assert found("./7b") == "7b is no model: it has no config.json"
+
+
+def test_a_share_may_be_a_percentage_wherever_one_is_taken(adatp: Run, tmp_path: Path) -> None:
+    assert read_share("25%") == read_share(" 25 % ") == read_share("0.25") == 0.25
+    assert read_budgets("30%,0.1") == (0.3, 0.1)
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nmethod: adatp\nbudget: 25%\n")
+    assert load_profile(file).budget == 0.25
+    file.write_text("name: mine\nmethod: adatp\nbudget: half%\n")
+    assert (
+        "budget expects a number or null, not 'half%'" in adatp("profiles", "validate", file).error
+    )
+    assert "budget: 0.25" in adatp("profiles", "show", "adatp", "--budget", "25%").out

@@ -28,11 +28,11 @@ from adatp_cli import encoding, generation, record
 from adatp_cli.engine import Engine
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.events import Answered, ClipReady, Stage, TextChunk
-from adatp_cli.generation import GenerationSettings
 from adatp_cli.model import fitting
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import RelevanceSettings
 from adatp_cli.pruning.methods.adatp import AdaTPPlan
+from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.sampling import Sampling

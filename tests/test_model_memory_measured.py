@@ -18,10 +18,10 @@ from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
 from adatp_cli.encoding import ClipEncoder
 from adatp_cli.engine import Engine
 from adatp_cli.events import Clip
-from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.memory import MemoryEstimate, estimate_run
 from adatp_cli.profiles import load_profile
+from adatp_cli.settings import GenerationSettings
 
 PUBLISHED = KNOWN_SHAPES["0.5b"]
 NARROW = ModelShape(

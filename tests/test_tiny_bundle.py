@@ -10,9 +10,9 @@ import pytest
 
 from adatp_cli.engine import Engine
 from adatp_cli.events import Answered
-from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
+from adatp_cli.settings import GenerationSettings
 from adatp_cli.tiny.clips import write_clips, write_demo_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE, ModelShape, RelevanceShape, VisionShape
-from adatp_cli.model.checkpoints import bundled_folder
+from adatp_cli.model.checkpoints import RANDOM, bundled_folder
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
 from adatp_cli.model.fitting import fitting_quantization
 from adatp_cli.model.load import DEFAULT_FRAMES, LoadedModel, LoadRequest, Progress
@@ -32,17 +32,10 @@ from adatp_cli.tiny.architecture import RELEVANCE_FOLDER
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-SUFFIX = "-random"
 # Of Qwen2; neither is part of what a cost is computed from.
 _CONTEXT, _ROPE_THETA = 32768, 1_000_000.0
 _SEED = 0
 _BLOCK = 1_048_573
-
-
-def random_alias(name: str) -> str | None:
-    """The published model whose dimensions `0.5b-random`, `7b-random` or `72b-random` have."""
-    alias = name.lower().removesuffix(SUFFIX)
-    return alias if name.lower().endswith(SUFFIX) and alias in KNOWN_SHAPES else None
 
 
 def load_random(
@@ -60,7 +53,7 @@ def load_random(
     Parameters
     ----------
     request
-        As for `load_model`; `model` is one of the names that `random_alias` knows. Any encoder
+        As for `load_model`; `model` is one of `RANDOM`. Any encoder
         that is asked for is a random one.
     shape, relevance
         Dimensions in place of the published ones.
@@ -74,8 +67,7 @@ def load_random(
     """
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
-    alias = random_alias(request.model)
-    shape = shape or KNOWN_SHAPES[alias or ""]
+    shape = shape or KNOWN_SHAPES[RANDOM[request.model.lower()]]
     tokenizer = _tokenizer()
     video = int(tokenizer.convert_tokens_to_ids("<video>"))
     config = _config(shape, tied=shape.language.tied, video_token=video)

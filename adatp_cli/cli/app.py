@@ -14,6 +14,7 @@ from adatp_cli.cli import ask, batch, bench, bias, demo, doctor, evaluate, profi
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import Command, Group
+from adatp_cli.errors import AdatpError
 
 _START = "Start here"
 _ASK = "Ask"
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _repair_streams()
     try:
         code = app(args=arguments, prog_name="adatp", standalone_mode=False)
-    except (typer.TyperException, typer.Abort) as error:
+    except (typer.TyperException, typer.Abort, AdatpError) as error:
         failure = failure_of(error)
         if failure.info.message:  # there is none where the help was the answer
             Output().error(failure.info)

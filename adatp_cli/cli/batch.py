@@ -14,7 +14,7 @@ import typer
 
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
-from adatp_cli.cli.loading import generation_settings, load_engine, sampling_for
+from adatp_cli.cli.loading import load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.pace import decoding_limit, waiting
@@ -331,7 +331,7 @@ class Batch:
             "profile": engine.profile.to_dict(),
             "model": {name: getattr(model, name) for name in named},
             "sampling": dataclasses.asdict(sampling),
-            "generation": dataclasses.asdict(generation_settings(self._options)),
+            "generation": dataclasses.asdict(self._options.generation()),
         }
 
     def _decoders(self) -> int:

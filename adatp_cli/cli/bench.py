@@ -27,6 +27,7 @@ from adatp_cli.cli.options import (
 )
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
+from adatp_cli.model.checkpoints import RANDOM
 
 if TYPE_CHECKING:
     from adatp_cli.bench.report import BenchResult
@@ -176,7 +177,7 @@ def bench(
     """
     output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
     with reporting(output):
-        options.check()
+        options.check(models=RANDOM)
         _check_shared(options)
         wanted = BenchOptions(
             video,
@@ -215,7 +216,7 @@ def _counts(given: Sequence[str] | None) -> tuple[int, ...]:
 def _check_shared(options: RunOptions) -> None:
     if options.trace is not None:
         raise UsageError("--trace would slow what is measured", "trace a clip with adatp ask")
-    if options.temperature is not None or options.top_p is not None:
+    if options.samples or options.top_p is not None:
         raise UsageError("bench decodes greedily", "leave out --temperature and --top-p")
     if options.fps is not None:
         raise UsageError("bench looks at numbers of frames", "give --frames in place of --fps")
@@ -284,14 +285,13 @@ class _Measurement:
 
         from adatp_cli.bench.context import readable_frames
         from adatp_cli.bench.facts import machine_facts
-        from adatp_cli.bench.random_model import random_alias
         from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult
         from adatp_cli.bench.runner import Bench, Entrant, NotMeasured
         from adatp_cli.bench.sample import Sample
         from adatp_cli.bench.summary import summarise
         from adatp_cli.video.isolated import IsolatedReader
 
-        is_random = random_alias(arena.model.name) is not None
+        is_random = arena.model.name.lower() in RANDOM
         if is_random:
             self._output.note(RANDOM_WEIGHTS)
         plan = self._plan(arena)
@@ -375,10 +375,9 @@ def _doing(event: object, plan: BenchPlan) -> str:
 
 def _load(encoder: str, options: RunOptions, output: Output) -> tuple[LoadedModel, float]:
     """Load as every command does, or build one of random weights."""
-    from adatp_cli.bench.random_model import load_random, random_alias
-
-    if random_alias(options.model) is None:
+    if options.model.lower() not in RANDOM:
         return load_model_for(encoder, options, output)
+    from adatp_cli.bench.random_model import load_random
     from adatp_cli.model.load import LoadRequest
 
     started = time.perf_counter()

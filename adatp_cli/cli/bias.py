@@ -92,7 +92,7 @@ def bias(
     with reporting(output):
         options.check()
         check_shared(options)
-        if options.temperature is not None or options.top_p is not None:
+        if options.samples or options.top_p is not None:
             raise UsageError("attention is read, no answer is generated", "leave sampling out")
         if overwrite and report is None:
             raise UsageError("--overwrite has nothing to replace", "name a folder with --report")

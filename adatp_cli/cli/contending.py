@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from adatp_cli.cli.loading import (
     frames_note,
-    generation_settings,
     load_model_for,
     weights_of,
 )
@@ -22,8 +21,8 @@ from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.runner import Contender
-    from adatp_cli.generation import GenerationSettings
     from adatp_cli.model.load import LoadedModel
+    from adatp_cli.settings import GenerationSettings
     from adatp_cli.video.sampling import Sampling
 
 # From an encoder's name, options and output to a model, and the seconds that loading took.
@@ -124,7 +123,7 @@ def load_arena(
     from adatp_cli.engine import Engine
     from adatp_cli.evaluation.runner import Contender
 
-    generation = generation_settings(options)
+    generation = options.generation()
     if max_new_tokens is not None and max_new_tokens < generation.max_new_tokens:
         generation = dataclasses.replace(generation, max_new_tokens=max_new_tokens)
     output.note(f"{weights_of(loaded)}, profiles {', '.join(p.name for p in profiles)}")

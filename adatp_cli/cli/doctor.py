@@ -12,6 +12,7 @@ from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.options import Json, Verbose
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import ModelError
+from adatp_cli.model.checkpoints import check_name
 
 if TYPE_CHECKING:
     from adatp_cli.machine import ModelState, Report
@@ -37,6 +38,8 @@ def doctor(
     """
     output = Output(json=json, verbose=verbose)
     with reporting(output):
+        if model is not None:
+            check_name(model)
         output.stage("importing and trying the packages")
         from adatp_cli.machine import examine
         from adatp_cli.model.quiet import quiet_libraries

@@ -30,6 +30,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
 from adatp_cli.cli.rows import RESULTS, Resume, RetryFailed, check_resuming
 from adatp_cli.errors import UsageError
+from adatp_cli.profiles import read_share
 
 if TYPE_CHECKING:
     from adatp_cli.batch.results import ResultFile
@@ -106,12 +107,7 @@ def read_budgets(text: str | None) -> tuple[float, ...]:
     UsageError
         One is no number.
     """
-    try:
-        return tuple(float(part) for part in text.split(",")) if text is not None else ()
-    except ValueError:
-        raise UsageError(
-            f"--budgets {text}: not a list of numbers", "such as --budgets 0.5,0.273,0.1"
-        ) from None
+    return tuple(read_share(part) for part in text.split(",")) if text is not None else ()
 
 
 @with_run_options

@@ -18,7 +18,6 @@ from adatp_cli.profiles import Profile
 if TYPE_CHECKING:
     from adatp_cli.engine import Engine
     from adatp_cli.frame_budget import FrameBudget
-    from adatp_cli.generation import GenerationSettings
     from adatp_cli.model.load import LoadedModel
     from adatp_cli.video.sampling import Sampling
 
@@ -43,8 +42,8 @@ def load_engine(
     from adatp_cli import account
     from adatp_cli.engine import Engine
 
-    settings = generation_settings(options)
-    draws = profile.method == "random" or options.temperature is not None
+    settings = options.generation()
+    draws = profile.method == "random" or options.samples
     if options.seed is not None and not draws:
         output.note("--seed has no effect on greedy decoding; it needs --temperature")
     know(model=account.model_info(loaded), versions=account.versions())
@@ -160,15 +159,3 @@ def weights_of(loaded: LoadedModel) -> str:
     """Which weights answer: 'tiny in bfloat16 on cpu'."""
     weights = {"none": loaded.dtype}.get(loaded.quantization, loaded.quantization)
     return f"{loaded.name} in {weights} on {loaded.device}"
-
-
-def generation_settings(options: RunOptions) -> GenerationSettings:
-    """How answers are decoded."""
-    from adatp_cli.generation import GenerationSettings
-
-    return GenerationSettings(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed or 0,
-    )

@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adatp_cli.errors import UsageError
-from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile
+from adatp_cli.model.checkpoints import check_name
+from adatp_cli.model.device import check_device
+from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile, read_share
+from adatp_cli.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from adatp_cli.video.sampling import Sampling
@@ -128,10 +131,11 @@ Budget = Annotated[
     float | None,
     typer.Option(
         "--budget",
+        parser=read_share,
         metavar="SHARE",
         rich_help_panel=_PRUNING,
-        help="Share of the unpruned language model's cost to spend, above 0 and at most 1, in the "
-        "paper's convention (visual tokens only); overrides the profile's.",
+        help="Share of the unpruned language model's cost to spend, above 0 and at most 1, such "
+        "as 0.25 or 25%, in the paper's convention (visual tokens only); overrides the profile's.",
     ),
 ]
 FrameCount = Annotated[
@@ -185,7 +189,7 @@ Temperature = Annotated[
         "--temperature",
         metavar="T",
         rich_help_panel=_ANSWER,
-        help="Sample at this temperature, above 0. Default: greedy decoding.",
+        help="Sample at this temperature. 0, as without it: greedy decoding.",
     ),
 ]
 TopP = Annotated[
@@ -274,8 +278,13 @@ class RunOptions:
     quiet: Quiet = False
     verbose: Verbose = False
 
-    def check(self) -> None:
+    def check(self, models: Iterable[str] = ()) -> None:
         """What can be said before anything is imported or read.
+
+        Parameters
+        ----------
+        models
+            Names of models that this command knows beside the others.
 
         Raises
         ------
@@ -284,11 +293,34 @@ class RunOptions:
         """
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
-        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
-            raise UsageError(f"--seed {self.seed} does not fit 64 bits", "give a smaller number")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed} is not a number from 0 to 2^63", "give another")
         frame_number(self.frames)
+        check_name(self.model, tuple(models))
+        check_device(self.device)
+        self.generation()
         if self.trace is not None:
             _check_trace(Path(self.trace))
+
+    @property
+    def samples(self) -> bool:
+        """Whether answers are drawn, at a temperature; 0 is greedy decoding, as without one."""
+        return bool(self.temperature)
+
+    def generation(self) -> GenerationSettings:
+        """How answers are decoded.
+
+        Raises
+        ------
+        UsageError
+            A value out of range, or --top-p in greedy decoding.
+        """
+        return GenerationSettings(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature if self.samples else None,
+            top_p=self.top_p,
+            seed=self.seed or 0,
+        )
 
     @property
     def frames_auto(self) -> bool:

@@ -26,7 +26,8 @@ from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import Command, Group
 from adatp_cli.errors import UsageError
 from adatp_cli.frame_budget import FrameBudget
-from adatp_cli.profiles import Profile, builtin_names, load_profile
+from adatp_cli.model.checkpoints import check_name
+from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and check pruning profiles.")
 
@@ -62,7 +63,10 @@ def show(
         ),
     ] = "7b",
     budget: Annotated[
-        float | None, typer.Option("--budget", metavar="SHARE", help="At this budget, not its own.")
+        float | None,
+        typer.Option(
+            "--budget", parser=read_share, metavar="SHARE", help="At this budget, not its own."
+        ),
     ] = None,
     frames: Annotated[
         str | None,
@@ -81,6 +85,7 @@ def show(
         count = frame_number(frames)
         if count is not None and count < 1:
             raise UsageError(f"--frames {count} leaves nothing to look at", "give 1 or more")
+        check_name(model)
         profile = load_profile(name)
         if budget is not None:
             profile = profile.with_budget(budget)

@@ -16,9 +16,9 @@ from lmms_eval.api.model import lmms
 from adatp_cli.engine import Engine
 from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.events import Answered, Clip
-from adatp_cli.generation import GenerationSettings
 from adatp_cli.model.load import LoadRequest, load_model
-from adatp_cli.profiles import load_profile
+from adatp_cli.profiles import load_profile, read_share
+from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 
@@ -79,7 +79,7 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
         if str(batch_size) not in ("1", "auto"):
             raise UsageError(f"batch_size={batch_size}: adatp answers one question at a time")
         chosen = load_profile(profile)
-        self._profile = chosen if budget is None else chosen.with_budget(float(budget))
+        self._profile = chosen if budget is None else chosen.with_budget(read_share(str(budget)))
         self._loaded = load_model(
             LoadRequest(
                 model=model,

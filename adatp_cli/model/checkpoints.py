@@ -15,6 +15,7 @@ from pathlib import Path
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.hub import Hub, HubNotFoundError, HubUnreachableError, RemoteFile
 from adatp_cli.model.layout import check_layout, is_complete
+from adatp_cli.strict_yaml import nearest
 
 Progress = Callable[[str], None]
 
@@ -25,6 +26,8 @@ ALIASES = {
 }
 TINY = "tiny"
 AUTO = "auto"
+# The published dimensions with random weights, which `bench` builds, and whose dimensions they are.
+RANDOM = {f"{alias}-random": alias for alias in ALIASES}
 TINY_KNOWS = f"{TINY} knows moving coloured shapes and nothing else"
 NO_DOWNLOAD_HINT = f"`adatp demo` and `-m {TINY}` need no download ({TINY_KNOWS})"
 
@@ -116,14 +119,14 @@ def locate(name: str, *, offline: bool, progress: Progress, hub: Hub) -> Checkpo
     ModelError
         The model is neither cached nor reachable, or its layout is not one that can be loaded.
     """
+    check_name(name)
     if name.lower() == TINY:
         return Checkpoint(TINY, check_layout(bundled_folder()), None)
     folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    # A known name is never a folder that happens to be called so; ./7b is the folder.
+    if name.lower() not in ALIASES and folder.is_dir():
         return Checkpoint(name, check_layout(folder), None)
     repo = ALIASES.get(name.lower(), name)
-    if not is_hub_id(repo):
-        raise _no_such_model(name)
     cached = hub.cached(repo)
     if cached is not None and is_complete(cached):
         return Checkpoint(repo, check_layout(cached), cached.name)
@@ -131,6 +134,31 @@ def locate(name: str, *, offline: bool, progress: Progress, hub: Hub) -> Checkpo
         raise _unreachable(repo, "is not in the cache, and fetching is off (offline)")
     fetched = _fetch(repo, progress, hub)
     return Checkpoint(repo, check_layout(fetched), fetched.name)
+
+
+def check_name(name: str, also: Sequence[str] = ()) -> None:
+    """Refuse what can be no model, before anything heavy is imported.
+
+    Parameters
+    ----------
+    also
+        Names that mean a model beside those that mean one everywhere.
+
+    Raises
+    ------
+    UsageError
+        The name is none that is known, nor a folder, nor a possible hub id.
+    """
+    known = [AUTO, TINY, *ALIASES, *also]
+    if name.lower() in RANDOM and not also:
+        raise UsageError(f"--model {name}: only `adatp bench` builds it", "its answers are noise")
+    is_folder = bool(name) and Path(name).expanduser().is_dir()
+    if name.lower() not in known and not is_folder and not is_hub_id(name):
+        raise UsageError(
+            f"--model {name!r} is neither a known name{nearest(name.lower(), known)}, nor a "
+            "folder, nor a hub id (owner/name)",
+            f"known names: {', '.join(known)}",
+        )
 
 
 def is_hub_id(name: str) -> bool:
@@ -208,14 +236,6 @@ def _needs_less(repo: str) -> str:
     smaller = sizes[: list(ALIASES).index(alias)] if alias else sizes[:1]
     cheaper = [f"-m {name} needs about {readable_bytes(size)}" for name, size in smaller]
     return "; ".join([*cheaper, f"-m {TINY} needs none ({TINY_KNOWS})"])
-
-
-def _no_such_model(name: str) -> UsageError:
-    known = ", ".join([AUTO, TINY, *ALIASES])
-    return UsageError(
-        f"--model {name!r} is neither a known name, nor a folder, nor a hub id (owner/name)",
-        f"known names: {known}",
-    )
 
 
 def _unreachable(repo: str, why: str) -> ModelError:

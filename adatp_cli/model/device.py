@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import re
 
-import torch
-
 from adatp_cli.errors import ModelError, UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
+_DEVICE = re.compile(r"auto|cpu|cuda(?::(\d{1,3}))?")
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def is_cuda(device: str) -> bool:
     return device.startswith("cuda")
+
+
+def check_device(requested: str) -> re.Match[str]:
+    """Refuse what no machine has; PyTorch is not asked.
+
+    Raises
+    ------
+    UsageError
+        No such kind of device.
+    """
+    match = _DEVICE.fullmatch(requested)
+    if match is None:
+        raise UsageError(
+            f"--device {requested!r} is not known", "use auto, cpu, cuda or cuda:N (N from 0)"
+        )
+    return match
 
 
 def choose_device(requested: str) -> str:
@@ -26,15 +41,13 @@ def choose_device(requested: str) -> str:
     ModelError
         This machine does not have it.
     """
+    match = check_device(requested)
+    import torch
+
     if requested == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if requested == "cpu":
         return "cpu"
-    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", requested)
-    if match is None:
-        raise UsageError(
-            f"--device {requested!r} is not known", "use auto, cpu, cuda or cuda:N (N from 0)"
-        )
     index, count = int(match[1] or 0), torch.cuda.device_count()
     if index >= count:
         raise ModelError(
@@ -57,6 +70,8 @@ def choose_dtype(requested: str, device: str) -> str:
         return name
     if name != "auto":
         raise UsageError(f"--dtype {requested!r} is not known", f"use auto, {', '.join(DTYPES)}")
+    import torch
+
     if is_cuda(device):
         index = torch.device(device).index
         with torch.cuda.device(index):
@@ -68,6 +83,8 @@ def choose_dtype(requested: str, device: str) -> str:
 
 def cpu_is_fast_at_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware; emulated it is slower than float32."""
+    import torch
+
     capabilities = torch.cpu.get_capabilities()
     return any(
         capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")

@@ -151,7 +151,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     name = request.model
-    if name == checkpoints.AUTO:
+    if name.lower() == checkpoints.AUTO:
         name = checkpoints.choose_auto(cuda=is_cuda(device))
         progress(f"model auto: {name}, as the device is {device}")
     checkpoint = checkpoints.locate(name, offline=request.offline, progress=progress, hub=hub)

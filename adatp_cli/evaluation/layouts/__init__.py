@@ -16,6 +16,7 @@ from adatp_cli.evaluation.layouts import (
     plain,
     videomme,
 )
+from adatp_cli.strict_yaml import nearest
 from adatp_cli.video.source import printable
 
 SHAPES = "shapes"
@@ -45,7 +46,7 @@ def open_dataset(name: str, folder: Path | None, annotations: Path | None) -> Da
         return LAYOUTS[name](folder, annotations)
     if not name.endswith(plain.EXTENSION):
         raise UsageError(
-            f"there is no dataset {printable(name)!r}",
+            f"there is no dataset {printable(name)!r}{nearest(name, (SHAPES, *LAYOUTS))}",
             f"one of {SHAPES}, {', '.join(LAYOUTS)}, or a {plain.EXTENSION} file",
         )
     if annotations is not None:
