@@ -257,7 +257,7 @@ def test_what_the_model_is_asked_is_the_harness_prompt(
         (("shapes", "-p", "vanilla", "--budget", "0.2"), "no effect"),
         (("shapes", "--budget", "2"), "not a share"),
         (("shapes", "--budgets", "0.2,2"), "not a share"),
-        (("shapes", "--budgets", "0.2;0.1"), "not a list of numbers"),
+        (("shapes", "--budgets", "0.2;0.1"), "the budget '0.2;0.1' is no number"),
         (("shapes", "--budgets", "0.2,0.2"), "twice"),
         (("shapes", "--budgets", "0.2", "--budget", "0.2"), "exclude each other"),
         (("shapes", "--against", "fastv"), "one of: vanilla, adatp"),
