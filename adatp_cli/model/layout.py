@@ -16,6 +16,21 @@ _SINGLE = "model.safetensors"
 _EXPECTED = "llava_onevision"
 _HINT = "name a LLaVA-OneVision checkpoint in Hugging Face layout, such as 0.5b or 7b"
 DESCRIPTION = "adatp.json"
+_LARGEST_JSON = 64 * 2**20  # the longest that is read, the index of a large model, has 10 MB
+# Values of a configuration beyond which no such model is, far from the largest published ones.
+_LARGEST = {
+    "num_hidden_layers": 2_000,
+    "hidden_size": 200_000,
+    "intermediate_size": 1_000_000,
+    "num_attention_heads": 2_000,
+    "num_key_value_heads": 2_000,
+    "head_dim": 20_000,
+    "vocab_size": 10_000_000,
+    "max_position_embeddings": 100_000_000,
+    "image_size": 4_096,
+    "patch_size": 4_096,
+    "num_channels": 64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +58,13 @@ def read_json(path: Path) -> dict[str, Any]:
         The file cannot be read or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ModelError(f"{path} is too large to be what its name says", _HINT)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path} is nested too deeply", _HINT) from error
     except ValueError as error:
         raise ModelError(
             f"{path} is not valid JSON: {error}", "download or copy it again"
@@ -53,6 +72,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} must hold a JSON object", "download or copy it again")
     return content
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"it holds {name}")
 
 
 def is_complete(folder: Path) -> bool:
@@ -209,5 +232,9 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     for part, expected in (("text_config", "qwen2"), ("vision_config", "siglip_vision_model")):
         section = config.get(part)
         kind = section.get("model_type") if isinstance(section, dict) else None
-        if kind != expected:
+        if kind != expected or not isinstance(section, dict):
             raise ModelError(f"{folder}'s {part} is {kind!r}, not {expected!r}", _HINT)
+        for key, largest in _LARGEST.items():
+            value = section.get(key)
+            if isinstance(value, int | float) and not 1 <= value <= largest:
+                raise ModelError(f"{folder}'s {part} has {key} {value}, which cannot be", _HINT)

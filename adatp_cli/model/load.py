@@ -38,7 +38,8 @@ from adatp_cli.model.relevance import (
     load_relevance,
 )
 from adatp_cli.model.shapes import model_shape
-from adatp_cli.model.weights import WeightCount
+from adatp_cli.model.template import try_template
+from adatp_cli.model.weights import WeightCount, count_weights
 from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     wanted = _wanted_encoder(request, checkpoint, description)
     beside = 0 if wanted[0] in NO_ENCODER else expected_bytes(wanted[0], dtype)
     weights = weight_bytes(checkpoint.folder, dtype)
+    _check_count(checkpoint, weights["none"], dtype)
     quantization = fitting_quantization(
         request.quantization,
         {kind: count + beside for kind, count in weights.items()},
@@ -209,6 +211,32 @@ def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
     return WeightCount(decoder, rest).nbytes(dtype)
 
 
+def configured_shape(folder: Path) -> ModelShape:
+    """The dimensions that a folder's config.json gives.
+
+    Raises
+    ------
+    ModelError
+        It gives none, or such as no model has.
+    """
+    from transformers import LlavaOnevisionConfig
+
+    with readable_failures(str(folder)):
+        config: Any = LlavaOnevisionConfig.from_pretrained(folder, local_files_only=True)
+        return model_shape(config)
+
+
+def _check_count(checkpoint: Checkpoint, held: int, dtype: str) -> None:
+    """Refuse weights of another size than config.json tells, which would be made up in memory."""
+    wanted = count_weights(configured_shape(checkpoint.folder)).nbytes(dtype)["none"]
+    if not 0.8 < held / wanted < 1.25:
+        raise ModelError(
+            f"{checkpoint.name}'s config.json describes {checkpoints.readable_bytes(wanted)} of "
+            f"weights, and its files hold {checkpoints.readable_bytes(held)}",
+            "use a LLaVA-OneVision checkpoint whose config.json belongs to its weights",
+        )
+
+
 def _is_tied(config: dict[str, Any]) -> bool:
     text = config.get("text_config")
     inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
@@ -241,7 +269,7 @@ def _load_weights(
         )
     _check_loading(checkpoint, info)
     verify_quantization(model, quantization)
-    _keep_only_token_ids(model)
+    _keep_only_token_ids(model, checkpoint.name)
     result: LlavaOnevisionForConditionalGeneration = model.eval().requires_grad_(False)
     return result
 
@@ -262,12 +290,21 @@ def _check_loading(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
             )
 
 
-def _keep_only_token_ids(model: LlavaOnevisionForConditionalGeneration) -> None:
+def _keep_only_token_ids(model: LlavaOnevisionForConditionalGeneration, called: str) -> None:
     """Drop a checkpoint's sampling preferences: decoding is greedy unless the user asks."""
     import transformers
 
     settings: Any = transformers.GenerationConfig
     given: Any = model.generation_config
+    text: Any = model.config.text_config
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(given, name)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(number, int) and 0 <= number < text.vocab_size for number in ids):
+            raise ModelError(
+                f"{called}'s generation_config.json has the {name} {value!r}, which is no token's",
+                "download or copy it again",
+            )
     model.generation_config = settings(
         bos_token_id=given.bos_token_id,
         eos_token_id=given.eos_token_id,
@@ -290,6 +327,7 @@ def _tokenizer(
     hint = "download or copy the whole checkpoint"
     if not tokenizer.chat_template:
         raise ModelError(f"{folder} has no chat template", hint)
+    try_template(tokenizer)
     if model.config.video_token_id not in tokenizer.added_tokens_decoder:
         raise ModelError(
             f"{folder}'s tokenizer has no token for videos (id {model.config.video_token_id})", hint

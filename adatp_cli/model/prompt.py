@@ -8,18 +8,16 @@ special tokens it spells out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.model.template import STAND_IN, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Private-use characters: no template and no vocabulary has them.
-_STAND_IN = "\ue000adatp question\ue001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def build_prompt(
         The template does not place exactly one video and the question after it.
     """
     _check_question(question)
-    before, after = _render(tokenizer)
+    before, after = render(tokenizer)
     placeholder = tokenizer.convert_ids_to_tokens(video_token_id)
     head, tail = _split_at_special(tokenizer, before, last=True)
     next_text, rest = _split_at_special(tokenizer, after, last=False)
@@ -107,35 +105,12 @@ def build_prompt(
 def _check_question(question: str) -> None:
     if not question.strip():
         raise UsageError("the question is empty", "ask something about the video")
-    if _STAND_IN in question:
+    if STAND_IN in question:
         raise UsageError("the question holds private-use characters", "remove them")
     try:
         question.encode()
     except UnicodeEncodeError as error:
         raise UsageError("the question is not valid text (UTF-8)", "type it again") from error
-
-
-def _render(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The template's text before and after the question."""
-    from jinja2 import TemplateError
-
-    content: Any = [{"type": "video"}, {"type": "text", "text": _STAND_IN}]
-    try:
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-    except (TemplateError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"the checkpoint's chat template cannot be used: {error}",
-            "use a LLaVA-OneVision checkpoint with its own chat template",
-        ) from error
-    before, found, after = str(rendered).partition(_STAND_IN)
-    if not found or _STAND_IN in after:
-        raise ModelError(
-            "the checkpoint's chat template does not hold the question once",
-            "use a LLaVA-OneVision checkpoint with its own chat template",
-        )
-    return before, after
 
 
 def _split_at_special(

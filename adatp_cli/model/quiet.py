@@ -66,6 +66,7 @@ def readable_failures(name: str) -> Iterator[None]:
                 TypeError,
                 AttributeError,
                 RuntimeError,
+                ArithmeticError,
                 ImportError,
             ),
             *(SafetensorError, StrictDataclassError),

@@ -21,6 +21,8 @@ _LARGEST_HEADER = 100 * 2**20  # the format's own limit
 _GAP_WORTH_READING = 2**20  # a hole smaller than this costs less than a second request
 _PIECE = 8 * 2**20
 
+_ABSURD = (OverflowError, RecursionError)  # an endless number, brackets without end
+
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64,
@@ -115,7 +117,7 @@ def read_header(source: ByteSource, name: str) -> Header:
         entries = [
             _entry(key, value) for key, value in json.loads(text).items() if key != "__metadata__"
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, *_ABSURD) as error:
         raise _damaged(name, "its header cannot be read") from error
     entries.sort(key=lambda entry: entry.start)
     return Header({entry.name: entry for entry in entries}, _LENGTH_BYTES + length)
