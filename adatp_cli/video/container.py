@@ -21,6 +21,8 @@ FORMATS = (
     "av1,obu,ivf,m4v,mxf,nut,rm,wtv,dv,nsv,yuv4mpegpipe,mjpeg,vvc,dhav,"
     "mp3,wav,w64,flac,aac,ac3,eac3,aiff,caf,amr,au"
 )
+# No protocol either: what a file names is not opened, whatever its container makes of it.
+_SHUT = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 # Below: pixels of one frame that are still decoded (16384 x 8192).
 MAX_FRAME_PIXELS = 1 << 27
 MAX_THREADS = 8
@@ -57,10 +59,9 @@ def open_container(source: Source) -> Iterator[tuple[InputContainer, list[VideoS
     import av
 
     quiet_libav()
-    location = source.location()
-    try:
+    with source.open() as content:
         try:
-            container = av.open(location, "r", container_options={"format_whitelist": FORMATS})
+            container = av.open(content, "r", container_options=_SHUT)
         except av.error.EOFError:
             raise VideoError(
                 f"{source.name}: holds no frames: it ends after its header",
@@ -71,9 +72,6 @@ def open_container(source: Source) -> Iterator[tuple[InputContainer, list[VideoS
             raise explain_unopened(source) from None
         with container:
             yield container, _video_streams(container, source)
-    finally:
-        if not isinstance(location, str):
-            location.close()
 
 
 @contextmanager

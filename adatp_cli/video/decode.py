@@ -37,7 +37,7 @@ TimeArray = npt.NDArray[np.float64]
 
 
 def read_frames(
-    source: str | os.PathLike[str] | bytes,
+    source: str | os.PathLike[str] | bytes | Source,
     sampling: Sampling,
     *,
     decoder: str = "auto",
@@ -50,7 +50,7 @@ def read_frames(
     Parameters
     ----------
     source
-        A local file, or a clip's bytes.
+        A local file, a clip's bytes, or either of them as checked before.
     sampling
         Which frames. A clip that has fewer gives each once, and a note says so. Of a clip that is
         damaged or cut short, at least half of the frames that the whole one would have given.

@@ -25,6 +25,8 @@ _NO_FAULTS = 1e-9
 _MOST_PIXELS = 1920 * 1200
 # It counts in float32 from the clock's zero, and dies where that is the year 1970.
 _LATEST_START_S = 3600.0
+# It gets the file's bytes, and holds them twice.
+_MOST_BYTES = 64 << 20
 
 
 class DecordUnfitError(Exception):
@@ -103,8 +105,10 @@ def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
         return "decord does not honour this orientation"
     if first.width * first.height > _MOST_PIXELS:
         return "decord takes too much memory for frames of this size"
-    if source.path is not None and source.utf8_path is None:
-        return "decord cannot take this file name"
+    if source.size > _MOST_BYTES:
+        return "decord takes too much memory for a file of this size"
+    if not _starts_as(source, mov=mov):
+        return "decord may take it for a file of another kind"
     return None
 
 
@@ -116,9 +120,21 @@ def repeated(pixels: Pixels) -> npt.NDArray[np.int64]:
 
 def _open(decord: Any, source: Source) -> Any:
     threads = max(1, min(MAX_THREADS, os.cpu_count() or 1))
-    return decord.VideoReader(
-        source.location(), ctx=decord.cpu(0), num_threads=threads, fault_tol=_NO_FAULTS
-    )
+    with source.open() as content:  # which it takes into memory
+        return decord.VideoReader(
+            content, ctx=decord.cpu(0), num_threads=threads, fault_tol=_NO_FAULTS
+        )
+
+
+def _starts_as(source: Source, *, mov: bool) -> bool:
+    """Whether the first bytes leave no other choice of container.
+
+    decord's FFmpeg is from 2018, follows playlists, and knows no limit to that: a movie that begins
+    like a playlist is a movie to PyAV alone.
+    """
+    with source.open() as content:
+        head = content.read(8)
+    return head[4:] == b"ftyp" if mov else head[:4] == b"\x1aE\xdf\xa3"
 
 
 def _same_frames(times: npt.NDArray[np.float64], index: ClipIndex) -> bool:

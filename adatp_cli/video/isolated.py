@@ -11,7 +11,8 @@ import dataclasses
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from adatp_cli.errors import AdatpError, ModelError
@@ -29,7 +30,7 @@ from adatp_cli.video.decode import check_decoder, read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
-from adatp_cli.video.source import Source, check_source
+from adatp_cli.video.source import Source, check_source, unreadable
 
 
 class IsolatedReader:
@@ -94,17 +95,16 @@ class IsolatedReader:
             return read_frames(source, sampling, decoder=decoder, name=name, canvas=canvas)
         check_decoder(decoder)
         checked = check_source(source, name)
-        with self._reading, shared_file(checked.data or b"") as clip:
-            files = (clip,) if checked.path is None else ()
+        with self._reading, _bytes_of(checked) as clip:
             request = _request(checked, sampling, resize, decoder)
             try:
-                return self._decoded(request, files, on_frames)
+                return self._decoded(request, clip, on_frames)
             except ChildFailedError as failure:
                 if decoder != "auto":
                     raise failure.explained(checked.name) from None
                 first = failure.what
             try:
-                frames = self._decoded({**request, "decoder": "pyav"}, files, on_frames)
+                frames = self._decoded({**request, "decoder": "pyav"}, clip, on_frames)
             except ChildFailedError as failure:
                 raise failure.explained(checked.name) from None
             note = f"decoded by PyAV: at the first try {first}"
@@ -138,13 +138,13 @@ class IsolatedReader:
     ) -> None:
         self.close()
 
-    def _decoded(self, request: Message, clip: Sequence[int], on_frames: Filled) -> Frames:
+    def _decoded(self, request: Message, clip: int, on_frames: Filled) -> Frames:
         """One attempt; a child that did not get through it is gone afterwards."""
         try:
             child = self._running(decord=request["decoder"] != "pyav")
             with shared_file() as file:
                 rooms = _Rooms(file, on_frames)
-                reply = child.ask(request, (file, *clip), self._limits, rooms.heard)
+                reply = child.ask(request, (file, clip), self._limits, rooms.heard)
                 frames = _frames_or_error(reply, rooms, self._limits)
         except BaseException as error:
             # An interrupt too: what the child says next would answer what nobody asks any more.
@@ -183,12 +183,29 @@ def can_isolate() -> bool:
     return hasattr(socket, "send_fds")
 
 
+@contextmanager
+def _bytes_of(source: Source) -> Iterator[int]:
+    """The clip as an open file: the child gets no path."""
+    if source.data is not None:
+        with shared_file(source.data) as file:
+            yield file
+        return
+    try:
+        # A pipe that has taken the file's place must not be waited for.
+        file = os.open(source.path or "", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise unreadable(source.name, error) from None
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
 def _request(source: Source, sampling: Sampling, resize: Resize | None, decoder: str) -> Message:
-    # Paths as the bytes that they are, whatever the child takes for the file system's encoding.
-    path = None if source.path is None else os.fsencode(source.path).decode("latin-1")
     return {
-        "path": path,
         "name": source.name,
+        "size": source.size,
+        "ending": source.ending,
         "sampling": dataclasses.asdict(sampling),
         "resize": None if resize is None else dataclasses.asdict(resize),
         "decoder": decoder,

@@ -9,12 +9,13 @@ import io
 import os
 import stat
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from adatp_cli.errors import VideoError
 from adatp_cli.text import printable as printable
 
 STDIN_NAME = "standard input"
+_BUFFER_BYTES = 1 << 17
 _WHOLE_FILE_HINT = "get or record the whole file again"
 _OTHER_FILE_HINT = "give a video file, such as .mp4, .mkv, .webm, .mov or .avi"
 
@@ -44,57 +45,100 @@ _MP4_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wid
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A clip that exists and holds bytes: a regular file, or bytes in memory.
+    """A clip that exists and holds bytes: a regular file, open or not, or bytes in memory.
+
+    Decoders get what `open` gives, never a path: one that finds a playlist in a file would open
+    the files that it names, and the name of a file itself may read as an address.
 
     Parameters
     ----------
     name
         For messages: one line, printable.
     path
-        Absolute path, or None for bytes in memory.
+        Absolute path, or None.
     data
         The bytes, or None for a file.
     size
         In bytes, above 0.
+    file
+        The descriptor of the open file, where there is one; its owner closes it.
+    ending
+        Of the file's name, as in ``.mp4``: some containers are only known by it.
     """
 
     name: str
     path: str | None
     data: bytes | None
     size: int
+    file: int | None = None
+    ending: str = ""
 
     def open(self) -> BinaryIO:
-        """The bytes from the start; the caller closes."""
+        """The bytes from the start; the caller closes.
+
+        Raises
+        ------
+        VideoError
+            ``unreadable``: there is no opening it any more.
+        """
         if self.data is not None:
             return io.BytesIO(self.data)
-        return open(self.path or "", "rb")
+        try:
+            raw = io.FileIO(self.path or "") if self.file is None else _OpenFile(self.file)
+        except OSError as error:
+            raise unreadable(self.name, error) from None
+        return _Content(raw, self.ending)
+
+
+class _Content(io.BufferedReader):
+    """A file's bytes, and of its name the ending alone, which is all that FFmpeg gets of it."""
+
+    def __init__(self, raw: io.RawIOBase, ending: str) -> None:
+        super().__init__(raw, _BUFFER_BYTES)
+        self._ending = ending
 
     @property
-    def utf8_path(self) -> str | None:
-        """The path where C libraries can take it as text; None for bytes and broken names."""
-        if self.path is None:
-            return None
-        try:
-            self.path.encode("utf-8")
-        except UnicodeEncodeError:
-            return None
-        return self.path
-
-    def location(self) -> str | BinaryIO:
-        """What FFmpeg opens: a path, or a readable object.
-
-        The path is absolute, so that a file called ``pipe:0`` or ``http:x`` stays a file.
-        """
-        return self.utf8_path or self.open()
+    def name(self) -> str:
+        return f"clip{self._ending}"
 
 
-def check_source(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Source:
+class _OpenFile(io.RawIOBase):
+    """An open file from its start, with a place of its own: whoever else reads it moves nothing."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = os.preadv(self._file, [buffer], self._at)
+        self._at += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence)
+        if start is None:
+            start = os.fstat(self._file).st_size
+        if start + offset < 0:
+            raise ValueError("before the start")
+        self._at = start + offset
+        return self._at
+
+
+def check_source(
+    source: str | os.PathLike[str] | bytes | Source, name: str | None = None
+) -> Source:
     """The source of a clip, or the reason why it cannot be one.
 
     Parameters
     ----------
     source
-        A path, or the bytes of a clip.
+        A path, the bytes of a clip, or a source that was checked before.
     name
         What messages call it. Default: the path as given, or "standard input" for bytes.
 
@@ -103,6 +147,8 @@ def check_source(source: str | os.PathLike[str] | bytes, name: str | None = None
     VideoError
         ``missing``, ``empty``, ``not_a_video`` (a folder, a pipe, a device) or ``unreadable``.
     """
+    if isinstance(source, Source):
+        return source
     if isinstance(source, (bytes, bytearray, memoryview)):
         shown = printable(name or STDIN_NAME)
         if not source:
@@ -128,7 +174,9 @@ def check_source(source: str | os.PathLike[str] | bytes, name: str | None = None
         raise VideoError(f"{shown}: the file is empty (0 bytes)", _WHOLE_FILE_HINT, kind="empty")
     if not os.access(path, os.R_OK):
         raise VideoError(f"{shown}: no permission to read it", "check the file's rights")
-    return Source(shown, os.path.abspath(path), None, size)
+    ending = os.path.splitext(path)[1]
+    ending = ending if ending[1:].isascii() and ending[1:].isalnum() else ""
+    return Source(shown, os.path.abspath(path), None, size, ending=ending)
 
 
 def _stat(path: str, shown: str) -> tuple[int, int]:
@@ -151,9 +199,7 @@ def explain_unopened(source: Source) -> VideoError:
             head = stream.read(512)
             boxes = _top_level_boxes(stream, source.size)
     except OSError as error:
-        return VideoError(
-            f"{source.name}: cannot be read: {error.strerror}", "check the disk and the file"
-        )
+        return unreadable(source.name, error)
     picture = _still_picture(head)
     if picture is not None:
         return VideoError(
@@ -177,6 +223,11 @@ def explain_unopened(source: Source) -> VideoError:
     return VideoError(
         f"{source.name}: {_what_else(head)}, not a video", _OTHER_FILE_HINT, kind="not_a_video"
     )
+
+
+def unreadable(name: str, error: OSError) -> VideoError:
+    """What the system says where a file cannot be opened or read."""
+    return VideoError(f"{name}: cannot be read: {error.strerror}", "check the disk and the file")
 
 
 def _still_picture(head: bytes) -> str | None:

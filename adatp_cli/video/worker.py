@@ -36,7 +36,7 @@ from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
-from adatp_cli.video.source import printable
+from adatp_cli.video.source import Source, printable
 
 # Between two signs of life.
 _PROGRESS_S = 0.5
@@ -133,7 +133,7 @@ def _reply(
     try:
         resize = Resize(**request["resize"]) if request["resize"] else None
         frames = read(
-            os.fsdecode(request["path"].encode("latin-1")) if request["path"] else _clip(files[1]),
+            Source(request["name"], None, None, request["size"], files[1], request["ending"]),
             Sampling(**request["sampling"]),
             decoder=request["decoder"],
             name=request["name"],
@@ -152,15 +152,6 @@ def _reply(
     finally:
         for file in files:
             os.close(file)
-
-
-def _clip(file: int) -> str | bytes:
-    """The clip in a file without a name: opened anew by each decoder, or else as bytes."""
-    path = f"/proc/self/fd/{file}"
-    if os.path.exists(path):
-        return path
-    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:
-        return bytes(content)
 
 
 def _end_with_the_parent() -> None:
