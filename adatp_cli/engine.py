@@ -20,6 +20,7 @@ from adatp_cli.generation import (
     generate,
     generate_streaming,
 )
+from adatp_cli.model.checkpoints import TINY, TINY_KNOWS, TINY_WORLD
 from adatp_cli.model.memory import memory_errors
 from adatp_cli.model.prompt import Prompt
 from adatp_cli.planner import Planner
@@ -150,10 +151,19 @@ class Engine(Planner):
                 source, sampling, name=video_name, resize=self.resize, on_frames=meanwhile
             )
         decode_s = time.perf_counter() - started - meanwhile.seconds
-        yield ClipReady(account.video_facts(frames), frames.notes)
+        yield ClipReady(account.video_facts(frames), frames.notes + self.remarks(frames))
         encoder, rest = meanwhile.settle(frames.pixels)
         yield Stage("vision", f"{len(frames)} frames")
         return self._finish(encoder, video_name, frames, rest, decode_s)
+
+    def remarks(self, frames: Frames) -> tuple[str, ...]:
+        """What to tell of a clip that this model answers about: a small world's model about others.
+
+        Clips of the world of `tiny` say so in their headers.
+        """
+        if self._loaded.name != TINY or frames.info.comment == TINY_WORLD:
+            return ()
+        return (f"{TINY_KNOWS}: its answers about this clip mean nothing",)
 
     def _choose(
         self, frames: int, questions: Sequence[str], prefill: PrefillMode

@@ -62,7 +62,7 @@ def test_the_summary_tells_clips_a_minute_and_how_long_the_model_waited(
     assert said[1] == "4"
     assert 0 <= float(said[2]) <= 100
     summary = run.err[run.err.index("3 answered") :]
-    assert max(len(line) for line in summary.splitlines()) <= 80
+    assert max(len(line) for line in summary.splitlines() if str(clips) not in line) <= 80
 
 
 def test_rows_and_their_order_do_not_depend_on_the_decoders(
@@ -110,7 +110,7 @@ def test_ctrl_c_and_resume_with_several_decoders(
     _, err = child.communicate()
     done = out.read_bytes().count(b"\n")
     assert (child.returncode, 0 < done < 24) == (130, True), err
-    assert f"{24 - done} questions are left" in err
+    assert f"--resume asks the {24 - done} questions that are left" in err
     assert "Traceback" not in err
     finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr

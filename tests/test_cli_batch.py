@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -64,6 +65,10 @@ def test_odd_clips_are_answered_and_what_they_lost_is_told(adatp: Run, checkpoin
         )
         for record in run.records
     }
+    assert f"{data / 'corrupted.mp4'}: " in run.err
+    assert "1 of 50 frames could not be decoded" in run.err
+    assert "1 clip is damaged" in run.err
+    assert "7 answers were cut; --max-new-tokens" in run.err
     assert facts == {
         "av1_video.mkv": ("av1", 125, 0),
         "corrupted.mp4": ("h264", 50, 1),
@@ -90,7 +95,10 @@ def test_a_folder_gives_a_row_for_every_clip_and_question(
     failed = next(record for record in run.records if not record["ok"])
     assert failed["model"]["name"] == str(checkpoint)
     assert failed["profile"]["name"] == "adatp"
-    assert "6 answered, 4 failed" in run.err
+    assert "10 questions about 5 clips: 6 answered, 4 failed" in run.err
+    for name, why in (("cut.mp4", "cut short"), ("empty.mkv", "empty")):
+        assert re.search(f"^ *{re.escape(str(folder / name))}: .*{why}", run.err, re.MULTILINE)
+    assert "with -o FILE, --resume --retry-failed asks the 4 that failed again" in run.err
     assert "2 truncated" in run.err
     assert ".hidden.mp4" in run.err
     assert "loading.mp4.part" in run.err
@@ -176,7 +184,8 @@ def test_an_output_file_is_resumed_or_replaced_but_never_lost(
     assert out.read_bytes() == before
     again = adatp(*given, "--resume")
     assert again.code == 6  # two rows of the file are failures
-    assert "5 had rows before" in again.err
+    assert "5 had rows before, 2 of them failed" in again.err
+    assert f"the rows are in {out}; --resume --retry-failed asks the 2 that" in again.err
     assert out.read_bytes() == before
     lines = before.splitlines(keepends=True)
     out.write_bytes(b"".join(lines[:2]) + lines[2][:40])  # as if killed in the third row
@@ -294,7 +303,7 @@ def test_ctrl_c_finishes_the_row_and_the_rest_is_resumed(
     done = len(rows_of(out))
     assert 0 < done < 30
     assert "finishing this row" in err
-    assert f"{30 - done} questions are left" in err
+    assert f"--resume asks the {30 - done} questions that are left" in err
     assert "Traceback" not in err
     finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr

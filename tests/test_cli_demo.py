@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from adatp_cli.errors import ModelError
 from adatp_cli.model import checkpoints
 from adatp_cli.record import schema_text
+from adatp_cli.tiny.clips import write_demo_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling
 from tests.conftest import Run
@@ -67,6 +69,21 @@ def test_demo_refuses_a_place_it_cannot_write_to(
     run = adatp("demo", "--clip", name)
     assert run.code == 2
     assert name in run.error
+
+
+@pytest.mark.usefixtures("no_hub", "bundle")
+def test_tiny_says_once_that_a_clip_is_not_of_its_world(
+    adatp: Run, clip: Path, tmp_path: Path
+) -> None:
+    knows = "tiny knows moving coloured shapes and nothing else"
+    few = ("-m", "tiny", "-n", "2", "--max-new-tokens", "2")
+    assert adatp("ask", clip, "What?", "Where?", *few).err.count(knows) == 1
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    assert adatp("batch", tmp_path, "-q", "What?", *few).err.count(knows) == 1
+    own = tmp_path / "shapes.mp4"
+    write_demo_clip(own)
+    assert knows not in adatp("ask", own, "What?", *few).err
 
 
 @pytest.mark.usefixtures("no_hub")

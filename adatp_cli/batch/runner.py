@@ -14,6 +14,7 @@ from adatp_cli.batch.pace import Pace
 from adatp_cli.batch.results import file_stamp, row_key
 from adatp_cli.prefix import SharedPrefix
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
+from adatp_cli.video.source import printable
 
 if TYPE_CHECKING:
     from adatp_cli.engine import Engine
@@ -45,10 +46,14 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the results: the record with its `batch` object, and what a summary counts."""
+    """One row of the results: the record with its `batch` object, and what a summary counts.
+
+    `notes` is what to tell of the clip, a line each, with its first row.
+    """
 
     data: dict[str, Any]
     error: ErrorInfo | None
+    notes: tuple[str, ...] = ()
 
 
 def plan(jobs: Sequence[ClipJob], settings: Mapping[str, object]) -> list[Pending]:
@@ -149,6 +154,7 @@ class BatchRunner:
         except Exception as error:
             clip = error
         shared = SharedPrefix() if len(item.questions) > 1 else None
+        notes = self._notes(item.job.path, frames)
         for question, key in item.questions:
             if isinstance(clip, Exception):
                 yield self._failed(item, known, question, key, clip)
@@ -158,12 +164,20 @@ class BatchRunner:
             except Exception as error:
                 yield self._failed(item, known, question, key, error)
             else:
-                yield Row(self._data(record, item, key), None)
+                yield Row(self._data(record, item, key), None, notes)
+                notes = ()
 
     def _encoded(self, item: Pending, frames: Frames, seconds: float) -> Clip:
         questions = (question for question, _ in item.questions)
         self._engine.check_questions(len(frames), questions, skip_unaskable=True)
         return self._engine.encode(item.job.path, frames, seconds)
+
+    def _notes(self, path: str, frames: Frames) -> tuple[str, ...]:
+        """Of what is known about a clip, what a reader of thousands of rows should know."""
+        if not frames.info.frames_lost:
+            return self._engine.remarks(frames)
+        lost = f"{printable(path)}: {'; '.join(frames.notes)}"
+        return (lost, *self._engine.remarks(frames))
 
     def _answer(self, clip: Clip, question: str, shared: SharedPrefix | None) -> AnswerRecord:
         from adatp_cli.events import Answered

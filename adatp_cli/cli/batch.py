@@ -17,8 +17,8 @@ from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.loading import load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.pace import decoding_limit, waiting
-from adatp_cli.cli.progress import BatchProgress, duration
+from adatp_cli.cli.pace import Remarks, decoding_limit, going_on, outcome, waiting
+from adatp_cli.cli.progress import BatchProgress
 from adatp_cli.cli.rows import (
     RESULTS,
     OutputFormat,
@@ -30,6 +30,7 @@ from adatp_cli.cli.rows import (
 )
 from adatp_cli.errors import UsageError
 from adatp_cli.record import ErrorInfo, FailureRecord
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.batch.inputs import ClipJob
@@ -309,17 +310,27 @@ class Batch:
             progress = self._output.progress(
                 total, "questions", rows_on_stdout=self._wanted.output is None
             )
+            remarks, said = Remarks(), set[str]()
             try:
                 for row in runner.run(pending, interrupts.asked):
                     sink.write(row.data)
                     progress.advance(row.data["video"], row.error)
+                    remarks.add(row.data)
+                    for note in row.notes:
+                        if note not in said:
+                            self._output.note(note)
+                    said.update(row.notes)
             finally:
                 progress.stop()
-        self._summary(before, progress, runner.pace, decoders)
-        if interrupts.asked():
-            self._output.note(f"interrupted: {total - progress.rows} questions are left")
-            return INTERRUPTED
+        self._summary(before, progress, remarks, runner.pace, decoders)
         failed = sum(progress.failed.values()) + list(before.values()).count(False)
+        left = total - progress.rows
+        if interrupts.asked():
+            self._output.note("interrupted")
+        for line in going_on(self._wanted.output, failed=failed, left=left):
+            self._output.note(line)
+        if interrupts.asked():
+            return INTERRUPTED
         return SOME_FAILED if failed else 0
 
     def _settings(self, engine: Engine, sampling: Sampling) -> dict[str, object]:
@@ -347,25 +358,26 @@ class Batch:
         )
 
     def _summary(
-        self, before: Mapping[str, bool], progress: BatchProgress, pace: Pace, decoders: int
+        self,
+        before: Mapping[str, bool],
+        progress: BatchProgress,
+        remarks: Remarks,
+        pace: Pace,
+        decoders: int,
     ) -> None:
         from adatp_cli.machine import usable_cores
 
-        output, failed = self._output, sum(progress.failed.values())
-        output.note(
-            f"{progress.answered} answered, {failed} failed in {duration(progress.seconds)}"
-        )
-        for kind, count in progress.failed.most_common():
-            output.note(f"  {count} {kind}")
+        lines = [*outcome(progress), *remarks.lines()]
         if progress.rows:
             rate = progress.clips / max(progress.seconds, 1e-9) * 60
-            output.note(f"{progress.clips} clips, {rate:.1f} a minute{waiting(pace)}")
-            for line in decoding_limit(pace, decoders, usable_cores()):
-                output.note(f"  {line}")
+            lines.append(f"{plural(progress.clips, 'clip')}, {rate:.1f} a minute{waiting(pace)}")
+            lines += decoding_limit(pace, decoders, usable_cores())
         if before:
             missed = list(before.values()).count(False)
-            tail = f", {missed} of them failed: --retry-failed asks again" if missed else ""
-            output.note(f"{len(before)} had rows before{tail}")
+            tail = f", {missed} of them failed" if missed else ""
+            lines.append(f"{len(before)} had rows before{tail}")
+        for line in lines:
+            self._output.note(line)
 
 
 def _frames_by(reader: FrameReader, sampling: Sampling, resize: Resize) -> Callable[[str], Frames]:

@@ -28,6 +28,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import Profile, load_profile
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.bias import BiasSummary
@@ -180,7 +181,7 @@ class Measurement:
                     progress.advance(measured.ask.item.clip.name, error)
             finally:
                 progress.stop()
-        output.note(f"{progress.answered} prefills in {duration(progress.seconds)}")
+        output.note(f"{plural(progress.answered, 'prefill')} in {duration(progress.seconds)}")
         for kind, count in failed.most_common():
             output.note(f"  {count} failed: {kind}")
         summary = tally.summary(dataset.title, failed)
@@ -190,7 +191,8 @@ class Measurement:
         if whole:
             self._finish(dataset, arena, summary)
         if interrupts.asked():
-            output.note(f"interrupted: {total - progress.rows} prefills are missing")
+            left = plural(total - progress.rows, "prefill is", "prefills are")
+            output.note(f"interrupted: {left} missing")
             return INTERRUPTED
         return SOME_FAILED if failed else 0
 

@@ -31,6 +31,7 @@ from adatp_cli.cli.progress import duration
 from adatp_cli.cli.rows import RESULTS, Resume, RetryFailed, check_resuming
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import read_share
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.batch.results import ResultFile
@@ -209,7 +210,9 @@ class Evaluation:
         AdatpError
             Nothing could be begun, or the results cannot be written.
         """
+        from adatp_cli.evaluation.layouts import SHAPES
         from adatp_cli.evaluation.tables import prepare_folder
+        from adatp_cli.model.checkpoints import TINY, TINY_KNOWS
         from adatp_cli.model.quiet import quiet_libraries
 
         wanted, output = self._wanted, self._output
@@ -227,6 +230,8 @@ class Evaluation:
         ):
             profiles = [place.profile for place in places]
             arena = load_arena(profiles, self._options, output, dataset.max_new_tokens)
+            if arena.model.name == TINY and wanted.dataset.name != SHAPES:
+                output.note(f"{TINY_KNOWS}: its answers about other clips mean nothing")
             if wanted.budgets:
                 arena = self._within_reach(arena)
             return self._answer(dataset, arena, places, file)
@@ -291,11 +296,13 @@ class Evaluation:
             finally:
                 progress.stop()
         if before:
-            output.note(f"{len(before)} answers were there before")
-        output.note(f"{progress.rows} answers in {duration(progress.seconds)}")
+            output.note(f"{plural(len(before), 'answer was', 'answers were')} there before")
+        output.note(f"{plural(progress.rows, 'answer')} in {duration(progress.seconds)}")
         self._finish(dataset, arena, places, outcomes)
         if interrupts.asked():
-            output.note(f"interrupted: {total - progress.rows} answers are missing")
+            way = "--resume goes on" if self._wanted.output is not None else "-o FILE keeps rows"
+            left = plural(total - progress.rows, "answer is", "answers are")
+            output.note(f"interrupted: {left} missing; {way}")
             return INTERRUPTED
         return SOME_FAILED if any(outcome.error for outcome in outcomes) else 0
 

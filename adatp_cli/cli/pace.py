@@ -1,11 +1,20 @@
-"""What a batch says at its end on how well decoding kept up with the model."""
+"""What a batch says at its end: what came of it, where it is, and how well decoding kept up."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from adatp_cli.batch.pace import Pace
 from adatp_cli.cli.costs import percent
+from adatp_cli.cli.progress import BatchProgress, duration
+from adatp_cli.video.source import printable
+from adatp_cli.words import plural
+
+_CLIPS_SHOWN = 5
 
 # Below this share of waiting nobody would gain much by faster decoding.
 _NOTABLE = 0.05
@@ -44,3 +53,75 @@ def decoding_limit(pace: Pace, decoders: int, cores: int) -> list[str]:
         return [reason, "no core is left for more decoders: scale clips down, or --shard them"]
     enough = math.ceil(min(cores, pace.decoding_s / max(answering, 1e-9)))
     return [reason, f"{cores} cores can do more: try --decoders {max(decoders + 1, enough)}"]
+
+
+class Remarks:
+    """Counts what is worth a word about rows that are answers."""
+
+    def __init__(self) -> None:
+        self._found: Counter[str] = Counter()
+        self._damaged: set[str] = set()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Look at one more row."""
+        if not row["ok"]:
+            return
+        if row["video_info"]["frames_lost"]:
+            self._damaged.add(row["video"])
+        self._found["cut"] += row["finish_reason"] == "length"
+        self._found["empty"] += not row["answer"]
+
+    def lines(self) -> list[str]:
+        """A line for each kind that was met."""
+        lines = []
+        if self._found["cut"]:
+            cut = plural(self._found["cut"], "answer was", "answers were")
+            lines.append(f"{cut} cut; --max-new-tokens raises the limit")
+        if self._found["empty"]:
+            lines.append(f"{plural(self._found['empty'], 'answer is', 'answers are')} empty")
+        if self._damaged:
+            damaged = plural(len(self._damaged), "clip is", "clips are")
+            lines.append(f"{damaged} damaged: video_info.frames_lost counts what is missing")
+        return lines
+
+
+def outcome(progress: BatchProgress) -> list[str]:
+    """How many questions and clips, and which clips failed."""
+    failed = sum(progress.failed.values())
+    about = f"{plural(progress.rows, 'question')} about {plural(progress.clips, 'clip')}: "
+    lines = [
+        f"{about if progress.rows else ''}{progress.answered} answered, {failed} failed in "
+        f"{duration(progress.seconds)}"
+    ]
+    lines += [f"  {count} {kind}" for kind, count in progress.failed.most_common()]
+    clips = list(progress.failed_clips.items())
+    for video, message in clips[:_CLIPS_SHOWN]:
+        name = printable(video)
+        lines.append(f"  {message if message.startswith(name) else f'{name}: {message}'}")
+    if len(clips) > _CLIPS_SHOWN:
+        lines.append(f"  and {plural(len(clips) - _CLIPS_SHOWN, 'clip')} more")
+    return lines
+
+
+def going_on(file: Path | None, *, failed: int, left: int) -> list[str]:
+    """Where the rows are, and how to get those that are missing.
+
+    Parameters
+    ----------
+    file
+        None where they went to stdout.
+    failed, left
+        Rows that are failures, and questions that were not come to.
+    """
+    ways = []
+    if left:
+        ways.append(f"--resume asks the {plural(left, 'question')} that {_is(left)} left")
+    if failed:
+        ways.append(f"--resume --retry-failed asks the {failed} that failed again")
+    if file is None:
+        return [f"with -o FILE, {' and '.join(ways)}"] if ways else []
+    return ["; ".join([f"the rows are in {printable(str(file))}", *ways])]
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"

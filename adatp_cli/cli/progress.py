@@ -35,6 +35,7 @@ class BatchProgress:
     ) -> None:
         self.answered = 0
         self.failed: Counter[str] = Counter()
+        self.failed_clips: dict[str, str] = {}  # with the first thing that went wrong
         self._videos: set[str] = set()
         self._console = console
         self._total = total
@@ -78,6 +79,7 @@ class BatchProgress:
             self.answered += 1
         else:
             self.failed[error.kind] += 1
+            self.failed_clips.setdefault(video, error.message)
         failed = sum(self.failed.values())
         if self._bar is not None:
             text = f"{self._noun}, {failed} failed" if failed else self._noun

@@ -197,7 +197,7 @@ class Show:
         seconds = time.perf_counter() - started
         facts = video_facts(frames)
         self._known = [dataclasses.replace(known, video_info=facts) for known in self._known]
-        for note in frames.notes:
+        for note in frames.notes + arena.contenders[0].engine.remarks(frames):
             self._output.note(note)
         return frames, seconds
 

@@ -35,9 +35,12 @@ def write_mp4(path: Path, clip: Clip, seconds: float, *, side: int = SIDE) -> No
     """
     import av
 
+    from adatp_cli.model.checkpoints import TINY_WORLD
+
     count = round(seconds * RATE)
     times = (np.arange(count) + 0.5) / count
     with av.open(str(path), "w", format="mp4") as container:
+        container.metadata["comment"] = TINY_WORLD
         stream = container.add_stream(
             "libx264", rate=Fraction(RATE), options={"crf": "20", "threads": "1"}
         )

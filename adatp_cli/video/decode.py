@@ -332,6 +332,7 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
             frames_total=len(index),
             rotation=turned.clockwise,
             frames_lost=index.missing + picked.lost,
+            comment=index.comment,
         ),
         notes=tuple(notes),
     )

@@ -32,6 +32,8 @@ class VideoInfo:
         Frames that should be there and are not: those that were found not to decode, and those
         missing from a file that is cut short. Parts of the file that no frame was wanted from are
         taken to be whole.
+    comment
+        What the file says of itself, cut to 200 characters.
     """
 
     decoder: str
@@ -43,6 +45,7 @@ class VideoInfo:
     frames_total: int
     rotation: int
     frames_lost: int = 0
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -65,6 +65,8 @@ class ClipIndex:
         header tells the length alone.
     notes
         What was mended.
+    comment
+        What the file says of itself, cut to 200 characters.
     """
 
     format: str
@@ -81,6 +83,7 @@ class ClipIndex:
     closed: bool
     missing: int
     notes: tuple[str, ...] = ()
+    comment: str = ""
 
     def __len__(self) -> int:
         return len(self.timestamps_s)
@@ -185,6 +188,7 @@ def _build_index(
         closed=packets.closed,
         missing=missing,
         notes=tuple(notes),
+        comment=container.metadata.get("comment", "")[:200],
     )
 
 
