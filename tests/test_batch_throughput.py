@@ -87,7 +87,7 @@ def test_an_impossible_number_of_decoders_is_refused(adatp: Run, clip: Path, num
 
 def test_one_clip_says_nothing_of_waiting(adatp: Run, checkpoint: Path, clip: Path) -> None:
     run = adatp("batch", clip, "-q", "What?", "-m", checkpoint, *FEW)
-    assert "1 clips," in run.err
+    assert "1 clip," in run.err
     assert "waited" not in run.err
 
 
