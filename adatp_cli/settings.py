@@ -198,7 +198,8 @@ class MergeSettings:
     context
         d, share of the kept tokens that are merged ones.
     anchor_step
-        p: in a segment, every p-th frame counted from its end takes merged tokens.
+        p: in a segment, every p-th frame counted from its end takes merged tokens, of the whole
+        segment's rest; at 1 every frame, of its own, as the release for LLaVA-OneVision has it.
     merge
         beta, least share of the centre in a merged token.
     neighbours

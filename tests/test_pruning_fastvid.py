@@ -105,7 +105,8 @@ def merged_in_loops(
             order = sorted(range(len(score)), key=lambda i: (-score[i], i))[:each]
             centres = [rest[anchor][i] for i in sorted(order)]
             members: dict[int, list[list[float]]] = {c: [] for c in centres}
-            for f in range(begin, end):
+            alone = knobs.anchor_step == 1  # every frame is an anchor and has its own rest
+            for f in [anchor] if alone else range(begin, end):
                 for p in rest[f]:
                     best = max(centres, key=lambda c: (cosine(values[f][p], values[anchor][c]), -c))
                     members[best].append(values[f][p])
@@ -144,6 +145,14 @@ def test_a_merged_token_by_hand() -> None:
     assert owners.tolist() == [1]
     # 0.6 of the centre and 0.4 of the mean of all three, itself among them.
     torch.testing.assert_close(made, torch.tensor([[0.6 * 1.0 + 0.4 * 2.0, 0.0]]))
+
+
+def test_where_every_frame_is_an_anchor_none_takes_in_another() -> None:
+    tokens = torch.tensor([[[9.0, 9.0], [1.0, 0.0]], [[9.0, 9.0], [5.0, 0.0]]])
+    salient, knobs = torch.tensor([[0], [0]]), FastVIDSettings(anchor_step=1)
+    made, owners, _ = merge(tokens, salient, (0, 2), 1, knobs)
+    assert made.tolist() == [[5.0, 0.0], [1.0, 0.0]]
+    assert owners.tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(("budget", "tokens"), [(0.2197, 1568), (0.0829, 608), (0.085, 608)])

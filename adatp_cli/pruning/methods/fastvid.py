@@ -1,8 +1,10 @@
 """FastVID (arXiv 2503.11187): segments, salient tokens, and merging by density.
 
-After the released code (LunarShen/FastVID, a40a109). Where it fails we choose: fewer than eight
-frames have at most as many segments as frames, a pool smaller than the context tokens asked for
-gives what it has, and ties in density go to the earlier token instead of by noise.
+After the released code for LLaVA-OneVision (LunarShen/FastVID, a40a109). Where it fails we choose:
+fewer than eight frames have at most as many segments as frames, a pool smaller than the context
+tokens asked for gives what it has, and ties in density go to the earlier token instead of by noise.
+With one merged token a frame and every second frame an anchor, the release takes a segment of odd
+length for single frames and loses what lies between; here its anchors take that in, as elsewhere.
 """
 
 from __future__ import annotations
@@ -125,7 +127,10 @@ def anchors_of(length: int, knobs: MergeSettings) -> range:
 def merge_segment(
     tokens: Tensor, salient: Tensor, centres: int, knobs: MergeSettings
 ) -> tuple[Tensor, Tensor, int]:
-    """The same for one segment's (L, P, D), with as many centres at each anchor as the pool has."""
+    """The same for one segment's (L, P, D), with as many centres at each anchor as the pool has.
+
+    Where every frame is an anchor, each takes in its own rest alone.
+    """
     length, per_frame, width = tokens.shape
     outside = torch.ones(length, per_frame, dtype=torch.bool).scatter_(1, salient, value=False)
     pool = outside.nonzero()[:, 1].view(length, per_frame - salient.shape[1])
@@ -135,15 +140,15 @@ def merge_segment(
     if centres > 0:
         places = pool.to(tokens.device)[..., None].expand(-1, -1, width)
         rest = tokens.gather(1, places).float()
-        flat = rest.flatten(0, 1)
-        unit = F.normalize(flat, dim=-1)
+        unit = F.normalize(rest, dim=-1)
         for anchor in anchors_of(length, knobs):
             best = largest(density_peaks(rest[anchor], knobs.neighbours), centres)
-            rows = anchor * size + best
-            nearest = (unit @ unit[rows].T).argmax(-1)
-            made.append(_merged(flat, flat[rows], nearest, knobs.merge))
+            inside = slice(anchor, anchor + 1) if knobs.anchor_step == 1 else slice(None)
+            points = rest[inside].flatten(0, 1)
+            nearest = (unit[inside].flatten(0, 1) @ unit[anchor, best].T).argmax(-1)
+            made.append(_merged(points, rest[anchor, best], nearest, knobs.merge))
             owners.append(anchor * per_frame + pool[anchor, best.cpu()])
-            macs += width * (size * size + length * size * centres)
+            macs += width * (size * size + len(points) * centres)
     return torch.cat(made), torch.cat(owners), macs
 
 
