@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,20 @@ def test_segments_that_match_the_question_weigh_more():
 def test_a_segment_at_the_mean_counts_as_matching():
     whole = weigh_segments((0, 3), torch.zeros(2), torch.tensor([0.1, 0.2, 0.3]), 0.5)
     assert (whole.weights, whole.salient) == ((1.5,), (True,))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_segments_that_match_equally_weigh_the_same_whatever_rounding_says(scale: float) -> None:
+    alike = torch.full((32,), 0.3077453742738147 * scale, dtype=torch.float64)
+    bounds, similarity = (0, 15, 29, 30, 32), torch.zeros(31)
+    means = [float(alike[a:b].mean()) for a, b in pairwise(bounds)]
+    assert scale < 1 or min(means) < float(alike.mean())  # what a plain comparison would see
+    assert weigh_segments(bounds, similarity, alike, 0.5).salient == (True,) * 4
+    # Float32's noise, as two passes of an encoder leave it, is rounding too; a difference is not.
+    noise = torch.tensor([1.0, -1.0] * 16) * 1e-7 * scale
+    assert weigh_segments(bounds, similarity, alike + noise, 0.5).weights == (1.5,) * 4
+    alike[:15] += 1e-3 * scale
+    assert weigh_segments(bounds, similarity, alike, 0.5).weights == (1.5, 1.0, 1.0, 1.0)
 
 
 def test_without_relevance_all_segments_weigh_the_same():

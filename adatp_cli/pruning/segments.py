@@ -10,6 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+_ROUNDING = 1e-6
+"""Relevances this far apart, relative to the largest, are equal: float32's rounding is less."""
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentTable:
@@ -102,8 +105,8 @@ def weigh_segments(
         (T,) match of each frame to the question, or None for equal weights.
     weight
         lambda. A segment whose mean relevance reaches the mean over all frames weighs 1 + lambda,
-        the others 1. Rule and value are our choice: the paper says only that matching segments get
-        more.
+        the others 1; what differs by rounding alone counts as equal. Rule and value are our choice:
+        the paper says only that matching segments get more.
     """
     if relevance is None:
         return SegmentTable(bounds, (1.0,) * (len(bounds) - 1), similarity, None, None)
@@ -191,5 +194,5 @@ def _waterfill(
 
 
 def _salient(means: Sequence[float], relevance: Tensor) -> tuple[bool, ...]:
-    overall = float(relevance.mean())
-    return tuple(mean >= overall for mean in means)
+    reached = float(relevance.mean()) - _ROUNDING * float(relevance.abs().max())
+    return tuple(mean >= reached for mean in means)
