@@ -13,13 +13,19 @@ from adatp_cli.pruning.budget import drop_layer
 from adatp_cli.pruning.drop_once import DropOnce
 from adatp_cli.pruning.method import Circumstances, LayerStep, VisualLayout
 
+_TIME = (5**0.5 - 1) / 2
+"""The golden ratio: no step of 1 leaves the frames taken so far more even."""
+_PLACE = (0.7548776662466927, 0.5698402909980532)
+"""The same in the plane: 1 / g and 1 / g^2 for g^3 = g + 1 (the sequence R2)."""
+_SHIFT = (2**0.5 - 1, 3**0.5 - 1)
+"""From frame to frame, in no whole proportion to the steps within one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Uniform(DropOnce):
-    """Before layer K, keep as many tokens of each frame, spread over it evenly.
+    """Before layer K, keep the first tokens of an order that is even in time and space.
 
-    When the count does not divide by the frames, those that get one more are evenly spaced too. In
-    each frame every next position is the one farthest from those already taken, from the middle on.
+    What a smaller budget keeps, a larger one keeps too.
     """
 
     @property
@@ -27,36 +33,50 @@ class Uniform(DropOnce):
         return "uniform"
 
     def choose(self, step: LayerStep, layout: VisualLayout) -> Tensor:
-        order = spread_positions(layout.rows, layout.cols)
-        frames = torch.arange(layout.frames + 1)
-        counts = (frames * step.keep // layout.frames).diff().tolist()
-        taken = [
-            frame * layout.per_frame + order[:count].sort().values
-            for frame, count in enumerate(counts)
-        ]
-        return torch.cat(taken)
+        return spread_tokens(layout.frames, layout.rows, layout.cols)[: step.keep].sort().values
+
+
+def spread_tokens(frames: int, rows: int, cols: int) -> Tensor:
+    """(frames * rows * cols,) int64: a clip's tokens, every beginning spread over the clip.
+
+    Frames take turns, from the middle one on. Each goes through its positions in the order of
+    `spread_positions`, moved around the grid's edges by another low-discrepancy step for each
+    frame, so that no two neighbours keep the same places.
+    """
+    rank = _fractions(frames, _TIME).argsort().argsort()
+    turn = (rank - rank[0] + frames // 2) % frames
+    order = spread_positions(rows, cols)
+    row, col = order // cols, order % cols
+    since = torch.arange(frames, dtype=torch.float64) - frames // 2
+    down, right = (
+        ((0.5 + since * step) % 1 * size).long() - size // 2
+        for step, size in zip(_SHIFT, (rows, cols), strict=True)
+    )
+    row = (row[:, None] + down[turn]) % rows
+    col = (col[:, None] + right[turn]) % cols
+    return (turn * (rows * cols) + row * cols + col).flatten()
 
 
 def spread_positions(rows: int, cols: int) -> Tensor:
-    """(rows * cols,) int64: positions of a frame in an order whose every beginning is spread out.
+    """(rows * cols,) int64: positions of a frame, every beginning spread over it, from the middle.
 
-    The first is the one nearest to the middle, each next the one farthest from all before it, ties
-    to the earlier position.
+    The cells that a low-discrepancy sequence of the plane falls into, each at its first time.
     """
-    row = torch.arange(rows).repeat_interleave(cols)
-    col = torch.arange(cols).repeat(rows)
+    points = 4 * rows * cols
+    while True:
+        row, col = (
+            (_fractions(points, step) * size).long()
+            for step, size in zip(_PLACE, (rows, cols), strict=True)
+        )
+        order = list(dict.fromkeys((row * cols + col).tolist()))
+        if len(order) == rows * cols:
+            return torch.tensor(order)
+        points *= 2
 
-    def distance(to_row: float, to_col: float) -> Tensor:
-        return (row - to_row) ** 2 + (col - to_col) ** 2
 
-    order = [int(distance((rows - 1) / 2, (cols - 1) / 2).argmin())]
-    nearest = distance(float(row[order[0]]), float(col[order[0]]))
-    while len(order) < rows * cols:
-        nearest[order[-1]] = -1.0
-        chosen = int(nearest.argmax())
-        order.append(chosen)
-        nearest = torch.minimum(nearest, distance(float(row[chosen]), float(col[chosen])))
-    return torch.tensor(order)
+def _fractions(count: int, step: float) -> Tensor:
+    """(count,) float64 from 0 to 1: a half, and on by `step`, without the whole part."""
+    return (0.5 + torch.arange(count, dtype=torch.float64) * step) % 1
 
 
 def build(profile: Profile) -> Uniform:
