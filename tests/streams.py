@@ -33,7 +33,7 @@ import adatp_cli
 from adatp_cli.cli.app import main
 from tests.conftest import Finished
 
-Kind = Literal["file", "pipe", "pty", "closed", "full"]
+Kind = Literal["file", "pipe", "pty", "closed", "full", "unread"]
 SAME = "stdout"  # as stderr: the very terminal, file or pipe that stdout is
 
 _LONGEST_S = 120.0
@@ -157,6 +157,9 @@ class _Output:
             self.ours, self.theirs = _terminal()
         elif kind == "full":
             self.theirs = os.open("/dev/full", os.O_WRONLY)
+        elif kind == "unread":
+            reader, self.theirs = os.pipe()
+            os.close(reader)
         if self.ours is not None:
             stack.callback(lambda: _closed(self.ours))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,10 +9,10 @@ import typer
 
 from adatp_cli import __version__
 from adatp_cli.cli import ask, batch, bench, bias, demo, doctor, evaluate, profiles, schema, show
-from adatp_cli.cli.errors import failure_of
+from adatp_cli.cli.errors import telling
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import Command, Group
-from adatp_cli.errors import AdatpError
+from adatp_cli.cli.streams import OutputClosedError, repair_streams, stdout_failure
 
 _START = "Start here"
 _ASK = "Ask"
@@ -65,26 +63,20 @@ app.command("schema", cls=Command, rich_help_panel=_ABOUT)(schema.schema)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program on `arguments` (default: the process's) and return its exit code."""
-    _repair_streams()
+    repair_streams()
+    try:
+        with telling(Output()):
+            return _run(arguments)
+    except typer.Exit as end:
+        return end.exit_code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The exit code; only what stands outside of a command's own `reporting` is raised."""
     try:
         code = app(args=arguments, prog_name="adatp", standalone_mode=False)
-    except (typer.TyperException, typer.Abort, AdatpError) as error:
-        failure = failure_of(error)
-        if failure.info.message:  # there is none where the help was the answer
-            Output().error(failure.info)
-        return failure.exit_code
+    except OSError as error:  # of a help that could not be written
+        raise stdout_failure(error) from error
+    except SystemExit:  # rich's own way where nobody reads a help to its end
+        raise OutputClosedError from None
     return code if isinstance(code, int) else 0
-
-
-def _repair_streams() -> None:
-    """Make both streams usable: there, and able to carry any text.
-
-    A process may be started with a stream closed, which Python shows as None, or in a locale that
-    cannot encode an answer or a file's name.
-    """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")

@@ -176,7 +176,7 @@ def batch(
     Rows are JSON Lines. Ctrl-C finishes the row it is at; a second one stops at once.
     """  # fmt: skip
     output = Output(json=True, quiet=options.quiet, verbose=options.verbose)
-    with reporting(output):
+    with reporting(output, writes=output_file is None):
         options.check()
         if options.trace is not None:
             raise UsageError(

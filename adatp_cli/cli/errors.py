@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import typer
 
-from adatp_cli.cli.output import Output, OutputClosedError, one_line
+from adatp_cli.cli.output import Output, one_line
 from adatp_cli.cli.parsing import refusal
+from adatp_cli.cli.streams import OutputClosedError, check_stdout
 from adatp_cli.errors import AdatpError, MemoryLimitError, UsageError
 from adatp_cli.record import ErrorInfo
 
@@ -48,8 +49,29 @@ def failure_of(error: BaseException) -> Failure:
 
 
 @contextmanager
-def reporting(output: Output) -> Iterator[None]:
-    """Turn whatever a command's body raises into its line on stderr and its exit code.
+def reporting(output: Output, *, writes: bool = True) -> Iterator[None]:
+    """Around a command's body: what every command needs, and `telling`.
+
+    Parameters
+    ----------
+    writes
+        Whether something will be written to stdout: a closed one is then refused at once.
+
+    Raises
+    ------
+    typer.Exit
+        As `telling`.
+    """
+    with telling(output):
+        _need_a_folder()
+        if writes:
+            check_stdout()
+        yield
+
+
+@contextmanager
+def telling(output: Output) -> Iterator[None]:
+    """Turn whatever the block raises into its line on stderr and its exit code.
 
     Raises
     ------
@@ -58,7 +80,6 @@ def reporting(output: Output) -> Iterator[None]:
         failure.
     """
     try:
-        _need_a_folder()
         yield
     except typer.Exit:
         raise
@@ -70,7 +91,8 @@ def reporting(output: Output) -> Iterator[None]:
         if output.verbose and not isinstance(error, KeyboardInterrupt | UsageError):
             output.trouble("".join(traceback.format_exception(error)).rstrip())
         failure = failure_of(error)
-        output.error(failure.info)
+        if failure.info.message:  # there is none where the help was the answer
+            output.error(failure.info)
         raise typer.Exit(failure.exit_code) from None
 
 

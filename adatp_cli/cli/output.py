@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
@@ -17,7 +15,7 @@ from rich.text import Text
 from adatp_cli.cli.costs import ending, statistics, summary
 from adatp_cli.cli.options import Stats
 from adatp_cli.cli.progress import BatchProgress
-from adatp_cli.errors import AdatpError
+from adatp_cli.cli.streams import OutputClosedError, Stderr, write_stdout
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord, Seconds
 from adatp_cli.video.source import printable
 
@@ -27,28 +25,9 @@ _CONTROLS = {
 }
 
 
-class OutputClosedError(Exception):
-    """Whoever read stdout has closed it; there is nobody left to write for."""
-
-
 def one_line(text: str) -> str:
     """`text` on one line that is safe to print: white space as one space, controls escaped."""
     return " ".join(printable(word) for word in text.split())
-
-
-class _Stderr(Console):
-    """A console that goes on in silence when nobody reads stderr any more."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        _discard(sys.stderr)
-
-
-def _discard(stream: TextIO) -> None:
-    """Send the rest of a stream nowhere, so that the flush at exit does not fail as well."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, stream.fileno())
-    os.close(devnull)
 
 
 class Output:
@@ -78,7 +57,7 @@ class Output:
         self.quiet = quiet
         self.verbose = verbose
         self.stats = stats
-        self._stderr = _Stderr(stderr=True, highlight=False, markup=False, emoji=False)
+        self._stderr = Stderr()
         self._spinner = Spinner("dots", style="status.spinner")
         self._status: Live | None = None
         self._mid_line = False
@@ -94,20 +73,10 @@ class Output:
         OutputClosedError
             The reader has gone.
         AdatpError
-            The output takes no more, a full disk for one.
+            The output takes no more: it is closed, or a disk is full.
         """
         self._clear_status()
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _discard(sys.stdout)
-            raise OutputClosedError from None
-        except OSError as error:
-            _discard(sys.stdout)
-            reason = error.strerror or str(error)
-            hint = "make room, or write elsewhere"
-            raise AdatpError(f"the output cannot be written: {reason}", hint) from error
+        write_stdout(text)
         self._mid_line = not text.endswith("\n") if text else self._mid_line
 
     def line(self, text: str) -> None:

@@ -11,7 +11,8 @@ from adatp_cli.cli.costs import amount
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.loading import load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, trace_path
-from adatp_cli.cli.output import Output, OutputClosedError
+from adatp_cli.cli.output import Output
+from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.profiles import Profile
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.video.source import check_source

@@ -18,7 +18,8 @@ from adatp_cli.cli.contending import Arena, load_arena, load_profiles
 from adatp_cli.cli.costs import statistics
 from adatp_cli.cli.errors import failure_of, reporting
 from adatp_cli.cli.options import RunOptions, Stats, StatsOption, trace_path, with_run_options
-from adatp_cli.cli.output import Output, OutputClosedError
+from adatp_cli.cli.output import Output
+from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import replacing
 from adatp_cli.record import ErrorInfo, FailureRecord

@@ -1,0 +1,113 @@
+"""The standard streams: there whatever the process was started with, and no harm when they break.
+
+A closed stdout is an error of whoever has something to write to it; a stderr that is closed or full
+has nobody to be told, and the program goes on in silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from typing import TextIO
+
+from rich.console import Console
+
+from adatp_cli.errors import AdatpError
+
+
+class OutputClosedError(Exception):
+    """Whoever read stdout has closed it; there is nobody left to write for."""
+
+
+class ClosedStdout(io.TextIOBase):
+    """Stands where a process was started without a stdout."""
+
+    def write(self, text: str) -> int:  # noqa: ARG002 - as every stream has it
+        raise OSError(errno.EBADF, "stdout is closed")
+
+
+class Stderr(Console):
+    """A console that goes on in silence when stderr takes no more."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True, highlight=False, markup=False, emoji=False)
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            super().__exit__(*exception)  # where everything that is printed is written
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard(sys.stderr)
+
+
+def repair_streams() -> None:
+    """Make the streams usable: there, able to carry any text, and none of them a file's number.
+
+    A process may be started with a stream closed, which Python shows as None, or in a locale that
+    cannot encode an answer or a file's name.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file to be opened would be what libraries take for stderr
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = ClosedStdout()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def discard(stream: TextIO) -> None:
+    """Send the rest of a stream nowhere, so that the flush at exit does not fail as well."""
+    with contextlib.suppress(io.UnsupportedOperation):  # one of no file, which keeps nothing back
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
+
+
+def check_stdout() -> None:
+    """Refuse, before any work, a stdout that cannot take its result.
+
+    Raises
+    ------
+    AdatpError
+        It is closed.
+    """
+    if isinstance(sys.stdout, ClosedStdout):
+        write_stdout("")
+
+
+def write_stdout(text: str) -> None:
+    """Write to stdout and flush.
+
+    Raises
+    ------
+    OutputClosedError
+        The reader has gone.
+    AdatpError
+        The output takes no more: it is closed, or a disk is full.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise stdout_failure(error) from error
+
+
+def stdout_failure(error: OSError) -> OutputClosedError | AdatpError:
+    """What a failed write to stdout is told as; what is left to be written goes nowhere."""
+    discard(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return OutputClosedError()
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "make room, or write elsewhere" if full else "write elsewhere, as in > FILE"
+    return AdatpError(f"the output cannot be written: {error.strerror or error}", hint)
