@@ -88,6 +88,19 @@ def _silent(stream: Any) -> list[Any]:
     return [*stream.encode(frame), *stream.encode(None)]
 
 
+def wipe(clip: Path, places: range) -> bytes:
+    """The clip with the frames at these places overwritten with zeros."""
+    data = bytearray(clip.read_bytes())
+    with av.open(clip) as container:
+        stream = container.streams.video[0]
+        stored = {packet.pts: packet for packet in container.demux(stream) if packet.size}
+    for place in places:
+        packet = stored[sorted(stored)[place]]
+        assert packet.pos is not None
+        data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    return bytes(data)
+
+
 def failure(source: Any, sampling: Sampling = FOUR, **more: Any) -> VideoError:
     """The error of reading this, which has a hint and is free of what libraries say."""
     with pytest.raises(VideoError) as caught:

@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 
 from adatp_cli.errors import UsageError
+from adatp_cli.video.canvas import no_progress
+from adatp_cli.video.container import open_clip
+from adatp_cli.video.cursor import Cursor
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
+from adatp_cli.video.index import index_clip
 from adatp_cli.video.sampling import Sampling
-from tests.decode_case import EVERY, numbers, write_clip
-from tests.trials_case import TRIALS, shown_numbers
+from adatp_cli.video.source import check_source
+from tests.decode_case import EVERY, failure, numbers, wipe, write_clip
+from tests.trials_case import TRIALS, shown_number, shown_numbers
 
 EIGHT = Sampling(frames=8)
 
@@ -202,3 +207,43 @@ def test_time_lapses_of_days_keep_their_times(name: str, count: int, days: int) 
     frames = whole(TRIALS / name, 0, count, days * 86_400)
     assert frames.timestamps_s == pytest.approx(np.arange(count) * days * 86_400 / count)
     assert not any("timestamps" in note for note in frames.notes)
+
+
+# Seeks are made sure of, and what cannot be decoded is counted.
+
+
+@pytest.mark.parametrize("name", ["d3_ps.mpg", "d3_ps_low.mpg"])
+def test_program_streams_give_the_frame_that_stands_at_that_time(name: str) -> None:
+    asked = read_frames(TRIALS / name, Sampling(fps=25 / 3))
+    assert shown_numbers(asked) == asked.indices.tolist() == list(range(1, 300, 3))
+    assert asked.timestamps_s == pytest.approx(asked.indices / 25, abs=1e-6)
+    with open_clip(check_source(TRIALS / name), 0) as (container, stream):
+        cursor = Cursor(container, stream, index_clip(check_source(TRIALS / name)), no_progress)
+        for place in range(299, -1, -7):  # backwards: a seek for each
+            frame = cursor.frame_at(place)
+            assert frame is not None
+            assert shown_number(frame.to_ndarray(format="rgb24")) == place
+
+
+def test_a_recording_that_begins_in_the_middle_of_a_group_of_pictures_says_what_is_lost() -> None:
+    clip = TRIALS / "d4_midgop.ts"
+    for asked in (EVERY, EIGHT):
+        frames = read_frames(clip, asked)
+        assert frames.info.frames_lost == 12
+        assert frames.timestamps_s[0] >= 1.2 - 1e-6
+        assert shown_numbers(frames) == (18 + frames.indices).tolist()
+        assert any("its first 12 frames, to 1.20 s, cannot be decoded" in n for n in frames.notes)
+    error = failure(clip, Sampling(frames=4, end_s=1.0))
+    assert "nothing before 1.20 s can be decoded" in error.message
+    # What is asked for is what counts: half of these two seconds is there.
+    assert len(read_frames(clip, Sampling(frames=8, end_s=2.0))) == 8
+
+
+def test_a_refusal_counts_the_frames_asked_for_and_not_those_of_the_file(tmp_path: Path) -> None:
+    write_clip(tmp_path / "intra.mp4", 60, options={"g": "1", "preset": "ultrafast"})
+    damaged = wipe(tmp_path / "intra.mp4", range(30, 38))
+    error = failure(damaged, Sampling(frames=10, start_s=1.0, end_s=1.3), decoder="pyav")
+    assert "1 of the 9 frames asked for can be decoded, at least 5 are needed" in error.message
+    assert "--frames 1 or fewer" in error.hint
+    again = read_frames(damaged, Sampling(frames=1, start_s=1.0, end_s=1.3), decoder="pyav")
+    assert len(again) == 1

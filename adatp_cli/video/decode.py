@@ -84,7 +84,8 @@ def read_frames(
     clip = _Clip(checked, index, first, sampling, canvas)
     if index.missing:
         clip.needed()  # a range beyond the whole clip is told before anything is decoded
-    wanted = clip.chosen(index.timestamps_s)
+    _check_beginning(clip)
+    wanted = clip.chosen(index.timestamps_s[first.before :]) + first.before
     _check_memory(clip, len(wanted))
     try:
         picked = _decode(clip, wanted, decoder)
@@ -168,7 +169,7 @@ def _decode(clip: _Clip, wanted: IndexArray, decoder: str) -> _Picked:
             notes = (f"decoded by PyAV: {reason}",)
     found = pyav_decoder.decode_by_pts(source, index, first, wanted, canvas)
     if found is not None:
-        return _Picked(found, times, wanted, "pyav", notes)
+        return _Picked(found, times, wanted, "pyav", notes, first.before)
     return _decode_in_a_row(clip, notes)
 
 
@@ -203,10 +204,11 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
     careful = index.exact or survey.errors > 0
     if careful and not index.exact:
         survey = pyav_decoder.survey(source, index, until, careful=True, progress=canvas.progress)
-    times, positions = _surveyed_times(index, survey.pts, until is not None)
+    times, positions = _surveyed_times(clip, survey.pts, until is not None)
     expected = len(index) if until is None else int(np.searchsorted(index.pts, until, "right"))
-    lost = max(0, expected - len(times)) if survey.errors else 0
-    if lost:
+    before = clip.first.before
+    lost = max(0, expected - len(times)) if survey.errors else before
+    if lost > before:
         notes += (f"{lost} of {expected} frames could not be decoded: left out",)
     elif survey.errors:
         notes += ("some of the data is damaged; every frame could still be decoded",)
@@ -216,12 +218,12 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
         shown = np.searchsorted(index.timestamps_s, sampling.start_s, side="right") - 1
         chosen = chosen[times[chosen] >= index.timestamps_s[max(int(shown), 0)]]
     if len(chosen) == 0 or (survey.errors and not _enough(clip, len(chosen))):
-        raise _cut_short(clip, len(times))
+        raise _too_few(clip, len(chosen))
     pixels = pyav_decoder.decode_by_count(
         source, index, clip.first, chosen, canvas, careful=careful
     )
     if len(pixels) < len(chosen):
-        raise _cut_short(clip, len(pixels))
+        raise _too_few(clip, len(pixels))
     return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes, lost)
 
 
@@ -235,9 +237,10 @@ def _enough(clip: _Clip, used: int) -> bool:
 
 
 def _surveyed_times(
-    index: ClipIndex, pts: list[int | None], partial: bool
+    clip: _Clip, pts: list[int | None], partial: bool
 ) -> tuple[TimeArray, IndexArray]:
     """When each frame that came out is shown, and which frame of the clip it is."""
+    index, before = clip.index, clip.first.before
     count = len(pts)
     ordinals = np.arange(count, dtype=np.int64)
     known = [moment for moment in pts if moment is not None]
@@ -246,8 +249,8 @@ def _surveyed_times(
         positions = np.minimum(np.searchsorted(index.pts, rising), len(index) - 1)
         if bool((index.pts[positions] == rising).all()):
             return index.timestamps_s[positions], positions.astype(np.int64)
-    if count == len(index) or (partial and count < len(index)):
-        return index.timestamps_s[:count], ordinals
+    if count == len(index) - before or (partial and count < len(index) - before):
+        return index.timestamps_s[before : before + count], ordinals + before
     return float(index.timestamps_s[0]) + ordinals / index.fps, ordinals
 
 
@@ -263,25 +266,37 @@ def _check_promised_range(source: Source, index: ClipIndex, sampling: Sampling) 
         )
 
 
+def _check_beginning(clip: _Clip) -> None:
+    """A range before the first frame that decodes shows nothing."""
+    before, end = clip.first.before, clip.sampling.end_s
+    if before and end is not None and end <= (begins := clip.index.timestamps_s[before]):
+        raise VideoError(
+            f"{clip.source.name}: nothing before {begins:.2f} s can be decoded: it begins in the "
+            "middle of a group of pictures",
+            f"ask for a time after --start {begins:.2f}",
+            kind="truncated",
+        )
+
+
 def _nothing_decodes(source: Source, index: ClipIndex, sampling: Sampling) -> VideoError:
     """Not a single frame of the file can be decoded."""
     if index.missing:
         unseen = FirstFrame(1, 1, pyav_decoder.Orientation())
-        return _cut_short(_Clip(source, index, unseen, sampling, Canvas()), 0)
+        return _too_few(_Clip(source, index, unseen, sampling, Canvas()), 0)
     return VideoError(
         f"{source.name}: none of its {len(index)} frames can be decoded ({index.codec})",
         "the file is damaged; get or record it again",
     )
 
 
-def _cut_short(clip: _Clip, decoded: int) -> VideoError:
-    """Too few of the frames that the file should hold."""
-    index = clip.index
-    half = -(-clip.needed() // 2)
-    hint = f"ask for --frames {decoded} or fewer, or get" if decoded else "get"
+def _too_few(clip: _Clip, used: int) -> VideoError:
+    """Too few of the frames that were asked for."""
+    needed = clip.needed()
+    half = -(-needed // 2)
+    hint = f"ask for --frames {used} or fewer, or get" if used else "get"
     return VideoError(
-        f"{clip.source.name}: cut short or damaged: only {decoded} of its "
-        f"{len(index) + index.missing} frames can be decoded, at least {half} are needed",
+        f"{clip.source.name}: cut short or damaged: {used} of the {needed} frames asked for can be "
+        f"decoded, at least {half} are needed",
         f"{hint} the whole file again",
         kind="truncated",
     )
@@ -304,7 +319,7 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
     used = len(picked.pixels)
     if index.missing:
         if not _enough(clip, used):
-            raise _cut_short(clip, len(index))
+            raise _too_few(clip, used)
         notes.append(
             f"the file is cut short: {len(index)} of {len(index) + index.missing} frames, to "
             f"{index.end_s:.2f} s of {index.promised_end_s:.2f} s"
@@ -313,6 +328,11 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
         notes.append(f"{sampling.frames} frames asked for, {used} are there: each is used once")
     if sampling.fps is not None and sampling.fps > 1.01 * index.fps:
         notes.append(f"--fps {sampling.fps:g} is above the clip's rate of {index.fps:.3g}")
+    if first.before:
+        notes.append(
+            f"it begins in the middle of a group of pictures: its first {first.before} frames, to "
+            f"{index.timestamps_s[first.before]:.2f} s, cannot be decoded"
+        )
     turned = first.orientation
     if turned.odd:
         notes.append("it asks for a rotation that is no multiple of 90 degrees: not applied")

@@ -96,6 +96,8 @@ def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
         return "the frames have no timestamps that decord could be checked by"
     if not index.closed:
         return "decord does not seek exactly where frames refer across key frames"
+    if first.before:
+        return "it begins in the middle of a group of pictures"
     if abs(float(index.pts[0])) * index.time_base_s > _LATEST_START_S:
         return "its clock starts too late for decord"
     if index.video_streams > 1:

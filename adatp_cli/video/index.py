@@ -47,8 +47,12 @@ class ClipIndex:
     pts
         (n,) int64, ascending: presentation timestamps in units of `time_base_s`. Read only where
         `exact`.
-    key_pts
-        Of the key frames, ascending.
+    stored_pts, stored_sizes
+        (m,) int64: of all packets in the order they are stored, with those that an edit list hides:
+        when they are shown, and their bytes. What is read after a seek is held against them.
+    keys, keys_seek
+        Places of the key frames in `stored_pts`, ascending in time; and the timestamps by which the
+        container finds them.
     timestamps_s
         (n,) float64, strictly increasing, seconds from the start of the clip.
     end_s
@@ -60,6 +64,8 @@ class ClipIndex:
     closed
         Whether decoding may start at every key frame with nothing lost: no frame is stored after a
         key frame and shown before it.
+    before_key
+        Frames stored before the first key frame.
     missing
         How many frames should follow in a file that is cut short, by its clip's rate where its
         header tells the length alone.
@@ -74,13 +80,17 @@ class ClipIndex:
     stream: int
     video_streams: int
     pts: npt.NDArray[np.int64]
-    key_pts: npt.NDArray[np.int64]
+    stored_pts: npt.NDArray[np.int64]
+    stored_sizes: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64]
+    keys_seek: npt.NDArray[np.int64]
     time_base_s: float
     timestamps_s: TimeArray
     end_s: float
     fps: float
     exact: bool
     closed: bool
+    before_key: int
     missing: int
     notes: tuple[str, ...] = ()
     comment: str = ""
@@ -173,19 +183,29 @@ def _build_index(
     # AVI stores no presentation times: what is read for reordered frames is the storage order.
     codec = stream.codec_context.codec.canonical_name
     reordered = kind == "avi" and codec in ("h264", "hevc")
+    stored = np.asarray(packets.stored, dtype=np.int64)
+    keys = np.asarray(packets.keys, dtype=np.int64)
+    in_time = np.argsort(stored[keys], kind="stable")
+    # MPEG's streams are searched by when packets are to be decoded, the others' indexes by key.
+    by_dts = kind.startswith("mpeg")
+    found_by = np.asarray(packets.keys_dts, dtype=np.int64) if by_dts else stored[keys]
     return ClipIndex(
         format=kind,
         codec=codec,
         stream=stream.index,
         video_streams=len(container.streams.video),
         pts=np.unique(np.asarray(packets.pts, dtype=np.int64)),
-        key_pts=np.unique(np.asarray(packets.keys, dtype=np.int64)),
+        stored_pts=stored,
+        stored_sizes=np.asarray(packets.sizes, dtype=np.int64),
+        keys=keys[in_time],
+        keys_seek=found_by[in_time],
         time_base_s=base,
         timestamps_s=times,
         end_s=floor if missing else end,
         fps=fps,
         exact=packets.exact and clock is not None and clock.one and not reordered,
         closed=packets.closed,
+        before_key=packets.keys[0] if packets.keys else 0,
         missing=missing,
         notes=tuple(notes),
         comment=container.metadata.get("comment", "")[:200],

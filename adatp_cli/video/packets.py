@@ -26,10 +26,13 @@ class Packets:
 
     Parameters
     ----------
+    stored, sizes
+        When each is shown, in units of the stream's time base (made up where `exact` is false),
+        and its bytes; with those that an edit list hides, which are decoded for the sake of others.
+    keys, keys_dts
+        Places of the key frames, and when they are to be decoded.
     pts
-        When each is shown, in units of the stream's time base; made up where `exact` is false.
-    keys
-        Of the key frames.
+        When each that is shown is shown.
     parts
         Where the clock steps back: clips joined to one file, each with a clock of its own. Places
         in `pts`, the first one 0.
@@ -43,36 +46,45 @@ class Packets:
         Of the packet shown last, 0 where it is not known.
     """
 
-    pts: array[int] = field(default_factory=lambda: array("q"))
+    stored: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
     keys: array[int] = field(default_factory=lambda: array("q"))
+    keys_dts: array[int] = field(default_factory=lambda: array("q"))
+    pts: array[int] = field(default_factory=lambda: array("q"))
     parts: array[int] = field(default_factory=lambda: array("q", [0]))
     timed: bool = False
     exact: bool = True
     closed: bool = True
     last_duration: int = 0
     _newest: int = 0
-    _stored: int | None = None
+    _decoded: int | None = None
 
     def add(self, packet: Packet[VideoStream], base: float) -> None:
         """The next packet; `base` is the time base in seconds."""
         moment = self._moment(packet)
-        back = self._stored is not None and packet.dts is not None
-        newest = self._stored if back and self._stored is not None else self._newest
-        step = _STEP_BACK_S if back else _STEP_BACK_SHOWN_S
-        now = packet.dts if back and packet.dts is not None else moment
-        if self.pts and now < newest - step / base:
+        if packet.is_keyframe:
+            self.keys.append(len(self.stored))
+            self.keys_dts.append(moment if packet.dts is None else packet.dts)
+        elif not self.keys or moment < self.stored[self.keys[-1]]:
+            self.closed = False
+        self.stored.append(moment)
+        self.sizes.append(packet.size)
+        if packet.is_discard:
+            return
+        if self.pts and self._steps_back(packet, moment, base):
             self.parts.append(len(self.pts))
             self._newest = moment
         if packet.dts is not None:
-            self._stored = packet.dts
+            self._decoded = packet.dts
         if not self.pts or moment >= self._newest:
             self._newest = moment
             self.last_duration = packet.duration or 0
-        if packet.is_keyframe:
-            self.keys.append(moment)
-        elif not self.keys or moment < self.keys[-1]:
-            self.closed = False
         self.pts.append(moment)
+
+    def _steps_back(self, packet: Packet[VideoStream], moment: int, base: float) -> bool:
+        if self._decoded is not None and packet.dts is not None:
+            return packet.dts < self._decoded - _STEP_BACK_S / base
+        return moment < self._newest - _STEP_BACK_SHOWN_S / base
 
     def _moment(self, packet: Packet[VideoStream]) -> int:
         self.timed |= packet.pts is not None or packet.dts is not None
@@ -81,19 +93,19 @@ class Packets:
         self.exact = False
         if packet.dts is not None:
             return packet.dts
-        return self.pts[-1] + 1 if self.pts else 0
+        return self.stored[-1] + 1 if self.stored else 0
 
 
 def read_packets(
     container: InputContainer, streams: list[VideoStream], progress: Progress
 ) -> dict[int, Packets]:
-    """The packets of each of the streams, by its number; what an edit list hides is left out."""
+    """The packets of each of the streams, by its number."""
     found = {stream.index: Packets() for stream in streams}
     bases = {stream.index: float(stream.time_base or 1) for stream in streams}
     try:
         for packet in container.demux(streams):
             progress()
-            if packet.size == 0 or packet.is_discard:
+            if packet.size == 0:
                 continue
             number = packet.stream_index
             found[number].add(cast("Packet[VideoStream]", packet), bases[number])

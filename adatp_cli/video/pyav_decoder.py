@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
@@ -11,18 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.video.canvas import Canvas, Pixels, Progress, no_progress
-from adatp_cli.video.container import decoding_errors, open_clip
+from adatp_cli.video.container import open_clip
+from adatp_cli.video.cursor import Cursor, Errors, decode_in_a_row
 from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.source import Source
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.sidedata.sidedata import SideData
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
-# Decoding on over this many frames is cheaper than a seek, which starts at a key frame anyway.
-_SEEK_GAP = 4
 # FFmpeg's kinds of side data, and some that it may yet get.
 _SIDE_DATA_KINDS = 64
 
@@ -76,24 +73,38 @@ def orientation_of(matrix: Sequence[int]) -> Orientation:
 
 @dataclass(frozen=True, slots=True)
 class FirstFrame:
-    """What only a decoded frame tells: the size as shown, and the orientation."""
+    """What only a decoded frame tells.
+
+    Parameters
+    ----------
+    width, height, orientation
+        The size as shown, and how it comes to be.
+    before
+        How many frames of the index are before it: those of a recording that begins in the middle
+        of a group of pictures need what is not there.
+    """
 
     width: int
     height: int
     orientation: Orientation
+    before: int = 0
 
 
 def probe(source: Source, index: ClipIndex) -> FirstFrame | None:
     """Decode one frame; None where not a single one can be decoded."""
     with open_clip(source, index.stream) as (container, stream):
-        frame = next(_decoded(container, stream, _Errors(), no_progress), None)
+        frames = decode_in_a_row(container, stream, index, Errors(), no_progress)
+        frame = next(frames, None)
         if frame is None:
             return None
         orientation = _orientation(frame)
         width, height = frame.width, frame.height
         if orientation.transpose:
             width, height = height, width
-        return FirstFrame(width, height, orientation)
+        before = index.before_key
+        if index.exact and frame.pts is not None:
+            before = int(np.searchsorted(index.pts, frame.pts))
+        return FirstFrame(width, height, orientation, before)
 
 
 def decode_by_pts(
@@ -112,11 +123,11 @@ def decode_by_pts(
     (T, H, W, 3) uint8, upright, resized; None where a frame is missing or a packet does not
     decode, so that nothing but a pass over all frames can tell what is there.
     """
-    if not index.exact or len(index.key_pts) == 0:
+    if not index.exact or len(index.keys) == 0:
         return None
     pixels = canvas.room(len(wanted), first.height, first.width)
     with open_clip(source, index.stream) as (container, stream):
-        cursor = _Cursor(container, stream, index, canvas.progress)
+        cursor = Cursor(container, stream, index, canvas.progress)
         for slot, position in enumerate(wanted):
             frame = cursor.frame_at(int(position))
             if frame is None or cursor.errors.count:
@@ -143,9 +154,9 @@ def survey(
     number of them on another machine, than threads that share one frame.
     """
     found: list[int | None] = []
-    errors = _Errors()
+    errors = Errors()
     with open_clip(source, index.stream, share_frames=careful) as (container, stream):
-        for frame in _decoded(container, stream, errors, progress):
+        for frame in decode_in_a_row(container, stream, index, errors, progress):
             if until_pts is not None and frame.pts is not None and frame.pts > until_pts:
                 break
             found.append(frame.pts)
@@ -168,7 +179,7 @@ def decode_by_count(
     pixels = canvas.room(len(ordinals), first.height, first.width)
     slot = 0
     with open_clip(source, index.stream, share_frames=careful) as (container, stream):
-        frames = _decoded(container, stream, _Errors(), canvas.progress)
+        frames = decode_in_a_row(container, stream, index, Errors(), canvas.progress)
         for ordinal, frame in enumerate(frames):
             if slot == len(ordinals):
                 break
@@ -177,99 +188,6 @@ def decode_by_count(
                 slot += 1
                 canvas.filled(pixels, slot)
     return pixels[:slot]
-
-
-@dataclass(slots=True)
-class _Errors:
-    count: int = 0
-
-
-def _decoded(
-    container: InputContainer,
-    stream: VideoStream,
-    errors: _Errors,
-    progress: Progress,
-    ignore_before: int | None = None,
-) -> Iterator[VideoFrame]:
-    """Frames from where the container stands, over packets that do not decode.
-
-    Frames before `ignore_before` may need what a seek left out: their errors do not count.
-    """
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except decoding_errors():
-            errors.count += 1
-            return
-        if packet is None:
-            return
-        progress()
-        try:
-            frames = packet.decode()
-        except decoding_errors():
-            leading = ignore_before is not None and (packet.pts or 0) < ignore_before
-            errors.count += 0 if leading else 1
-            continue
-        for frame in frames:
-            if frame.is_corrupt:
-                errors.count += 1
-            else:
-                yield frame
-
-
-class _Cursor:
-    """A place in a clip that moves to frames by their timestamps."""
-
-    def __init__(
-        self,
-        container: InputContainer,
-        stream: VideoStream,
-        index: ClipIndex,
-        progress: Progress,
-    ) -> None:
-        self.errors = _Errors()
-        self._container, self._stream, self._index = container, stream, index
-        self._progress = progress
-        self._frames = _decoded(container, stream, self.errors, progress)
-        self._position = -1
-
-    def frame_at(self, position: int) -> VideoFrame | None:
-        """The frame at `position` of the index, or None where it does not come out."""
-        index = self._index
-        target = int(index.pts[position])
-        key = int(np.searchsorted(index.key_pts, target, side="right")) - 1
-        key_position = int(np.searchsorted(index.pts, index.key_pts[max(key, 0)]))
-        if key_position <= self._position + _SEEK_GAP:
-            frame = self._forward_to(target)
-            if frame is not None:
-                self._position = position
-                return frame
-        # Seeks can land late, and a key frame need not be a clean start: then from further back.
-        for start in dict.fromkeys((key, key - 1, 0)):
-            if start >= 0:
-                self._seek(int(index.key_pts[start]))
-                frame = self._forward_to(target)
-                if frame is not None:
-                    self._position = position
-                    return frame
-        return None
-
-    def _forward_to(self, target: int) -> VideoFrame | None:
-        for frame in self._frames:
-            if frame.pts is None or frame.pts > target:
-                return None
-            if frame.pts == target:
-                return frame
-        return None
-
-    def _seek(self, key_pts: int) -> None:
-        try:
-            self._container.seek(key_pts, stream=self._stream, backward=True)
-        except decoding_errors():
-            self.errors.count += 1
-        self._frames = _decoded(self._container, self._stream, self.errors, self._progress, key_pts)
-        self._position = -1
 
 
 def _orientation(frame: VideoFrame) -> Orientation:
