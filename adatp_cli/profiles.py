@@ -238,7 +238,7 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
     """
     text = os.fspath(name_or_path)
     if Path(text).suffix.lower() in (".yaml", ".yml") or os.sep in text or "/" in text:
-        return parse_profile(strict_yaml.read_text(Path(text)), text)
+        return parse_profile(strict_yaml.read_text(Path(text).expanduser()), text)
     names = builtin_names()
     if text not in names:
         suggestion = strict_yaml.nearest(text, names)

@@ -163,7 +163,7 @@ def test_a_clip_that_cannot_be_read_is_exit_3(adatp: Run, checkpoint: Path, tmp_
 
 
 def test_a_wrong_clip_is_told_before_a_model_is_looked_for(adatp: Run) -> None:
-    run = adatp("ask", "missing.mp4", "What?", "-m", "/no/such/model")
+    run = adatp("ask", "missing.mp4", "What?", "-m", "owner/none", "--offline")
     assert run.code == 3
 
 

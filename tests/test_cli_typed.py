@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from adatp_cli.cli.evaluate import read_budgets
 from adatp_cli.errors import ModelError
 from adatp_cli.profiles import load_profile, read_share
+from adatp_cli.video.source import local_path
 from tests.conftest import Run
 from tests.fake_hub import FakeHub, locate_in
 
@@ -21,6 +23,17 @@ FOREIGN = re.compile(
     r"Input should|Value error|Invalid value|unable to parse|Missing (argument|option|command)"
     r"|No such|unexpected extra|requires an argument|does not take"
 )
+
+
+@pytest.fixture
+def here(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with `a.mp4` and `a b.mp4`; the home folder is `home` in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for name in ("a.mp4", "a b.mp4", "home/c.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -158,3 +171,78 @@ def test_a_share_may_be_a_percentage_wherever_one_is_taken(adatp: Run, tmp_path:
         "budget expects a number or null, not 'half%'" in adatp("profiles", "validate", file).error
     )
     assert "budget: 0.25" in adatp("profiles", "show", "adatp", "--budget", "25%").out
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "said"),
+    [
+        (
+            ("ask", "a.mp4", "a b.mp4", "What is it?"),
+            2,
+            "the question 'a b.mp4' is a file; several clips are a batch: "
+            "adatp batch a.mp4 'a b.mp4' -q 'What is it?'",
+        ),
+        (("ask", "a.mp4", "none.mp4"), 2, "adatp batch a.mp4 none.mp4 -q QUESTION"),
+        (("ask", "-", "a.mp4"), 2, "the question 'a.mp4' is a file"),
+        (("show", "a.mp4", "a b.mp4", "-o", "x.png"), 2, "the question 'a b.mp4' is a file"),
+        (
+            ("ask", "What is it?", "a.mp4"),
+            2,
+            "VIDEO 'What is it?' is no file, and the question 'a.mp4' is one; the video comes "
+            "first: adatp ask a.mp4 'What is it?'",
+        ),
+        (("show", "What?", "a.mp4", "-o", "x.png"), 2, "the video comes first"),
+        (("ask", "a.mp4", "--quiet", "true", "What?"), 2, "'true' is none: flags take no value"),
+        (
+            ("ask", "https://x.org/v.mp4?t=1", "What?"),
+            3,
+            "https://x.org/v.mp4?t=1: is an address, and adatp reads files of this machine; "
+            "curl -L 'https://x.org/v.mp4?t=1' | adatp ask - QUESTION",
+        ),
+        (("ask", "RTSP://cam/1", "What?"), 3, "ffmpeg -i RTSP://cam/1 -t 60 -c copy clip.mkv"),
+        (("show", "s3://x/v.mp4", "What?", "-o", "x.png"), 3, "copy it to this machine first"),
+        (("ask", "file://server/a.mp4", "What?"), 3, "copy it to this machine first"),
+        (("bench", "http://x.org/a.mp4"), 3, "http://x.org/a.mp4: is an address"),
+        (("ask", "file:///none%20such.mp4", "What?"), 3, "/none such.mp4: no such file"),
+        (("profiles", "validate", "~/mine.yaml"), 2, "mine.yaml: there is no such profile file"),
+    ],
+)
+def test_arguments_that_are_meant_otherwise_are_told(
+    adatp: Run, here: Path, typed: tuple[str, ...], code: int, said: str
+) -> None:
+    run = adatp(*typed)
+    assert run.code == code
+    assert said in run.error
+
+
+def test_a_question_without_quotes_is_noted(adatp: Run, here: Path) -> None:
+    def noted(*questions: str) -> bool:
+        return "put quotes around" in adatp("ask", "a.mp4", *questions, "-p", "none").err
+
+    assert noted("what", "is", "it")
+    assert noted("what", "is", "it?")
+    assert not noted("what")
+    assert not noted("What is it?", "Where?")
+    assert not noted("What?", "Where?")
+    assert not noted("What is it", "-")
+
+
+def test_paths_are_taken_as_people_and_programs_write_them(here: Path) -> None:
+    home = str(here / "home" / "c.mp4")
+    assert local_path("a.mp4") == "a.mp4"
+    assert local_path(f"file://{here}/a%20b.mp4") == str(here / "a b.mp4")
+    assert local_path(f"FILE://localhost{here}/a%20b.mp4") == str(here / "a b.mp4")
+    assert local_path("~/c.mp4") == local_path("~/c.mp4", "clips") == home
+    assert local_path("c.mp4", "home") == os.path.join("home", "c.mp4")
+    assert local_path("http://x.org/a.mp4", "home") == "http://x.org/a.mp4"
+    (here / "http:").mkdir()
+    (here / "http:" / "a.mp4").touch()
+    assert local_path("http://a.mp4") == "http://a.mp4"
+    (here / "~").mkdir()
+    (here / "~" / "c.mp4").touch()
+    assert local_path("~/c.mp4") == "~/c.mp4"
+
+
+def test_home_behind_an_equals_sign_is_home(adatp: Run, here: Path) -> None:
+    run = adatp("profiles", "show", "adatp", "--model=~/none")
+    assert f"--model '{here}/home/none' is neither" in run.error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from adatp_cli.batch.jobs import ClipJob, Collection
 from adatp_cli.errors import UsageError
 from adatp_cli.strict_yaml import shown
-from adatp_cli.video.source import printable
+from adatp_cli.video.source import local_path, printable
 
 _VIDEO = "video"
 _QUESTION = "question"
@@ -70,7 +70,7 @@ def read_manifest(path: str, asked: tuple[str, ...]) -> Collection:
     if not questions:
         raise UsageError(f"{printable(path)}: the manifest has no rows", _HINT)
     jobs = tuple(
-        ClipJob(os.path.join(folder, video), tuple(texts), video)
+        ClipJob(local_path(video, folder), tuple(texts), video)
         for video, texts in questions.items()
     )
     unused = bool(asked) and not fell_back

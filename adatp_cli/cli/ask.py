@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from adatp_cli.batch.walk import is_video_name
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.options import RunOptions, Stats, StatsOption, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
 from adatp_cli.errors import UsageError
 from adatp_cli.sharing import PrefillMode
-from adatp_cli.video.source import STDIN_NAME
+from adatp_cli.video.source import STDIN_NAME, local_path
 
 STDIN = "-"
+# What people put behind a flag.
+_SWITCHES = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})
 
 
 @with_run_options
@@ -56,10 +62,54 @@ def ask(
     output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose, stats=stats)
     with reporting(output):
         options.check()
+        video = check_arguments(video, questions, output)
         asked = read_questions(questions, stdin_is_video=video == STDIN)
         source = read_clip() if video == STDIN else video
         name = STDIN_NAME if video == STDIN else video
         Interview(source, asked, options, output, video_name=name, prefill=prefill).run()
+
+
+def check_arguments(video: str, questions: Sequence[str], output: Output) -> str:
+    """The path of VIDEO, and what tells that it or a question was meant to be something else.
+
+    Raises
+    ------
+    UsageError
+        A question is a file, or a word behind a flag.
+    """
+    files = [text for text in questions if _is_file(text)]
+    texts = [text for text in questions if text not in files]
+    path = video if video == STDIN else local_path(video)
+    if files and video != STDIN and not _is_file(video) and not os.path.exists(path):
+        asked = " ".join(map(shlex.quote, [video, *texts]))
+        raise UsageError(
+            f"VIDEO {video!r} is no file, and the question {files[0]!r} is one",
+            f"the video comes first: adatp ask {shlex.quote(files[0])} {asked}",
+        )
+    if files:
+        clips = " ".join(map(shlex.quote, [video, *files]))
+        options = " ".join(f"-q {shlex.quote(text)}" for text in texts) or "-q QUESTION"
+        raise UsageError(
+            f"the question {files[0]!r} is a file",
+            f"several clips are a batch: adatp batch {clips} {options}",
+        )
+    word = next((text for text in texts if text.lower() in _SWITCHES), None)
+    if word is not None and len(texts) > 1:
+        raise UsageError(f"the question {word!r} is none: flags take no value", "leave it out")
+    words = [text for text in texts if re.fullmatch(r"\S*[^\s?.!-]", text)]
+    if len(words) > 1:
+        output.note(
+            f"{len(texts)} questions, {words[0]!r} and {words[1]!r} among them: put quotes around "
+            "a question of several words"
+        )
+    return path
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text names a file, or reads as the name of a clip that is not there."""
+    return text != STDIN and (
+        os.path.isfile(local_path(text)) or (is_video_name(text) and not re.search(r"\s", text))
+    )
 
 
 def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:

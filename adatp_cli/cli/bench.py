@@ -266,10 +266,11 @@ class _Measurement:
     def _clip(self) -> Iterator[Path]:
         """The clip's path; one that was made for the purpose is gone afterwards."""
         if self._wanted.video is not None:
-            from adatp_cli.video.source import check_source
+            from adatp_cli.video.source import check_source, local_path
 
-            check_source(self._wanted.video, self._wanted.video)
-            yield Path(self._wanted.video)
+            clip = local_path(self._wanted.video)
+            check_source(clip, self._wanted.video)
+            yield Path(clip)
             return
         from adatp_cli.bench.clip import HEIGHT, SECONDS, WIDTH, write_clip
 

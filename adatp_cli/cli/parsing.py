@@ -7,6 +7,7 @@ speak of types and inputs; none of them reaches a user.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -29,7 +30,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, [_at_home(arg) for arg in args])
         except typer.TyperException as error:
             if getattr(error, "ctx", None) is None:
                 error.ctx = ctx  # type: ignore[attr-defined]  # so that `refusal` knows the command
@@ -70,6 +71,14 @@ def refusal(error: typer.TyperException) -> UsageError:
     if kind == "BadParameter":
         return _bad_value(error, told)
     return _without_a_class(error, context, told)
+
+
+def _at_home(arg: str) -> str:
+    """`--output=~/rows.jsonl` with the home folder; shells leave the ~ behind a = as it is."""
+    name, equals, value = arg.partition("=")
+    if name.startswith("--") and value.startswith("~"):
+        return name + equals + os.path.expanduser(value)
+    return arg
 
 
 def _flags_without_value(params: Iterable[Any]) -> list[Any]:

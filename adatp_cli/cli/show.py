@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from adatp_cli.cli.ask import STDIN, read_clip, read_questions
+from adatp_cli.cli.ask import STDIN, check_arguments, read_clip, read_questions
 from adatp_cli.cli.contending import Arena, load_arena, load_profiles
 from adatp_cli.cli.costs import statistics
 from adatp_cli.cli.errors import failure_of, reporting
@@ -92,6 +92,7 @@ def show(
     output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose, stats=stats)
     with reporting(output):
         options.check()
+        video = check_arguments(video, [question], output)
         (asked, *more) = read_questions([question], stdin_is_video=video == STDIN)
         if more:
             raise UsageError("a picture is about one question", "draw one for each")

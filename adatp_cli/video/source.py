@@ -1,4 +1,4 @@
-"""Where a clip's bytes are, checked before any decoder sees them.
+"""Where a clip's bytes are: from what a user wrote to a file, checked before a decoder sees it.
 
 Also: why a source that no demuxer could open is no video, in the user's words.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shlex
 import stat
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes
 
 from adatp_cli.errors import VideoError
 from adatp_cli.text import printable as printable
@@ -40,6 +43,8 @@ _CONTAINERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "GIF"),
     (0, b"OggS", "Ogg"),
 )
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_STREAMS = frozenset({"mms", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
 _MP4_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"})
 
 
@@ -130,6 +135,52 @@ class _OpenFile(io.RawIOBase):
         return self._at
 
 
+def local_path(text: str, folder: str = "") -> str:
+    """The path that a text names, whatever way people and programs write paths.
+
+    ``file://`` goes and its percent signs are decoded; ``~`` is the home folder, which no shell
+    expands in quotes, lists and ``--option=~/clip.mp4``. A file that is really called so stays.
+
+    Parameters
+    ----------
+    text
+        A path, or an address, which stays as it is.
+    folder
+        What a relative path is relative to.
+    """
+    path = os.path.join(folder, text)
+    if os.path.lexists(path):
+        return path
+    if text[:7].lower() == "file://":
+        host, slash, rest = text[7:].partition("/")
+        here = slash and host.lower() in ("", "localhost")
+        return os.fsdecode(b"/" + unquote_to_bytes(rest)) if here else text
+    if is_address(text):
+        return text
+    expanded = os.path.expanduser(text)
+    return path if expanded == text else expanded
+
+
+def is_address(text: str) -> bool:
+    """Whether the text names something on another machine, as in ``rtsp://camera/1``."""
+    return _ADDRESS.match(text) is not None and not os.path.lexists(text)
+
+
+def refused_address(text: str) -> VideoError:
+    """Why an address is no clip, and how to get one from it."""
+    scheme = text.partition(":")[0].lower()
+    shown = printable(text)
+    if scheme in ("http", "https"):
+        recipe = f"curl -L {shlex.quote(shown)} | adatp ask - QUESTION"
+    elif scheme not in _STREAMS:
+        recipe = "copy it to this machine first"
+    else:
+        recipe = f"to record a minute: ffmpeg -i {shlex.quote(shown)} -t 60 -c copy clip.mkv"
+    return VideoError(
+        f"{shown}: is an address, and adatp reads files of this machine", recipe, kind="missing"
+    )
+
+
 def check_source(
     source: str | os.PathLike[str] | bytes | Source, name: str | None = None
 ) -> Source:
@@ -155,6 +206,8 @@ def check_source(
             raise VideoError(f"{shown}: no bytes came", "pipe a video file into it", kind="empty")
         return Source(shown, None, bytes(source), len(source))
     path = os.fspath(source)
+    if is_address(path):
+        raise refused_address(path)
     shown = printable(name or path)
     mode, size = _stat(path, shown)
     if stat.S_ISDIR(mode):

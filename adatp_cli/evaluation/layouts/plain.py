@@ -15,6 +15,7 @@ from adatp_cli.evaluation.clips import FileClip
 from adatp_cli.evaluation.items import Dataset, Item, letters
 from adatp_cli.evaluation.layouts import common
 from adatp_cli.evaluation.scoring import Scoring, Verdict, choice, exact
+from adatp_cli.video.source import local_path
 
 EXTENSION = ".jsonl"
 _COLUMNS = ("video", "question", "answer")
@@ -57,7 +58,7 @@ def _item(number: int, row: Row, root: Path) -> Item:
             else row.letter("answer", options)
         )
     # The user's own file may name any path, as a manifest of `adatp batch` may.
-    video = os.path.join(root, row.text("video"))
+    video = local_path(row.text("video"), os.fspath(root))
     return Item(
         id=row.maybe("id") or str(number),
         clip=FileClip(video),
