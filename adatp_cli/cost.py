@@ -3,7 +3,7 @@
 Two conventions, never mixed:
 
 - **paper**: multiply-accumulates (MAC) of the visual tokens in the decoder layers, the count that
-  the FastV/FastVID family of papers reports.
+  the FastVID paper and its like report, for FastV too; FastV's own code counts text as well.
 - **end to end**: floating-point operations (FLOP = 2 x MAC) of every matrix product and convolution
   that answering one question runs, from pixels to the last answer token. Element-wise work (norms,
   softmax, activations, rotary embeddings, pooling) is left out, as `torch.utils.flop_counter`
@@ -152,7 +152,7 @@ class EndToEnd:
 
 
 def paper_cost(visual_per_layer: Sequence[int], shape: LanguageShape) -> int:
-    """Cost of the visual tokens in the decoder, in the convention of the FastV/FastVID papers.
+    """Cost of the visual tokens in the decoder, as the FastVID paper counts it.
 
     Per layer with n visual tokens: ``2 n D (h_kv d) + 2 n D^2 + 2 n^2 D + 3 n D D'``.
 

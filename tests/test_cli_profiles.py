@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,17 @@ from adatp_cli.profiles import builtin_names, load_profile, parse_profile
 from tests.conftest import Run
 
 
-def test_list_names_each_with_its_purpose(adatp: Run) -> None:
+def test_list_names_each_with_its_share_and_its_purpose(adatp: Run) -> None:
     run = adatp("profiles", "list")
     assert run.code == 0
     assert [line.split()[0] for line in run.out.splitlines()] == builtin_names()
+    for line in run.out.splitlines():
+        profile = load_profile(line.split()[0])
+        assert float(line.split()[1]) == pytest.approx(100 * (profile.budget or 1.0))
+        # --budget, model and frames change what a run comes to; what the profile says is kept
+        # in every record all the same.
+        assert line.endswith(f" %  {profile.description}")
+        assert not re.search(r"%|quarter|tenth|half|halving|K ?=", profile.description)
     assert max(map(len, run.out.splitlines())) <= 80
     assert [row["name"] for row in adatp("profiles", "list", "--json").records] == builtin_names()
 

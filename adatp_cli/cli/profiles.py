@@ -34,7 +34,7 @@ app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and check pr
 
 @app.command("list", cls=Command)
 def list_profiles(json: Json = False) -> None:
-    """The profiles that come with adatp."""
+    """The profiles that come with adatp, with their shares of the language model's cost."""
     output = Output(json=json)
     with reporting(output):
         profiles = [load_profile(name) for name in builtin_names()]
@@ -43,7 +43,8 @@ def list_profiles(json: Json = False) -> None:
                 output.data(profile.to_dict())
             return
         for profile in profiles:
-            output.line(f"{profile.name:<18} {profile.description}")
+            share = f"{100 * (profile.budget or 1.0):.4g} %"
+            output.line(f"{profile.name:<17} {share:>7}  {profile.description}")
 
 
 @app.command(cls=Command)
