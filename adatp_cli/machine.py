@@ -195,12 +195,13 @@ def _models(report: Report, wanted: str | None) -> None:
 
 def _model_state(name: str, hub: Any) -> ModelState:
     """Whether a model's files and its encoder's are here, whole, and fit the memory."""
-    from adatp_cli.model.checkpoints import ALIASES, TINY, locate, readable_bytes
+    from adatp_cli.model.checkpoint_size import weight_bytes
+    from adatp_cli.model.checkpoints import ALIASES, TINY, locate
     from adatp_cli.model.device import choose_device, choose_dtype
+    from adatp_cli.model.encoder_files import DEFAULT_ENCODER, locate_relevance
     from adatp_cli.model.layout import read_description
-    from adatp_cli.model.load import weight_bytes
     from adatp_cli.model.memory import available_memory
-    from adatp_cli.model.relevance import DEFAULT_ENCODER, locate_relevance
+    from adatp_cli.model.transfer import readable_bytes
 
     def silent(_text: str) -> None:
         """Looking fetches nothing, so there is no progress to tell."""

@@ -8,8 +8,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from adatp_cli.model.checkpoints import Checkpoint, locate
-from adatp_cli.model.hub import HubNotFoundError, RemoteFile
+from adatp_cli.model.hub import RemoteFile
 from adatp_cli.model.tensors import ByteSource
+from adatp_cli.model.transfer import HubNotFoundError
 from tests.local_hub import COMMIT
 
 
@@ -25,8 +26,9 @@ class FakeHub:
         snapshot = self.cache_folder / repo.replace("/", "--") / COMMIT
         return snapshot if snapshot.is_dir() else None
 
-    def has_file(self, repo: str, path: str) -> bool:
-        return (self.cache_folder / repo.replace("/", "--") / COMMIT / path).is_file()
+    def holds(self, repo: str, file: RemoteFile, *, thorough: bool = False) -> bool:  # noqa: ARG002
+        path = self.cache_folder / repo.replace("/", "--") / COMMIT / file.path
+        return path.is_file() and path.stat().st_size == file.size
 
     def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
         if self.failure:
@@ -41,20 +43,24 @@ class FakeHub:
             if any(fnmatch(name, pattern) for pattern in patterns)
         ]
 
-    def fetch(self, repo: str, patterns: Sequence[str], progress: Callable[[str], None]) -> Path:
+    def fetch(
+        self, repo: str, files: Sequence[RemoteFile], progress: Callable[[str], None]
+    ) -> Path:
+        assert self.remote is not None
         progress(f"fetching {repo}")
         snapshot = self.cache_folder / repo.replace("/", "--") / COMMIT
-        for file in self.files(repo, patterns):
-            self.fetched.append(file.path)
-            (snapshot / file.path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(self.remote / file.path, snapshot / file.path)
+        for file in files:
+            if not self.holds(repo, file):
+                self.fetched.append(file.path)
+                (snapshot / file.path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.remote / file.path, snapshot / file.path)
         return snapshot
 
     def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
         raise NotImplementedError
 
     def derived_folder(self, repo: str, revision: str) -> Path:
-        raise NotImplementedError
+        return self.cache_folder / "derived" / repo / revision
 
 
 def locate_in(name: str, hub: FakeHub, *, offline: bool = False) -> tuple[Checkpoint, list[str]]:

@@ -13,8 +13,9 @@ from test_model_memory import SEVEN, whole_bytes
 
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model import fitting
+from adatp_cli.model.checkpoint_size import weight_bytes
 from adatp_cli.model.fitting import check_run, fitting_quantization, most_frames
-from adatp_cli.model.load import LoadRequest, load_model, weight_bytes
+from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.relevance import expected_bytes
 from adatp_cli.model.weights import count_weights
 

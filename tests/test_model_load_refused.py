@@ -15,7 +15,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model import fitting
-from adatp_cli.model.load import weight_bytes
+from adatp_cli.model.checkpoint_size import weight_bytes
 from tests.loading_case import load_folder
 
 

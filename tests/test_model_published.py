@@ -15,8 +15,8 @@ from published import SHARDS, write_published
 from safetensors import safe_open
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from adatp_cli.model.checkpoint_size import weight_bytes
 from adatp_cli.model.layout import weight_files
-from adatp_cli.model.load import weight_bytes
 from adatp_cli.model.preprocess import Preprocessor
 
 # By `AutoProcessor.from_pretrained` of transformers 5.23 (torchvision 0.28, torch 2.13) on the

@@ -86,7 +86,7 @@ def _package(name: str, version: str | None) -> str:
 
 
 def _model(model: ModelState, report: Report) -> str:
-    from adatp_cli.model.checkpoints import readable_bytes
+    from adatp_cli.model.transfer import readable_bytes
 
     name = f"{model.name} (auto)" if model.name == report.auto_model else model.name
     if model.weight_bytes is None or model.note:

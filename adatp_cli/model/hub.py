@@ -2,41 +2,48 @@
 
 Everything else talks to the `Hub` protocol, so that what happens without a network, with half a
 cache or with a strange repository can be tried on any machine.
+
+Large files are fetched here and then put in place by the library: its own download throws away what
+it had when it is interrupted, and reads in threads that a Ctrl-C waits for.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
-from adatp_cli.errors import ModelError
 from adatp_cli.model.tensors import ByteSource
+from adatp_cli.model.transfer import (
+    NO_HUB,
+    HttpRanges,
+    HubNotFoundError,
+    HubUnreachableError,
+    Report,
+    download,
+    locked,
+    sha256,
+    translated,
+)
 
 Progress = Callable[[str], None]
-_REPORT_EVERY_S = 5.0
-_ATTEMPTS = 5
-
-
-class HubUnreachableError(Exception):
-    """No answer from the hub: no network, a proxy's refusal, a server error."""
-
-
-class HubNotFoundError(Exception):
-    """The hub answers, and has no such repository or file for this user."""
+_FIRST_ANSWER_S = 10.0
+_LARGE = 2**20  # below it a file is fetched again from its beginning
+_OLD_S = 600.0  # an unfinished file to which nothing was added for so long is nobody's
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a repository and its size in bytes."""
+    """A file of a repository, its size in bytes, and the SHA-256 of a large one."""
 
     path: str
     size: int
+    sha256: str | None = None
 
 
 class Hub(Protocol):
@@ -56,19 +63,19 @@ class Hub(Protocol):
         """The cached snapshot's folder, whole or not; its name is the commit. None without one."""
         ...
 
-    def has_file(self, repo: str, path: str) -> bool:
-        """Whether the cache holds this file of the repository."""
+    def holds(self, repo: str, file: RemoteFile, *, thorough: bool = False) -> bool:
+        """Whether the cache holds this file of the repository, whole; `thorough` reads it."""
         ...
 
     def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
         """The repository's files that match one of the patterns.
 
-        Raises `HubNotFoundError` or `HubUnreachableError`, as everything that goes out does.
+        Raises one of this module's errors, as everything that goes out does.
         """
         ...
 
-    def fetch(self, repo: str, patterns: Sequence[str], progress: Progress) -> Path:
-        """Download what matches and return the snapshot's folder."""
+    def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
+        """Download those of `files` that the cache does not hold; return the snapshot's folder."""
         ...
 
     def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
@@ -91,6 +98,7 @@ class HuggingFaceHub:
 
     def __init__(self, endpoint: str | None = None) -> None:
         self._endpoint = endpoint
+        self._listings: dict[str, list[RemoteFile]] = {}
 
     @property
     def offline(self) -> bool:
@@ -120,33 +128,116 @@ class HuggingFaceHub:
         config = try_to_load_from_cache(repo, "config.json")
         return Path(config).parent if isinstance(config, str) else None
 
-    def has_file(self, repo: str, path: str) -> bool:
+    def holds(self, repo: str, file: RemoteFile, *, thorough: bool = False) -> bool:
+        path = self._in_cache(repo, file.path)
+        if path is None or path.stat().st_size != file.size:
+            return False
+        if file.path.endswith(".json"):
+            try:
+                json.loads(path.read_bytes())
+            except (ValueError, RecursionError):
+                return False
+        return not (thorough and file.sha256) or sha256(path) == file.sha256
+
+    def _in_cache(self, repo: str, path: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        return isinstance(try_to_load_from_cache(repo, path), str)
+        found = try_to_load_from_cache(repo, path)
+        return Path(found) if isinstance(found, str) else None
 
     def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
-        from huggingface_hub import HfApi
-
-        with _translated():
-            info = HfApi(endpoint=self._endpoint).model_info(repo, files_metadata=True)
+        if repo not in self._listings:
+            self._listings[repo] = self._list(repo)
         return [
-            RemoteFile(sibling.rfilename, sibling.size or 0)
-            for sibling in info.siblings or []
-            if any(fnmatch(sibling.rfilename, pattern) for pattern in patterns)
+            file
+            for file in self._listings[repo]
+            if any(fnmatch(file.path, pattern) for pattern in patterns)
         ]
 
-    def fetch(self, repo: str, patterns: Sequence[str], progress: Progress) -> Path:
-        from huggingface_hub import snapshot_download
+    def _list(self, repo: str) -> list[RemoteFile]:
+        from huggingface_hub import HfApi
 
-        with _translated():
-            folder = snapshot_download(
-                repo,
-                allow_patterns=list(patterns),
-                endpoint=self._endpoint,
-                tqdm_class=_reporting_bar(progress, repo),
+        with translated():
+            info = HfApi(endpoint=self._endpoint).model_info(
+                repo, files_metadata=True, timeout=_FIRST_ANSWER_S
             )
-        return Path(folder)
+        return [
+            RemoteFile(
+                sibling.rfilename,
+                sibling.size or 0,
+                None if sibling.lfs is None else sibling.lfs.sha256,
+            )
+            for sibling in info.siblings or []
+        ]
+
+    def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.file_download import repo_folder_name
+
+        folder = self.cache_folder / repo_folder_name(repo_id=repo, repo_type="model")
+        missing = [file for file in files if not self.holds(repo, file)]
+        report = Report(repo, sum(file.size for file in missing), progress)
+        snapshot = self.cached(repo)
+        try:
+            for file in missing:
+                with translated():
+                    self._forget(repo, file.path)
+                    if file.size >= _LARGE:
+                        self._fetch_large(repo, file, folder, report)
+                    else:
+                        report.add(file.size)
+                    path = hf_hub_download(
+                        repo,
+                        file.path,
+                        endpoint=self._endpoint,
+                        etag_timeout=_FIRST_ANSWER_S,
+                        tqdm_class=_no_bar(),
+                    )
+                snapshot = Path(path).parents[file.path.count("/")]
+        except KeyboardInterrupt:
+            report.stopped()
+            raise
+        if snapshot is None:
+            raise HubNotFoundError(f"{repo} has none of the files")
+        _drop_old_partials(folder / "blobs")
+        return snapshot
+
+    def _fetch_large(self, repo: str, file: RemoteFile, folder: Path, report: Report) -> None:
+        """Bring a file's bytes to where the library looks for them before it downloads any."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        about = get_hf_file_metadata(
+            hf_hub_url(repo, file.path, endpoint=self._endpoint), timeout=_FIRST_ANSWER_S
+        )
+        if about.etag is None or about.size is None or about.commit_hash is None:
+            raise HubUnreachableError(NO_HUB)
+        blob = folder / "blobs" / about.etag
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        locks = self.cache_folder / ".locks" / folder.name
+        locks.mkdir(parents=True, exist_ok=True)
+        with locked(locks / f"{about.etag}.lock", lambda: report.waiting(file.path)):
+            if blob.is_file() and blob.stat().st_size == about.size:
+                report.add(about.size)
+                return
+            source = self.ranges(repo, file.path, about.commit_hash)
+            partial = blob.with_name(f"{blob.name}.incomplete")
+            for _ in range(2):  # what was here may be of another file
+                download(source, about.size, partial, report)
+                if len(about.etag) != 64 or sha256(partial) == about.etag:
+                    partial.replace(blob)
+                    return
+                partial.unlink()
+                report.add(-about.size)
+            raise HubUnreachableError(f"{file.path} arrives damaged")
+
+    def _forget(self, repo: str, path: str) -> None:
+        """Take a damaged file out of the cache; its blob would be taken for the file."""
+        snapshot = self.cached(repo)
+        pointer = None if snapshot is None else snapshot / path
+        if pointer is not None and (pointer.is_symlink() or pointer.exists()):
+            blob = pointer.resolve()
+            pointer.unlink()
+            blob.unlink(missing_ok=True)
 
     def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
         from huggingface_hub import hf_hub_url
@@ -160,109 +251,20 @@ class HuggingFaceHub:
         return Path(cached_assets_path("adatp", namespace=repo, subfolder=revision))
 
 
-class HttpRanges:
-    """A remote file as a `ByteSource`, by range requests with huggingface_hub's session and token.
-
-    A connection that breaks is taken up again at the byte where it broke.
-
-    Parameters
-    ----------
-    url
-        The file's address; redirects to a store are followed.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def read(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to `end`.
-
-        Raises
-        ------
-        HubNotFoundError, HubUnreachableError
-            As the hub answers, or does not.
-        ModelError
-            The server ignores ranges, so that reading a part would fetch the whole file.
-        """
-        failures = 0
-        while start < end:
-            try:
-                with _translated():
-                    for piece in self._request(start, end):
-                        start += len(piece)
-                        failures = 0
-                        yield piece
-                    if start < end:
-                        raise HubUnreachableError("the connection ended early")
-            except HubUnreachableError:
-                failures += 1
-                if failures >= _ATTEMPTS:
-                    raise
-                time.sleep(min(2.0**failures, 30.0) / 4)
-
-    def _request(self, start: int, end: int) -> Iterator[bytes]:
-        from huggingface_hub import constants, utils
-
-        http: Any = utils  # its names are public, and loaded lazily without annotations
-        headers = http.build_hf_headers() | {
-            "Range": f"bytes={start}-{end - 1}",
-            "Accept-Encoding": "identity",
-        }
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with http.get_session().stream(
-            "GET", self._url, headers=headers, timeout=timeout
-        ) as response:
-            http.hf_raise_for_status(response)
-            if response.status_code != 206:
-                raise ModelError(
-                    f"{self._url} cannot be read in parts: the server ignores byte ranges",
-                    "download the whole repository with `hf download`, then run again",
-                )
-            yield from response.iter_raw()
+def _drop_old_partials(blobs: Path) -> None:
+    """Take away what interrupted downloads of other versions left."""
+    for path in blobs.glob("*.incomplete"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _OLD_S:
+                path.unlink()
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn huggingface_hub's and the network's exceptions into this module's two."""
-    from huggingface_hub import errors
-
-    # The base of the HTTP client's exceptions; which client that is has changed between releases.
-    http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
-    try:
-        yield
-    except (
-        errors.RepositoryNotFoundError,
-        errors.GatedRepoError,
-        errors.RevisionNotFoundError,
-        errors.RemoteEntryNotFoundError,
-        errors.HFValidationError,
-    ) as error:
-        raise HubNotFoundError(_first_line(error)) from error
-    except (OSError, http_error) as error:
-        raise HubUnreachableError(_first_line(error)) from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
-
-
-def _reporting_bar(progress: Progress, repo: str) -> type[Any]:
-    """A tqdm class that reports bytes through `progress` and draws nothing."""
+def _no_bar() -> type[Any]:
+    """A tqdm class that draws nothing."""
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-    last = [time.monotonic()]
+    class NoBar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **(settings | {"disable": True}))
 
-    class ReportingBar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **(kwargs | {"file": io.StringIO(), "disable": False}))
-
-        def display(self, *_: Any, **__: Any) -> bool:
-            now = time.monotonic()
-            if self.unit == "B" and self.total and now - last[0] >= _REPORT_EVERY_S:
-                last[0] = now
-                share = 100 * self.n / self.total
-                progress(f"fetching {repo}: {share:.0f} % of {self.total / 1e9:.1f} GB")
-            return True
-
-    return ReportingBar
+    return NoBar

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adatp_cli.errors import ModelError
-from adatp_cli.model.tensors import Header, check_file
+from adatp_cli.model.tensors import DAMAGED, Header, check_file
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _EXPECTED = "llava_onevision"
 _HINT = "name a LLaVA-OneVision checkpoint in Hugging Face layout, such as 0.5b or 7b"
 DESCRIPTION = "adatp.json"
+PREPROCESSORS = (
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 _LARGEST_JSON = 64 * 2**20  # the longest that is read, the index of a large model, has 10 MB
 # Values of a configuration beyond which no such model is, far from the largest published ones.
 _LARGEST = {
@@ -67,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is nested too deeply", _HINT) from error
     except ValueError as error:
         raise ModelError(
-            f"{path} is not valid JSON: {error}", "download or copy it again"
+            f"{path} is not valid JSON: {error}", "download or copy it again", kind=DAMAGED
         ) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} must hold a JSON object", "download or copy it again")
@@ -78,13 +83,35 @@ def _no_number(name: str) -> float:
     raise ValueError(f"it holds {name}")
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the folder has a configuration, all its weight files and a tokenizer."""
-    try:
-        present = (folder / "config.json").is_file() and _has_tokenizer(folder)
-        return present and all((folder / name).is_file() for name in weight_files(folder))
-    except ModelError:
+def lacking(folder: Path) -> list[str]:
+    """What a checkpoint's folder still needs, in words; empty where it has all.
+
+    Raises
+    ------
+    ModelError
+        One of its files that name others cannot be read.
+    """
+    if not (folder / "config.json").is_file():
+        return ["config.json"]
+    needed = {
+        "weights": _has_weights(folder),
+        "tokenizer": _has_tokenizer(folder),
+        "preprocessor": any((folder / name).is_file() for name in PREPROCESSORS),
+        "chat template": _has_template(folder),
+    }
+    return [what for what, present in needed.items() if not present]
+
+
+def _has_weights(folder: Path) -> bool:
+    if not ((folder / _INDEX).is_file() or (folder / _SINGLE).is_file()):
         return False
+    return all((folder / name).is_file() for name in weight_files(folder))
+
+
+def _has_template(folder: Path) -> bool:
+    tokenizer = folder / "tokenizer_config.json"
+    own = tokenizer.is_file() and "chat_template" in read_json(tokenizer)
+    return own or read_chat_template(folder) is not None
 
 
 def check_layout(folder: Path) -> Path:
@@ -97,8 +124,8 @@ def check_layout(folder: Path) -> Path:
         weights that are missing, cut off or not in safetensors, no tokenizer, no preprocessor.
     """
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is no model: it has no config.json", _HINT)
-    _check_config(folder, read_json(folder / "config.json"))
+        raise no_model(str(folder), [path.name for path in folder.iterdir()])
+    check_config(folder)
     if not _has_tokenizer(folder):
         raise ModelError(
             f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt)",
@@ -218,12 +245,49 @@ def _has_tokenizer(folder: Path) -> bool:
     )
 
 
-def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
+def _converted(called: str) -> str:
+    """The hint at the same weights in the layout that is read, where there are such."""
+    owner, _, name = called.partition("/")
+    if owner == "lmms-lab" and name.startswith("llava-onevision-qwen2-"):
+        return f"the same weights in Hugging Face layout are -m llava-hf/{name}-hf"
+    return _HINT
+
+
+def no_model(called: str, names: Sequence[str]) -> ModelError:
+    """What a folder or repository of these files is, that has no config.json."""
+    if "adapter_config.json" in names:
+        return ModelError(
+            f"{called} is an adapter (LoRA) and no whole model",
+            "merge it into its model (`merge_and_unload` of peft), save that, and name its folder",
+        )
+    if any(name.endswith(".gguf") for name in names):
+        return ModelError(f"{called} has its weights as GGUF, which is not read", _HINT)
+    return ModelError(f"{called} is no model: it has no config.json", _HINT)
+
+
+def check_config(folder: Path, called: str | None = None) -> None:
+    """Check that the folder's config.json is a LLaVA-OneVision checkpoint's.
+
+    Parameters
+    ----------
+    called
+        What errors call it, where that is not the folder's path.
+
+    Raises
+    ------
+    ModelError
+        It is another model's, brings code, or holds values that cannot be.
+    """
+    config: Mapping[str, Any] = read_json(folder / "config.json")
+    _check_config(called or str(folder), config)
+
+
+def _check_config(folder: str, config: Mapping[str, Any]) -> None:
     found = config.get("model_type")
     if "auto_map" in config:
         raise ModelError(f"{folder} brings code of its own (auto_map), which is never run", _HINT)
     if found != _EXPECTED:
-        raise ModelError(f"{folder} is a {found!r} model, not {_EXPECTED!r}", _HINT)
+        raise ModelError(f"{folder} is a {found!r} model, not {_EXPECTED!r}", _converted(folder))
     if "quantization_config" in config:
         raise ModelError(
             f"{folder} is already quantized",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,15 @@ import torch
 from adatp_cli.cost import ModelShape
 from adatp_cli.errors import ModelError
 from adatp_cli.model import checkpoints
-from adatp_cli.model.checkpoints import Checkpoint
+from adatp_cli.model.checkpoint_size import check_count, configured_shape, weight_bytes
+from adatp_cli.model.checkpoints import Checkpoint, Wanted
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.encoder_files import (
+    DEFAULT_ENCODER,
+    RelevanceFiles,
+    find_relevance,
+    relevance_at_hand,
+)
 from adatp_cli.model.fitting import fitting_quantization
 from adatp_cli.model.heap import large_blocks_apart
 from adatp_cli.model.hub import Hub, HuggingFaceHub
@@ -22,8 +28,6 @@ from adatp_cli.model.layout import (
     Description,
     read_chat_template,
     read_description,
-    read_json,
-    weight_headers,
 )
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.quantize import (
@@ -31,15 +35,10 @@ from adatp_cli.model.quantize import (
     verify_quantization,
 )
 from adatp_cli.model.quiet import readable_failures, weights_progress
-from adatp_cli.model.relevance import (
-    DEFAULT_ENCODER,
-    RelevanceEncoder,
-    expected_bytes,
-    load_relevance,
-)
+from adatp_cli.model.relevance import RelevanceEncoder, expected_bytes, load_relevance
 from adatp_cli.model.shapes import model_shape
 from adatp_cli.model.template import try_template
-from adatp_cli.model.weights import WeightCount, count_weights
+from adatp_cli.model.weights import count_weights
 from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
@@ -49,9 +48,6 @@ Progress = Callable[[str], None]
 
 # What LLaVA-OneVision's own evaluations sample, for checkpoints that do not say.
 DEFAULT_FRAMES = 32
-# The decoder's matrices, in the tensor names of both the published files and of the classes.
-_QUANTIZED = re.compile(r"language_model\.(model\.)?layers\.\d+\..*\.weight$")
-_HEAD = re.compile(r"(^|\.)lm_head\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,26 +151,38 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     if name.lower() == checkpoints.AUTO:
         name = checkpoints.choose_auto(cuda=is_cuda(device))
         progress(f"model auto: {name}, as the device is {device}")
-    checkpoint = checkpoints.locate(name, offline=request.offline, progress=progress, hub=hub)
-    description = read_description(checkpoint.folder)
-    wanted = _wanted_encoder(request, checkpoint, description)
-    beside = 0 if wanted[0] in NO_ENCODER else expected_bytes(wanted[0], dtype)
-    weights = weight_bytes(checkpoint.folder, dtype)
-    _check_count(checkpoint, weights["none"], dtype)
-    quantization = fitting_quantization(
-        request.quantization,
-        {kind: count + beside for kind, count in weights.items()},
-        device=device,
-        model=checkpoint.name,
-        progress=progress,
-    )
+    found = checkpoints.find(name, offline=request.offline, hub=hub)
+    called = found.name if isinstance(found, Checkpoint) else found.repo
+    description = read_description(found.folder)
+    place, encoder_name = _wanted_encoder(request, called, found.folder, description)
+    encoder = None
+    if place not in NO_ENCODER:
+        named = place == description.relevance_encoder and place != DEFAULT_ENCODER
+        local = isinstance(found, Checkpoint) and found.revision is None
+        encoder = find_relevance(
+            place,
+            offline=request.offline,
+            hub=hub,
+            named_by=found.folder if named and local and request.relevance == "auto" else None,
+        )
+    quantization = _quantization(request, found, place, dtype, device, progress)
+    # All of it was looked up and judged; now it is announced together, and fetched.
+    missing = [item for item in (found, encoder) if isinstance(item, Wanted)]
+    if missing:
+        checkpoints.fetch(missing, progress, hub)
+    checkpoint = checkpoints.at_hand(found) if isinstance(found, Wanted) else found
+    if isinstance(encoder, Wanted):
+        encoder = relevance_at_hand(encoder, hub)
+    check_count(checkpoint.name, checkpoint.folder, dtype)
     progress(f"loading {checkpoint.name} ({dtype}, {quantization} quantization) on {device}")
     model = _load_weights(checkpoint, quantization, dtype, device, progress)
     config: Any = model.config
     shape = model_shape(config)
     preprocess = _preprocessor(checkpoint.folder, shape)
     tokenizer = _tokenizer(checkpoint.folder, model)
-    relevance = _relevance(wanted, request, device, dtype, shape, progress, hub)
+    relevance = None
+    if encoder is not None:
+        relevance = _relevance(encoder, encoder_name, device, dtype, shape)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -191,56 +199,6 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
         video_token_id=config.video_token_id,
         context_length=config.text_config.max_position_embeddings,
     )
-
-
-def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
-    """Bytes of a checkpoint's weights once loaded, for each kind of quantization.
-
-    Counted in the headers of its files. A head that stands in a file beside the embedding that it
-    is tied to, as in the published 0.5B's, is not loaded a second time.
-    """
-    headers = weight_headers(folder)
-    tied = _is_tied(read_json(folder / "config.json"))
-    decoder = rest = 0
-    for header in headers:
-        for entry in header.tensors.values():
-            if len(entry.shape) == 2 and _QUANTIZED.search(entry.name):
-                decoder += entry.elements
-            elif not (tied and _HEAD.search(entry.name)):
-                rest += entry.elements
-    return WeightCount(decoder, rest).nbytes(dtype)
-
-
-def configured_shape(folder: Path) -> ModelShape:
-    """The dimensions that a folder's config.json gives.
-
-    Raises
-    ------
-    ModelError
-        It gives none, or such as no model has.
-    """
-    from transformers import LlavaOnevisionConfig
-
-    with readable_failures(str(folder)):
-        config: Any = LlavaOnevisionConfig.from_pretrained(folder, local_files_only=True)
-        return model_shape(config)
-
-
-def _check_count(checkpoint: Checkpoint, held: int, dtype: str) -> None:
-    """Refuse weights of another size than config.json tells, which would be made up in memory."""
-    wanted = count_weights(configured_shape(checkpoint.folder)).nbytes(dtype)["none"]
-    if not 0.8 < held / wanted < 1.25:
-        raise ModelError(
-            f"{checkpoint.name}'s config.json describes {checkpoints.readable_bytes(wanted)} of "
-            f"weights, and its files hold {checkpoints.readable_bytes(held)}",
-            "use a LLaVA-OneVision checkpoint whose config.json belongs to its weights",
-        )
-
-
-def _is_tied(config: dict[str, Any]) -> bool:
-    text = config.get("text_config")
-    inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
-    return bool(config.get("tie_word_embeddings") or inner)
 
 
 def _load_weights(
@@ -350,8 +308,31 @@ def _preprocessor(folder: Path, shape: ModelShape) -> Preprocessor:
     return preprocess
 
 
+def _quantization(
+    request: LoadRequest,
+    found: Checkpoint | Wanted,
+    encoder: str,
+    dtype: str,
+    device: str,
+    progress: Progress,
+) -> str:
+    """What the weights will be quantized to; what cannot fit is refused, fetched or not."""
+    if isinstance(found, Checkpoint):
+        called, weights = found.name, weight_bytes(found.folder, dtype)
+    else:
+        called, weights = found.repo, count_weights(configured_shape(found.folder)).nbytes(dtype)
+    beside = 0 if encoder in NO_ENCODER else expected_bytes(encoder, dtype)
+    return fitting_quantization(
+        request.quantization,
+        {kind: count + beside for kind, count in weights.items()},
+        device=device,
+        model=called,
+        progress=progress,
+    )
+
+
 def _wanted_encoder(
-    request: LoadRequest, checkpoint: Checkpoint, description: Description
+    request: LoadRequest, called: str, folder: Path, description: Description
 ) -> tuple[str, str]:
     """Where the relevance encoder is, and what it is called.
 
@@ -363,34 +344,24 @@ def _wanted_encoder(
     if own is None:
         asked = request.relevance
         return (DEFAULT_ENCODER,) * 2 if asked == "auto" else (asked, asked)
-    inside = Path(own).parent == checkpoint.folder
-    called = f"{checkpoint.name}/{Path(own).name}" if inside else own
-    if request.relevance in ("auto", called):
-        return own, called
+    inside = Path(own).parent == folder
+    name = f"{called}/{Path(own).name}" if inside else own
+    if request.relevance in ("auto", name):
+        return own, name
     return request.relevance, request.relevance
 
 
 def _relevance(
-    wanted: tuple[str, str],
-    request: LoadRequest,
-    device: str,
-    dtype: str,
-    shape: ModelShape,
-    progress: Progress,
-    hub: Hub,
-) -> RelevanceEncoder | None:
-    place, name = wanted
-    if place in NO_ENCODER:
-        return None
+    files: RelevanceFiles, name: str, device: str, dtype: str, shape: ModelShape
+) -> RelevanceEncoder:
     with readable_failures(f"the relevance encoder {name}"):
         encoder = load_relevance(
-            place,
-            called=name,
+            name,
             device=device,
             dtype=getattr(torch, dtype),
-            offline=request.offline,
-            progress=progress,
-            hub=hub,
+            offline=True,
+            progress=lambda _text: None,
+            files=files,
         )
     if encoder.shape.head_hidden != shape.vision.hidden:
         raise ModelError(

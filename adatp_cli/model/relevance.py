@@ -10,7 +10,6 @@ SigLIP's 27 layers and were trained further, so their frames reach the head a la
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,39 +19,27 @@ from torch import Tensor, nn
 
 from adatp_cli.cost import SO400M_RELEVANCE, RelevanceShape
 from adatp_cli.errors import ModelError
-from adatp_cli.model.checkpoints import is_hub_id, readable_bytes
-from adatp_cli.model.hub import Hub, HubNotFoundError, HubUnreachableError, HuggingFaceHub
-from adatp_cli.model.layout import read_json, weight_files
+from adatp_cli.model.encoder_files import (
+    HEAD,
+    NORM,
+    TEXT,
+    RelevanceFiles,
+    encoder_config,
+    locate_relevance,
+)
+from adatp_cli.model.hub import Hub, HuggingFaceHub
 from adatp_cli.model.memory import LOOKS_AT_ONCE
 from adatp_cli.model.pooling import Pooling
 from adatp_cli.model.question import QuestionTokenizer
 from adatp_cli.model.quiet import weights_progress
 from adatp_cli.model.shapes import relevance_shape
-from adatp_cli.model.tensors import check_file, copy_tensors, read_header
+from adatp_cli.model.tensors import check_file
 from adatp_cli.model.weights import encoder_bytes
 
 if TYPE_CHECKING:
     from transformers import SiglipConfig, SiglipTextModel
 
 Progress = Callable[[str], None]
-
-DEFAULT_ENCODER = "google/siglip-so400m-patch14-384"
-NO_ENCODER_HINT = (
-    "-p adatp-light needs no encoder (relevance.encoder: none in a profile of your own)"
-)
-
-_TEXT, _HEAD, _NORM = "text_model.", "vision_model.head.", "vision_model.post_layernorm."
-_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-_WEIGHTS = "model.safetensors"
-_PART = "text-tower-and-head.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class RelevanceFiles:
-    """Where an encoder's files are: the folder of configuration and tokenizer, and the weights."""
-
-    folder: Path
-    weights: tuple[Path, ...]
 
 
 class RelevanceEncoder:
@@ -157,6 +144,7 @@ def load_relevance(
     offline: bool,
     progress: Progress,
     hub: Hub | None = None,
+    files: RelevanceFiles | None = None,
 ) -> RelevanceEncoder:
     """Load text tower, pooling head and post-layernorm of a SigLIP model, and nothing else of it.
 
@@ -174,17 +162,19 @@ def load_relevance(
         Gets what is fetched and how large it is.
     hub
         The way to cache and hub; huggingface_hub's when omitted.
+    files
+        Its files, where they are at hand already.
 
     Raises
     ------
     ModelError
         It is neither cached nor reachable, or is no such model.
     """
-    files = locate_relevance(
+    files = files or locate_relevance(
         name_or_folder, offline=offline, progress=progress, hub=hub or HuggingFaceHub()
     )
-    config = _config(files.folder)
-    state = _read_state(files.weights, (_TEXT, _HEAD, _NORM))
+    config = encoder_config(files.folder)
+    state = _read_state(files.weights, (TEXT, HEAD, NORM))
     tower: Any = _text_tower(config, state, dtype, files.folder)
     norm, head = _vision_head(config, state, files.folder)
     shape = relevance_shape(config)
@@ -208,95 +198,8 @@ def expected_bytes(name_or_folder: str, dtype: str) -> int:
         The folder holds no such model.
     """
     folder = Path(name_or_folder).expanduser()
-    shape = relevance_shape(_config(folder)) if folder.is_dir() else SO400M_RELEVANCE
+    shape = relevance_shape(encoder_config(folder)) if folder.is_dir() else SO400M_RELEVANCE
     return encoder_bytes(shape, dtype)
-
-
-def locate_relevance(name: str, *, offline: bool, progress: Progress, hub: Hub) -> RelevanceFiles:
-    """Find an encoder's files; of a hub repository only the tensors that are needed are fetched.
-
-    Raises
-    ------
-    ModelError
-        As `load_relevance`.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return RelevanceFiles(folder, tuple(folder / file for file in weight_files(folder)))
-    if not is_hub_id(name):
-        raise ModelError(
-            f"the relevance encoder {name!r} is neither a folder nor a hub id", NO_ENCODER_HINT
-        )
-    cached = hub.cached(name)
-    if cached is not None and (cached / _WEIGHTS).is_file():
-        return RelevanceFiles(cached, (cached / _WEIGHTS,))
-    if cached is not None and all((cached / file).is_file() for file in _SMALL_FILES):
-        part = hub.derived_folder(name, cached.name) / _PART
-        if part.is_file():
-            return RelevanceFiles(cached, (part,))
-    if offline or hub.offline:
-        raise _unreachable(name, "is not in the cache, and fetching is off (offline)")
-    try:
-        return _fetch_part(name, progress, hub)
-    except HubNotFoundError as error:
-        raise ModelError(
-            f"the hub has no relevance encoder {name} that you may read ({error})", NO_ENCODER_HINT
-        ) from error
-    except HubUnreachableError as error:
-        raise _unreachable(
-            name, f"is not in the cache, and the hub cannot be reached ({error})"
-        ) from error
-    except OSError as error:
-        raise ModelError(
-            f"the relevance encoder {name} cannot be stored: {error.strerror or error}",
-            "make room, or point HF_HOME at another disk",
-        ) from error
-
-
-def _fetch_part(name: str, progress: Progress, hub: Hub) -> RelevanceFiles:
-    folder = hub.fetch(name, _SMALL_FILES, progress)
-    source = hub.ranges(name, _WEIGHTS, folder.name)
-    header = read_header(source, f"{name}/{_WEIGHTS}")
-    size = sum(entry.nbytes for entry in header.tensors.values() if _is_wanted(entry.name))
-    progress(
-        f"{name} is not in the cache: fetching its text tower and pooling head, "
-        f"{readable_bytes(size)} of its {readable_bytes(header.file_size)}; {NO_ENCODER_HINT}"
-    )
-    told = [0]
-
-    def report(done: int, total: int) -> None:
-        tenths = 10 * done // total
-        if tenths > told[0]:
-            told[0] = tenths
-            progress(f"fetching {name}: {10 * tenths} %")
-
-    part = hub.derived_folder(name, folder.name) / _PART
-    copy_tensors(source, f"{name}/{_WEIGHTS}", _is_wanted, part, report)
-    return RelevanceFiles(folder, (part,))
-
-
-def _is_wanted(name: str) -> bool:
-    return name.startswith((_TEXT, _HEAD, _NORM))
-
-
-def _config(folder: Path) -> SiglipConfig:
-    from transformers import SiglipConfig
-
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"the relevance encoder {folder} has no config.json", NO_ENCODER_HINT)
-    content = read_json(folder / "config.json")
-    if content.get("model_type") != "siglip" or "auto_map" in content:
-        raise ModelError(
-            f"the relevance encoder {folder} is a {content.get('model_type')!r} model, "
-            "not 'siglip'",
-            NO_ENCODER_HINT,
-        )
-    try:
-        return SiglipConfig(**{key: content[key] for key in ("text_config", "vision_config")})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} cannot be used: {error}", "copy it again"
-        ) from error
 
 
 def _read_state(paths: tuple[Path, ...], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
@@ -320,7 +223,7 @@ def _text_tower(
         tower, info = loader.from_pretrained(
             None,
             config=config.text_config,
-            state_dict={key: value for key, value in state.items() if key.startswith(_TEXT)},
+            state_dict={key: value for key, value in state.items() if key.startswith(TEXT)},
             dtype=dtype,
             attn_implementation="sdpa",
             output_loading_info=True,
@@ -347,7 +250,7 @@ def _vision_head(
     with torch.device("meta"):
         norm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
         head: nn.Module = SiglipMultiheadAttentionPoolingHead(vision)
-    for module, prefix in ((norm, _NORM), (head, _HEAD)):
+    for module, prefix in ((norm, NORM), (head, HEAD)):
         values = {
             key.removeprefix(prefix): value.float()
             for key, value in state.items()
@@ -362,11 +265,3 @@ def _vision_head(
             ) from error
         module.eval().requires_grad_(False)
     return norm, head
-
-
-def _unreachable(name: str, why: str) -> ModelError:
-    return ModelError(
-        f"the relevance encoder {name} {why}",
-        f"where there is a network: `hf download {name}`; {NO_ENCODER_HINT}",
-        kind="model_unreachable",
-    )

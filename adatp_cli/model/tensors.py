@@ -7,6 +7,7 @@ much memory it takes and whether the file was cut off, before anything is loaded
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from adatp_cli.errors import ModelError
 
+DAMAGED = "model_damaged"  # the kind of the errors that a new copy of the file would cure
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 100 * 2**20  # the format's own limit
 _GAP_WORTH_READING = 2**20  # a hole smaller than this costs less than a second request
@@ -151,7 +153,8 @@ def copy_tensors(
     """Write a smaller safetensors file with only the tensors that are wanted.
 
     Neighbouring tensors are read as one span, so a file whose wanted tensors lie together costs a
-    request or two; the bytes between spans are never read. `target` appears only when complete.
+    request or two; the bytes between spans are never read. `target` appears only when complete;
+    an interrupted copy is gone on with where it was.
 
     Parameters
     ----------
@@ -173,26 +176,52 @@ def copy_tensors(
     entries = [entry for entry in header.tensors.values() if wanted(entry.name)]
     if not entries:
         raise ModelError(f"{name} holds none of the tensors that are needed")
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    total, done = sum(entry.nbytes for entry in entries), 0
+    partial = target.with_name(f"{target.name}.partial")
+    head, total = _new_header(entries), sum(entry.nbytes for entry in entries)
+    done = _already_copied(partial, head, total)
     try:
-        with partial.open("wb") as file:
-            file.write(_new_header(entries))
-            for span in _spans(entries):
+        with partial.open("ab") as file:
+            progress(done, total)
+            for span in _spans(_rest(entries, done)):
                 for piece in _span_data(source, header.data_start, span, name):
                     file.write(piece)
                     done += len(piece)
                     progress(done, total)
         os.replace(partial, target)
-    finally:
+    except ModelError:  # what is damaged is not gone on with
         partial.unlink(missing_ok=True)
+        raise
+
+
+def _already_copied(partial: Path, head: bytes, total: int) -> int:
+    """Bytes of data that an interrupted copy of the same tensors left; 0, and a new file."""
+    try:
+        with partial.open("rb") as file:
+            same = file.read(len(head)) == head
+        have = partial.stat().st_size - len(head)
+    except FileNotFoundError:
+        same, have = False, 0
+    if not same or have > total:
+        partial.write_bytes(head)
+        return 0
+    return have
+
+
+def _rest(entries: list[TensorEntry], done: int) -> list[TensorEntry]:
+    """What is left of the tensors after their first `done` bytes."""
+    left = []
+    for entry in entries:
+        if done < entry.nbytes:
+            left.append(dataclasses.replace(entry, start=entry.start + done))
+        done = max(0, done - entry.nbytes)
+    return left
 
 
 def _spans(entries: list[TensorEntry]) -> list[list[TensorEntry]]:
     """Group entries, in the order of their data, that lie close enough to be read at once."""
-    spans = [[entries[0]]]
-    for entry in entries[1:]:
-        if entry.start - spans[-1][-1].end <= _GAP_WORTH_READING:
+    spans: list[list[TensorEntry]] = []
+    for entry in entries:
+        if spans and entry.start - spans[-1][-1].end <= _GAP_WORTH_READING:
             spans[-1].append(entry)
         else:
             spans.append([entry])
@@ -245,4 +274,5 @@ def _entry(name: str, value: Mapping[str, object]) -> TensorEntry:
 
 
 def _damaged(name: str, what: str) -> ModelError:
-    return ModelError(f"{name} is damaged: {what}", "delete the file and download or copy it again")
+    hint = "delete the file and download or copy it again"
+    return ModelError(f"{name} is damaged: {what}", hint, kind=DAMAGED)
