@@ -79,6 +79,8 @@ def main(fault: str, when: str, end: str) -> None:
             or (when == "auto" and more["decoder"] != "pyav")
             or when in more["name"]
         ):
+            if when == "auto":
+                more["canvas"].at("decord")
             globals()[fault](more["canvas"])
         return read_frames(source, sampling, **more)
 

@@ -19,6 +19,7 @@ import jsonschema
 import pytest
 
 from adatp_cli.record import schema_text
+from adatp_cli.video.isolated import IsolatedReader
 from tests.conftest import Run
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
@@ -323,3 +324,27 @@ def test_a_reader_that_leaves_ends_it_quietly(checkpoint: Path, folder: Path) ->
     assert child.returncode == 0, err
     assert "Traceback" not in err
     assert "Broken pipe" not in err
+
+
+def test_where_nothing_decodes_the_batch_ends_at_once(
+    adatp: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = (None, (sys.executable, "-c", "raise SystemExit(3)"))
+    monkeypatch.setattr(IsolatedReader.__init__, "__defaults__", dead)
+    run = adatp("batch", folder, "-q", "what?", "-m", checkpoint)
+    assert (run.code, run.out) == (4, "")
+    assert "the process that decodes does not start (exit code 3)" in run.error
+
+
+def test_a_clip_that_takes_too_long_is_a_row(
+    adatp: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Path(__file__).parent / "decoding_workers.py"
+    slow = (None, (sys.executable, "-P", str(worker), "crawl", "always"))
+    monkeypatch.setattr(IsolatedReader.__init__, "__defaults__", slow)
+    run = adatp("batch", folder, "-q", "what?", "-m", checkpoint, "--clip-timeout", "0.5")
+    assert run.code == 6
+    assert {row["error"]["kind"] for row in run.records} == {"timeout", "empty"}
+    assert "took longer than 0.5 s" in run.records[0]["error"]["message"]
+    assert "--clip-timeout" in run.records[0]["error"]["hint"]
+    assert adatp("batch", folder, "-q", "?", "--clip-timeout", "-1").code == 2

@@ -8,7 +8,9 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.pyav_decoder import probe
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source
-from tests.decode_case import numbers, write_clip
+from tests.decode_case import DATA, numbers, write_clip
 
 FOUR = Sampling(frames=4)
 
@@ -129,3 +131,19 @@ def test_reading_an_open_file_moves_nothing_for_others(clips: Path) -> None:
         assert file.tell() == 0
         frames = read_frames(source, FOUR)
     assert np.array_equal(frames.pixels, read_frames(clips / "plain.mp4", FOUR).pixels)
+
+
+def test_a_clip_is_opened_once(monkeypatch: pytest.MonkeyPatch, clips: Path) -> None:
+    """A header of 10,000 tags takes minutes each time."""
+    opened: list[object] = []
+    real = av.open
+
+    def counted(*args: Any, **options: Any) -> Any:
+        opened.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(av, "open", counted)
+    for path in (clips / "plain.mp4", DATA / "flipping_a_pancake.mkv"):
+        opened.clear()
+        read_frames(path, FOUR, decoder="pyav")
+        assert len(opened) == 1

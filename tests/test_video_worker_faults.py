@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, VideoError
-from adatp_cli.video.child import Limits
+from adatp_cli.video.channel import Message
+from adatp_cli.video.child import Child, Limits
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.isolated import IsolatedReader
@@ -120,7 +121,8 @@ def test_the_child_knows_no_model_and_no_screen() -> None:
     loaded = run.stdout.split()
     ours = {name for name in loaded if name.startswith("adatp_cli")}
     assert not {"torch", "transformers", "typer", "rich", "yaml"} & set(loaded)
-    assert {name for name in ours if "video" not in name} == {"adatp_cli", "adatp_cli.errors"}
+    beside = {name for name in ours if "video" not in name}
+    assert beside == {"adatp_cli", "adatp_cli.errors", "adatp_cli.text"}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,7 @@ def test_a_fault_is_an_error_of_the_clip(
         ("crash", {}),
         ("stumble", {}),
         ("hang", {"stall_s": 8.0}),
+        ("crawl", {"clip_s": 16.0}),
         ("allocate", {"memory_bytes": 900 << 20}),
         ("run_out_of_memory", {}),
     ],
@@ -172,6 +175,56 @@ def test_pyav_gets_its_turn(faulty: Faulty, fault: str, limits: dict[str, Any]) 
     assert (frames.info, tuple(rest)) == (expected.info, expected.notes)
     assert np.array_equal(frames.pixels, expected.pixels)
     assert len(children()) == 1
+
+
+def test_pyav_that_failed_is_not_asked_again(
+    faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    ask = Child.ask
+
+    def counted(child: Child, request: Message, *rest: Any) -> Message:
+        asked.append(request["decoder"])
+        return ask(child, request, *rest)
+
+    monkeypatch.setattr(Child, "ask", counted)
+    for fault in ("crash", "stumble", "run_out_of_memory"):
+        failed(faulty(fault, CLIP.name))
+    assert asked == ["auto"] * 3
+
+
+def test_all_attempts_share_one_budget(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[float] = []
+    ask = Child.ask
+
+    def timed(
+        child: Child, request: Message, files: Any, limits: Any, deadline: Any, heard: Any
+    ) -> Message:
+        ends.append(deadline.at)
+        return ask(child, request, files, limits, deadline, heard)
+
+    monkeypatch.setattr(Child, "ask", timed)
+    reader = faulty("crash", "auto", clip_s=1000.0)
+    began = time.monotonic()
+    reader.read(CLIP, TWO)
+    # What is put off is the time in which the children started.
+    assert len(ends) == 2
+    assert all(0 <= end - began - 1000.0 <= time.monotonic() - began for end in ends)
+
+
+def test_a_child_that_does_not_start_is_tried_once_more(tmp_path: Path) -> None:
+    mark = tmp_path / "once"
+    code = f"""
+        import os, runpy, sys
+        if not os.path.exists({str(mark)!r}):
+            open({str(mark)!r}, "w").close()
+            raise SystemExit(3)
+        sys.argv[0] = "worker"
+        runpy.run_module("adatp_cli.video.worker", run_name="__main__")
+    """
+    with IsolatedReader(command=(sys.executable, "-c", textwrap.dedent(code))) as reader:
+        assert same(reader.read(CLIP, TWO), read_frames(CLIP, TWO))
+    assert mark.exists()
 
 
 def test_a_decoder_that_is_demanded_gets_no_stand_in(faulty: Faulty) -> None:

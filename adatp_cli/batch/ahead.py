@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from adatp_cli.batch.pace import Pace
+from adatp_cli.video.child import NotStartedError
 from adatp_cli.video.frames import Frames
 
 Item = TypeVar("Item")
@@ -88,7 +89,13 @@ class DecodeAhead(Generic[Item]):
             self._changed.notify_all()
 
     def results(self, stop: Callable[[], bool]) -> Iterator[Decoded[Item]]:
-        """The clips in order, each as soon as it is there; ends early once `stop` says so."""
+        """The clips in order, each as soon as it is there; ends early once `stop` says so.
+
+        Raises
+        ------
+        NotStartedError
+            Nothing decodes here: no fault of a clip, and the next ones would fare no better.
+        """
         pace = self.pace
         for number in range(len(self._items)):
             asked = self._clock()
@@ -100,6 +107,8 @@ class DecodeAhead(Generic[Item]):
                 pace.waited_s += taken - asked
             if decoded is None:
                 return
+            if isinstance(decoded.frames, NotStartedError):
+                raise decoded.frames
             pace.clips += 1
             pace.decoding_s += decoded.seconds
             try:

@@ -298,7 +298,10 @@ class Batch:
         total = len(keys) - len(before)
         decoders = self._decoders()
         with contextlib.ExitStack() as stack:
-            readers = [stack.enter_context(IsolatedReader()) for _ in range(max(1, decoders))]
+            readers = [
+                stack.enter_context(IsolatedReader(self._options.limits()))
+                for _ in range(max(1, decoders))
+            ]
             interrupts = stack.enter_context(Interrupts(self._output.note))
             runner = BatchRunner(
                 engine,

@@ -303,7 +303,7 @@ class _Measurement:
         plan = dataclasses.replace(plan, frames=readable)
         for one in missing:
             self._missing(one)
-        with IsolatedReader() as reader:
+        with IsolatedReader(self._options.limits()) as reader:
             name = self._wanted.video or "the generated clip"
             bench = Bench(arena.loaded, entrants, plan, reader, source, name)
             for event in bench.run():

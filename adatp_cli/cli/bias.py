@@ -162,7 +162,8 @@ class Measurement:
         failed: Counter[str] = Counter()
         last: Exception | None = None
         sampling, resize = arena.sampling, arena.contenders[0].engine.resize
-        with IsolatedReader() as reader, Interrupts(output.note) as interrupts:
+        limits = self._options.limits()
+        with IsolatedReader(limits) as reader, Interrupts(output.note) as interrupts:
             runner = BiasRunner(
                 arena.loaded.model.model.language_model,
                 lambda clip: clip.read(reader, sampling, resize),

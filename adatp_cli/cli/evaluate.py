@@ -278,7 +278,8 @@ class Evaluation:
         outcomes = self._outcomes_before(dataset, asks, before)
         total = len(asks) - len(before)
         sampling, resize = arena.sampling, arena.contenders[0].engine.resize
-        with IsolatedReader() as reader, Interrupts(output.note) as interrupts:
+        limits = self._options.limits()
+        with IsolatedReader(limits) as reader, Interrupts(output.note) as interrupts:
             runner = EvalRunner(
                 dataset,
                 lambda clip: clip.read(reader, sampling, resize),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import os
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile, read_shar
 from adatp_cli.settings import GenerationSettings
 
 if TYPE_CHECKING:
+    from adatp_cli.video.child import Limits
     from adatp_cli.video.sampling import Sampling
 
 AUTO_FRAMES = "auto"
@@ -174,6 +176,16 @@ End = Annotated[
         "--end", metavar="TIME", rich_help_panel=_CLIP, help="Look up to here, as for --start."
     ),
 ]
+ClipTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--clip-timeout",
+        metavar="SECONDS",
+        show_default=False,
+        rich_help_panel=_CLIP,
+        help="Most time that decoding one clip may take, over all attempts. Default: 300.",
+    ),
+]
 MaxNewTokens = Annotated[
     int,
     typer.Option(
@@ -269,6 +281,7 @@ class RunOptions:
     fps: Fps = None
     start: Start = None
     end: End = None
+    clip_timeout: ClipTimeout = None
     max_new_tokens: MaxNewTokens = DEFAULT_NEW_TOKENS
     temperature: Temperature = None
     top_p: TopP = None
@@ -295,6 +308,8 @@ class RunOptions:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed {self.seed} is not a number from 0 to 2^63", "give another")
+        if self.clip_timeout is not None and not 0 < self.clip_timeout < math.inf:
+            raise UsageError(f"--clip-timeout {self.clip_timeout:g} is no time", "give seconds")
         frame_number(self.frames)
         check_name(self.model, tuple(models))
         check_device(self.device)
@@ -321,6 +336,12 @@ class RunOptions:
             top_p=self.top_p,
             seed=self.seed or 0,
         )
+
+    def limits(self) -> Limits:
+        """What decoding a clip may take."""
+        from adatp_cli.video.child import Limits
+
+        return Limits() if self.clip_timeout is None else Limits(clip_s=self.clip_timeout)
 
     @property
     def frames_auto(self) -> bool:

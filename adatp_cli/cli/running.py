@@ -79,7 +79,7 @@ class Interview:
             with (
                 self._output.running(),
                 quiet_libraries(verbose=self._options.verbose),
-                IsolatedReader() as reader,
+                IsolatedReader(self._options.limits()) as reader,
             ):
                 self._ask(reader)
         except (OutputClosedError, KeyboardInterrupt):

@@ -168,7 +168,7 @@ class Show:
         profiles = load_profiles(self._profiles, self._options.budget)
         self._options.sampling()  # a wrong one is told before anything is read
         check_source(self._about.source, self._about.name)
-        with IsolatedReader() as reader:
+        with IsolatedReader(self._options.limits()) as reader:
             reader.start()  # it is ready by the time that the model is
             arena = load_arena(profiles, self._options, self._output, keep_trace=True)
             self._known = [

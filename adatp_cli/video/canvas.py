@@ -23,6 +23,10 @@ def not_watched(_room: Pixels, _done: int) -> None:
     """For those who wait for all frames."""
 
 
+def not_asked(_decoder: str) -> None:
+    """For those to whom all decoders are the same."""
+
+
 def private_memory(shape: tuple[int, int, int, int]) -> Pixels:
     """Memory of this process alone."""
     return np.empty(shape, dtype=np.uint8)
@@ -43,6 +47,8 @@ class Canvas:
     filled
         Called after each frame with the room and how many frames at its front are there. What was
         told of one room is void once another one is filled.
+    at
+        Called with the name of each decoder that begins.
     """
 
     def __init__(
@@ -51,10 +57,12 @@ class Canvas:
         allocate: Allocate = private_memory,
         progress: Progress = no_progress,
         filled: Filled = not_watched,
+        at: Callable[[str], None] = not_asked,
     ) -> None:
         self.resize = resize
         self.progress = progress
         self.filled = filled
+        self.at = at
         self._allocate = allocate
 
     def kept(self, height: int, width: int) -> tuple[int, int]:
@@ -71,4 +79,4 @@ class Canvas:
 
     def private(self) -> Canvas:
         """The same in memory of this process, for frames that are only looked at here."""
-        return Canvas(self.resize, progress=self.progress)
+        return Canvas(self.resize, progress=self.progress, at=self.at)

@@ -16,6 +16,10 @@ from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, VideoErro
 from adatp_cli.video.channel import Channel, ChannelClosedError, Message
 
 WORKER = (sys.executable, "-P", "-m", "adatp_cli.video.worker")
+# Named by `--clip-timeout`: what a long recording on a busy machine needs, and a batch can wait.
+CLIP_S = 300.0
+# decord leaves the other half of a clip's time to PyAV.
+_DECORD_SHARE = 0.5
 # Imports from a cold disk, on a machine that has other things to do.
 _STARTING_S = 120.0
 _DYING_S = 5.0
@@ -30,7 +34,7 @@ class Limits:
     stall_s
         Seconds between two signs of life: the longest that decoding one frame may take.
     clip_s
-        Seconds for one clip with one decoder.
+        Seconds for one clip, over all attempts.
     memory_bytes
         Of the child alone; the pixels that it hands over have a limit of their own. Held to on
         Linux.
@@ -40,10 +44,17 @@ class Limits:
     """
 
     stall_s: float = 120.0
-    clip_s: float = 3600.0
+    clip_s: float = CLIP_S
     memory_bytes: int = 4 << 30
     clips: int = 100
     growth_bytes: int = 512 << 20
+
+
+@dataclass(slots=True)
+class Deadline:
+    """Until when a clip must be decoded, by `time.monotonic`; what the parent takes puts it off."""
+
+    at: float
 
 
 class ChildFailedError(Exception):
@@ -60,11 +71,20 @@ class ChildFailedError(Exception):
             hint = "use fewer --frames, or scale the clip down first"
             return MemoryLimitError(f"{name}: {self.what}", hint)
         hint = "the file may be damaged: convert it first, to H.264 for one"
+        if self.kind == "timeout":
+            hint = "give it longer with --clip-timeout SECONDS, or convert it first"
         return VideoError(f"{name}: {self.what}", hint, kind=self.kind)
 
 
+class NotStartedError(ModelError):
+    """The process that decodes does not start, whatever the clip is."""
+
+
 class Child:
-    """A running worker, and everything that has to be closed with it."""
+    """A running worker, and everything that has to be closed with it.
+
+    `decord` says whether it may use that, `decoder` which one it was last heard to be at.
+    """
 
     def __init__(self, command: Sequence[str], memory_bytes: int, *, decord: bool) -> None:
         ours, theirs = socket.socketpair()
@@ -84,12 +104,14 @@ class Child:
                 )
         except OSError as error:
             self._channel.close()
-            raise _not_startable(error.strerror or str(error)) from None
+            raise _not_started(error.strerror or str(error)) from None
+        self.decord = decord
+        self.decoder = ""
         self._ready = False
         self._clips = 0
         self._first_bytes = 0
         self._left_bytes = 0
-        with contextlib.suppress(ChannelClosedError):  # `_await_ready` finds out
+        with contextlib.suppress(ChannelClosedError):  # `await_ready` finds out
             self._channel.send({"memory_bytes": memory_bytes, "decord": decord})
 
     def alive(self) -> bool:
@@ -106,6 +128,7 @@ class Child:
         request: Message,
         files: Sequence[int],
         limits: Limits,
+        deadline: Deadline,
         heard: Callable[[Message], None],
     ) -> Message:
         """The child's reply to a request; `heard` gets the signs of life that come before it.
@@ -117,24 +140,31 @@ class Child:
         ChildFailedError
             It died over it, or it was not heard of for too long.
         """
-        self._await_ready()
         self._clips += 1
-        end = time.monotonic() + limits.clip_s
+        # Until it is heard of, the first clip waits for decord to load, which may be fatal.
+        self.decoder = "decord" if self.decord and self._clips == 1 else ""
+        kept = 0.0  # for PyAV, of the time that is left
         try:
             self._channel.send(request, files)
             while True:
-                stall = time.monotonic() + limits.stall_s
-                reply, _ = self._channel.receive(min(stall, end))
+                now = time.monotonic()
+                reply, _ = self._channel.receive(min(now + limits.stall_s, deadline.at - kept))
                 if "progress" not in reply:
                     self._left_bytes = int(reply.get("memory_bytes", 0))
                     return reply
                 began = time.monotonic()
+                if "decoder" in reply:
+                    self.decoder = str(reply["decoder"])
+                    share = _DECORD_SHARE if self.decoder == "decord" else 0.0
+                    kept = share * max(0.0, deadline.at - began)
                 heard(reply)
-                end += time.monotonic() - began
+                deadline.at += time.monotonic() - began
         except TimeoutError:
             what = f"the decoder hung (no progress in {limits.stall_s:g} s)"
-            if time.monotonic() >= end:
+            if time.monotonic() >= deadline.at - kept:
                 what = f"decoding took longer than {limits.clip_s:g} s"
+                if kept:
+                    what = "decord took half of the clip's time"
             raise ChildFailedError("timeout", what) from None
         except ChannelClosedError:
             raise self._death(limits) from None
@@ -157,15 +187,16 @@ class Child:
         if self._process.stdin is not None:
             self._process.stdin.close()
 
-    def _await_ready(self) -> None:
+    def await_ready(self) -> None:
+        """Wait until it takes requests; NotStartedError where it will not."""
         if self._ready:
             return
         try:
             hello, _ = self._channel.receive(time.monotonic() + _STARTING_S)
         except TimeoutError:
-            raise _not_startable("it does not answer") from None
+            raise _not_started("it does not answer") from None
         except ChannelClosedError:
-            raise _not_startable(self._ending()) from None
+            raise _not_started(self._ending()) from None
         self._first_bytes = int(hello.get("memory_bytes", 0))
         self._ready = True
 
@@ -193,8 +224,8 @@ def overrun(limits: Limits) -> ChildFailedError:
     return ChildFailedError(MemoryLimitError.default_kind, what)
 
 
-def _not_startable(reason: str) -> ModelError:
-    return ModelError(
+def _not_started(reason: str) -> NotStartedError:
+    return NotStartedError(
         f"the process that decodes does not start ({reason})",
         "`adatp doctor` tells what does not work",
     )

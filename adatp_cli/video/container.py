@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,43 @@ _SHUT = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 # Below: pixels of one frame that are still decoded (16384 x 8192).
 MAX_FRAME_PIXELS = 1 << 27
 MAX_THREADS = 8
+# Containers whose demuxers find their way back to the first packet by an index of them all.
+_REWIND = ("mov", "matroska")
+_BEFORE_ALL = -(1 << 62)
+
+
+class Kept:
+    """A container that stays open from one use to the next: reading its header may take minutes."""
+
+    def __init__(self) -> None:
+        self._container: InputContainer | None = None
+        self._closing = contextlib.ExitStack()
+
+    @property
+    def container(self) -> InputContainer:
+        if self._container is None:
+            raise ValueError("none is kept")
+        return self._container
+
+    def keep(self, container: InputContainer, closing: contextlib.ExitStack) -> None:
+        """Hold `container`, which `closing` closes."""
+        self._container, self._closing = container, closing
+
+    def rewind(self) -> bool:
+        """Whether there is a container, which stands at its first packet then."""
+        if self._container is None:
+            return False
+        try:
+            self._container.seek(_BEFORE_ALL)
+        except decoding_errors():
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the container."""
+        self._container = None
+        self._closing.close()
 
 
 def quiet_libav() -> None:
@@ -58,8 +97,13 @@ def open_container(source: Source) -> Iterator[tuple[InputContainer, list[VideoS
     """
     import av
 
+    kept = source.kept
+    if kept is not None and kept.rewind():
+        yield kept.container, _video_streams(kept.container, source)
+        return
     quiet_libav()
-    with source.open() as content:
+    with contextlib.ExitStack() as stack:
+        content = stack.enter_context(source.open())
         try:
             container = av.open(content, "r", container_options=_SHUT)
         except av.error.EOFError:
@@ -70,8 +114,10 @@ def open_container(source: Source) -> Iterator[tuple[InputContainer, list[VideoS
             ) from None
         except decoding_errors():
             raise explain_unopened(source) from None
-        with container:
-            yield container, _video_streams(container, source)
+        stack.enter_context(container)
+        yield container, _video_streams(container, source)
+        if kept is not None and container.format.name.startswith(_REWIND):
+            kept.keep(container, stack.pop_all())
 
 
 @contextmanager
@@ -87,6 +133,8 @@ def open_clip(
     VideoError
         As `open_container`, or for frames that are too large.
     """
+    if share_frames:
+        source = dataclasses.replace(source, kept=None)  # an open decoder keeps its threads
     with open_container(source) as (container, streams):
         chosen = next((one for one in streams if one.index == stream), streams[0])
         if _pixels(chosen) > MAX_FRAME_PIXELS:
@@ -94,9 +142,10 @@ def open_clip(
                 f"{source.name}: frames of {chosen.width}x{chosen.height} pixels are not decoded",
                 "the file is damaged, or must be scaled down first",
             )
-        chosen.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
-        chosen.codec_context.thread_count = max(1, min(MAX_THREADS, os.cpu_count() or 1))
-        chosen.codec_context.thread_type = "SLICE" if share_frames else "AUTO"
+        if not chosen.codec_context.is_open:
+            chosen.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+            chosen.codec_context.thread_count = max(1, min(MAX_THREADS, os.cpu_count() or 1))
+            chosen.codec_context.thread_type = "SLICE" if share_frames else "AUTO"
         yield container, chosen
 
 

@@ -8,6 +8,7 @@ sampling is repeated over the frames that really came out.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.video import decord_decoder, pyav_decoder
 from adatp_cli.video.canvas import Canvas, Pixels
+from adatp_cli.video.container import Kept
 from adatp_cli.video.frames import Frames, VideoInfo
 from adatp_cli.video.index import ClipIndex, index_clip
 from adatp_cli.video.pyav_decoder import FirstFrame
@@ -76,6 +78,11 @@ def read_frames(
     check_decoder(decoder)
     canvas = canvas or Canvas(resize)
     checked = check_source(source, name)
+    with contextlib.closing(Kept()) as kept:
+        return _read(dataclasses.replace(checked, kept=kept), sampling, decoder, canvas)
+
+
+def _read(checked: Source, sampling: Sampling, decoder: str, canvas: Canvas) -> Frames:
     index = index_clip(checked, canvas.progress)
     first = pyav_decoder.probe(checked, index)
     if first is None:
@@ -158,7 +165,9 @@ def _decode(clip: _Clip, wanted: IndexArray, decoder: str) -> _Picked:
         raise UsageError("decord is not installed", "leave the choice of the decoder to adatp")
     if decoder != "pyav" and decord_decoder.installed():
         try:
+            canvas.at("decord")
             pixels = decord_decoder.decode(source, index, first, wanted, canvas)
+            canvas.at("pyav")
             _check_repeats(clip, wanted, pixels)
             return _Picked(pixels, times, wanted, "decord")
         except decord_decoder.DecordUnfitError as reason:
@@ -167,6 +176,7 @@ def _decode(clip: _Clip, wanted: IndexArray, decoder: str) -> _Picked:
                     f"{source.name}: {reason}", "leave the choice of the decoder to adatp"
                 ) from None
             notes = (f"decoded by PyAV: {reason}",)
+            canvas.at("pyav")
     found = pyav_decoder.decode_by_pts(source, index, first, wanted, canvas)
     if found is not None:
         return _Picked(found, times, wanted, "pyav", notes, first.before)

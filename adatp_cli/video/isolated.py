@@ -11,6 +11,7 @@ import dataclasses
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -25,7 +26,15 @@ from adatp_cli.video.channel import (
     map_pixels,
     shared_file,
 )
-from adatp_cli.video.child import WORKER, Child, ChildFailedError, Limits, overrun
+from adatp_cli.video.child import (
+    WORKER,
+    Child,
+    ChildFailedError,
+    Deadline,
+    Limits,
+    NotStartedError,
+    overrun,
+)
 from adatp_cli.video.decode import check_decoder, read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.resize import Resize
@@ -39,9 +48,11 @@ class IsolatedReader:
     The child is started by `start`, else by the first clip, lives from clip to clip, and ends with
     `close` or with this process. Several threads may read; one clip is decoded at a time.
 
-    Where the child crashes, hangs or runs out of memory over a clip, a fresh one tries again with
-    PyAV alone, unless the decoder was given. If that fails too, the clip's error is a VideoError
-    with the kind ``decoder_crashed`` or ``timeout``, or a MemoryLimitError.
+    Where the child crashes, hangs or runs out of memory over a clip while decord is at work, a
+    fresh one goes on with PyAV in the time that is left, unless the decoder was given. If that
+    fails too, or it was PyAV that failed, the clip's error is a VideoError with the kind
+    ``decoder_crashed`` or ``timeout``, or a MemoryLimitError. A child that does not start is tried
+    once more.
 
     On systems whose sockets carry no open files (Windows) it decodes in this process.
 
@@ -58,6 +69,7 @@ class IsolatedReader:
         self._command = tuple(command)
         self._child: Child | None = None
         self._closed = False
+        self._at = ""  # the decoder at which the last attempt ended
         self._reading = threading.Lock()
         self._changing = threading.Lock()
 
@@ -97,14 +109,15 @@ class IsolatedReader:
         checked = check_source(source, name)
         with self._reading, _bytes_of(checked) as clip:
             request = _request(checked, sampling, resize, decoder)
+            deadline = Deadline(time.monotonic() + self._limits.clip_s)
             try:
-                return self._decoded(request, clip, on_frames)
+                return self._decoded(request, clip, on_frames, deadline)
             except ChildFailedError as failure:
-                if decoder != "auto":
+                if decoder != "auto" or self._at != "decord":
                     raise failure.explained(checked.name) from None
                 first = failure.what
             try:
-                frames = self._decoded({**request, "decoder": "pyav"}, clip, on_frames)
+                frames = self._decoded({**request, "decoder": "pyav"}, clip, on_frames, deadline)
             except ChildFailedError as failure:
                 raise failure.explained(checked.name) from None
             note = f"decoded by PyAV: at the first try {first}"
@@ -138,13 +151,21 @@ class IsolatedReader:
     ) -> None:
         self.close()
 
-    def _decoded(self, request: Message, clip: int, on_frames: Filled) -> Frames:
+    def _decoded(
+        self, request: Message, clip: int, on_frames: Filled, deadline: Deadline
+    ) -> Frames:
         """One attempt; a child that did not get through it is gone afterwards."""
+        self._at = ""
         try:
-            child = self._running(decord=request["decoder"] != "pyav")
+            began = time.monotonic()
+            child = self._started(decord=request["decoder"] != "pyav")
+            deadline.at += time.monotonic() - began
             with shared_file() as file:
                 rooms = _Rooms(file, on_frames)
-                reply = child.ask(request, (file, clip), self._limits, rooms.heard)
+                try:
+                    reply = child.ask(request, (file, clip), self._limits, deadline, rooms.heard)
+                finally:
+                    self._at = child.decoder
                 frames = _frames_or_error(reply, rooms, self._limits)
         except BaseException as error:
             # An interrupt too: what the child says next would answer what nobody asks any more.
@@ -158,9 +179,20 @@ class IsolatedReader:
             raise frames
         return frames
 
+    def _started(self, *, decord: bool) -> Child:
+        """A child that is ready, or the second one's failure to start."""
+        try:
+            child = self._running(decord=decord)
+            child.await_ready()
+        except NotStartedError:
+            self._drop()
+            child = self._running(decord=decord)
+            child.await_ready()
+        return child
+
     def _running(self, *, decord: bool) -> Child:
         child = self._child
-        if child is not None and not child.alive():
+        if child is not None and (not child.alive() or child.decord < decord):
             self._drop()
             child = None
         with self._changing:

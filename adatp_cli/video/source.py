@@ -11,11 +11,14 @@ import re
 import shlex
 import stat
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from adatp_cli.errors import VideoError
 from adatp_cli.text import printable as printable
+
+if TYPE_CHECKING:
+    from adatp_cli.video.container import Kept
 
 STDIN_NAME = "standard input"
 _BUFFER_BYTES = 1 << 17
@@ -69,6 +72,8 @@ class Source:
         The descriptor of the open file, where there is one; its owner closes it.
     ending
         Of the file's name, as in ``.mp4``: some containers are only known by it.
+    kept
+        Where a container stays open between those who read it.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Source:
     size: int
     file: int | None = None
     ending: str = ""
+    kept: Kept | None = None
 
     def open(self) -> BinaryIO:
         """The bytes from the start; the caller closes.

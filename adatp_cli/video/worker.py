@@ -130,14 +130,18 @@ def _reply(
     def filled(pixels: Pixels, done: int) -> None:
         channel.send(room_message(pixels.shape, room.number, done))
 
+    def at(decoder: str) -> None:
+        channel.send({"progress": True, "decoder": decoder})
+
     try:
+        at("pyav")
         resize = Resize(**request["resize"]) if request["resize"] else None
         frames = read(
             Source(request["name"], None, None, request["size"], files[1], request["ending"]),
             Sampling(**request["sampling"]),
             decoder=request["decoder"],
             name=request["name"],
-            canvas=Canvas(resize, room.allocate, progress, filled),
+            canvas=Canvas(resize, room.allocate, progress, filled, at),
         )
         room.take(frames.pixels)
         return {**frames_message(frames), "room": room.number}
