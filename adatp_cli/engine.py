@@ -33,6 +33,7 @@ from adatp_cli.trace import build_trace
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.sampling import Sampling
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
@@ -153,7 +154,7 @@ class Engine(Planner):
         decode_s = time.perf_counter() - started - meanwhile.seconds
         yield ClipReady(account.video_facts(frames), frames.notes + self.remarks(frames))
         encoder, rest = meanwhile.settle(frames.pixels)
-        yield Stage("vision", f"{len(frames)} frames")
+        yield Stage("vision", f"{plural(len(frames), 'frame')}")
         return self._finish(encoder, video_name, frames, rest, decode_s)
 
     def remarks(self, frames: Frames) -> tuple[str, ...]:
@@ -269,7 +270,7 @@ class Engine(Planner):
         decode_s: float,
     ) -> Clip:
         """The clip, once the frames that the encoder has not got yet went through it."""
-        with memory_errors(f"encoding {len(frames)} frames of {name}"):
+        with memory_errors(f"encoding {plural(len(frames), 'frame')} of {name}"):
             encoder.add(rest)
             encoded = encoder.finish()
         peak = account.peak_memory(self._loaded.device)

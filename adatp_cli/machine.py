@@ -13,6 +13,7 @@ from typing import Any
 
 from adatp_cli import __version__
 from adatp_cli.errors import AdatpError
+from adatp_cli.words import plural
 
 # What answering cannot do without, and what only some answers need.
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "av")
@@ -125,7 +126,9 @@ def _devices(report: Report) -> None:
 
     speed = "fast" if cpu_is_fast_at_bfloat16() else "slow"
     report.devices.append(
-        Device("cpu", f"{usable_cores()} cores, {speed} at bfloat16", available_memory("cpu"))
+        Device(
+            "cpu", f"{plural(usable_cores(), 'core')}, {speed} at bfloat16", available_memory("cpu")
+        )
     )
     for index in range(torch.cuda.device_count()):
         name = f"cuda:{index}"

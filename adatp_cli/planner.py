@@ -17,6 +17,7 @@ from adatp_cli.pruning.methods import method_of, resolve_profile
 from adatp_cli.settings import GenerationSettings
 from adatp_cli.sharing import Prefills, compare_prefills
 from adatp_cli.video.resize import Resize
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
@@ -97,8 +98,8 @@ class Planner:
         if prompt.length > room:
             fitting = frames_in_context(room, prompt.text_tokens, loaded.shape)
             raise UsageError(
-                f"{frames} frames and the question make a prompt of {prompt.length} tokens, and "
-                f"{loaded.name} reads at most {room} beside its answer",
+                f"{plural(frames, 'frame')} and the question make a prompt of {prompt.length} "
+                f"tokens, and {loaded.name} reads at most {room} beside its answer",
                 f"--frames {fitting} would fit" if fitting > 0 else "ask a shorter question",
             )
         return prompt

@@ -67,7 +67,7 @@ def test_every_profile_answers_every_question(adatp: Run, checkpoint: Path, mine
     assert first == {"dataset": "mine", "item": "1", "kind": "what", "groups": {},
                      "truth": "nothing", "choice": first["choice"], "parsed": first["parsed"],
                      "right": first["right"], "counted": True}  # fmt: skip
-    assert "1 of 2 clips are missing, 1 of 4 questions with them" in run.err
+    assert "missing: 1 of 2 clips, and 1 of 4 questions with them" in run.err
 
 
 def test_an_answer_is_what_the_profile_says_alone(

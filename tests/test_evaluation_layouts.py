@@ -48,7 +48,7 @@ def test_videomme(tmp_path: Path) -> None:
     assert first.groups == {"duration": "short", "domain": "Knowledge", "sub-category": "Law"}
     assert path_of(dataset) == str(tmp_path / "data" / "-abc.mp4")
     assert path_of(dataset, 2) == str(tmp_path / "data" / "gone.mp4")
-    assert dataset.notes[0].startswith("1 of 2 clips are missing, 1 of 3 questions with them")
+    assert dataset.notes[0].startswith("missing: 1 of 2 clips, and 1 of 3 questions with them; ")
     assert (dataset.max_new_tokens, dataset.average) == (16, "questions")
 
 
@@ -69,7 +69,7 @@ def test_mvbench_of_branch_main(tmp_path: Path) -> None:
     assert counted.answer == "A"  # of equal candidates the first
     assert by_id["moving_count/1"].answer == ""
     assert "3 of the 20 tasks are there; absent: action_prediction" in " ".join(dataset.notes)
-    assert "1 questions have an answer that is none of their candidates" in " ".join(dataset.notes)
+    assert "1 question has an answer that is none of the candidates" in " ".join(dataset.notes)
     assert (dataset.average, dataset.average_title) == ("kinds", "mean of the tasks")
 
 
@@ -123,7 +123,7 @@ def test_mlvu(tmp_path: Path) -> None:
     assert first.clip.exists()
     assert second.answer == ""
     notes = " ".join(dataset.notes)
-    assert "1 questions have an answer that is none of their candidates" in notes
+    assert "1 question has an answer that is none of the candidates" in notes
     assert "absent: plotQA, ego, count, order, anomaly_reco, topic_reasoning" in notes
     assert dataset.average == "kinds"
 
@@ -147,7 +147,7 @@ def test_egoschema(tmp_path: Path) -> None:
         "Answer with the option's letter from the given choices directly."
     )
     assert (item.id, item.answer) == ("u1", "E")
-    assert dataset.notes == ("1 questions without a public answer are not asked",)
+    assert dataset.notes == ("not asked: 1 question without a public answer",)
 
 
 def test_egoschema_as_a_table(tmp_path: Path) -> None:

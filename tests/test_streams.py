@@ -223,3 +223,23 @@ def test_what_is_read_from_stdin(programs: Programs, folder: Path, stdin: str) -
 def test_a_reader_that_has_had_enough_ends_the_help_quietly(programs: Programs) -> None:
     run = programs.run("--help", stdout="unread")
     assert (run.code, run.err) == (0, "")
+
+    assert [row["question"] for row in run.records] == ["What?", "Who?"]
+    assert "\x1b[?25l" in run.err  # the bar was there
+    assert "2 answered, 0 failed" in "".join(screen(run.err))
+    table = programs.run(*asked, "--output-format", "csv", stdout=stdout, stderr="pty")
+    assert [row["question"] for row in csv.DictReader(io.StringIO(table.out))] == ["What?", "Who?"]
+
+
+def test_messages_are_broken_between_words_on_a_terminal_and_not_off_it(
+    programs: Programs, tmp_path: Path
+) -> None:
+    name = f"{'a long name ' * 12}.mp4"
+    asked = ("ask", name, "What?", "-m", "tiny")
+    (line,) = programs.run(*asked, folder=tmp_path).err.splitlines()
+    assert len(line) > 100
+    shown = programs.run(*asked, stderr="pty", folder=tmp_path).err
+    lines = screen(shown)
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    assert " ".join(word.strip() for word in lines).split() == line.split()

@@ -12,6 +12,7 @@ from adatp_cli.bench.sample import PLAIN, STAGES
 from adatp_cli.bench.scaling import Curve, Growth
 from adatp_cli.bench.summary import Row, Spread
 from adatp_cli.text import markdown_cell
+from adatp_cli.words import plural
 
 _NONE = "-"
 _LABELS = {
@@ -33,7 +34,7 @@ def tables(result: BenchResult) -> str:
     counts = dict.fromkeys(row.frames for row in result.rows)
     for frames in counts:
         rows = [row for row in result.rows if row.frames == frames]
-        lines += [f"## {frames} frames", ""]
+        lines += [f"## {plural(frames, 'frame')}", ""]
         if any(row.not_measured is None for row in rows):
             lines += _seconds(rows)
             lines += ["", "Over plain transformers in the same round:", ""]

@@ -28,6 +28,7 @@ from adatp_cli.cli.options import (
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import RANDOM
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.bench.report import BenchResult
@@ -371,7 +372,7 @@ def _doing(event: object, plan: BenchPlan) -> str:
     if not isinstance(event, Measuring):
         return ""
     turn = "warming up" if event.turn == 0 else f"round {event.turn} of {plan.repeat}"
-    return f"{event.frames} frames, {turn}: {event.contender}"
+    return f"{plural(event.frames, 'frame')}, {turn}: {event.contender}"
 
 
 def _load(encoder: str, options: RunOptions, output: Output) -> tuple[LoadedModel, float]:

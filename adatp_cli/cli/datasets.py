@@ -11,6 +11,7 @@ import typer
 from adatp_cli.cli.contending import Arena
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.errors import UsageError
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.items import Dataset
@@ -129,12 +130,12 @@ def facts(dataset: Dataset, arena: Arena) -> list[str]:
     items, sampling = dataset.items, arena.sampling
     model, versions = arena.model, arena.versions
     weights = model.dtype if model.quantization == "none" else model.quantization
-    looked = f"{sampling.frames} frames a clip" if sampling.frames else ""
+    looked = f"{plural(sampling.frames, 'frame')} a clip" if sampling.frames else ""
     if sampling.fps is not None:
         looked = f"{sampling.fps:g} frames a second" + (f", at most {looked}" if looked else "")
     clips = len({item.clip for item in items})
     return [
-        f"{len(items)} questions about {clips} clips, {looked}",
+        f"{plural(len(items), 'question')} about {plural(clips, 'clip')}, {looked}",
         f"model {model.name} ({model.revision or 'local'}) in {weights} on {model.device}",
         f"adatp {versions.adatp}, torch {versions.torch}, transformers {versions.transformers}",
     ]

@@ -14,6 +14,7 @@ from adatp_cli.cli.costs import percent
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import Output
 from adatp_cli.profiles import Profile
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.engine import Engine
@@ -146,12 +147,12 @@ def frames_note(budget: FrameBudget) -> str:
     """What `--frames auto` came to, in a line."""
     if budget.frames == budget.default:
         why = "this model's context holds no more" if budget.context_bound else "nothing is saved"
-        return f"--frames auto: {budget.frames} frames, as without it: {why}"
+        return f"--frames auto: {plural(budget.frames, 'frame')}, as without it: {why}"
     why = " and the model's context holds no more;" if budget.context_bound else ","
     return (
-        f"--frames auto: at most {budget.frames} frames, {percent(budget.language)} of what "
-        f"{budget.default} cost the language model unpruned{why} {budget.encoding:.1f} times the "
-        f"vision tower's work, {budget.both:.1f} times of both"
+        f"--frames auto: at most {plural(budget.frames, 'frame')}, {percent(budget.language)} of "
+        f"what {budget.default} cost the language model unpruned{why} {budget.encoding:.1f} times "
+        f"the vision tower's work, {budget.both:.1f} times of both"
     )
 
 

@@ -134,7 +134,8 @@ class Output:
     def note(self, text: str) -> None:
         """Something the user should know, a line or more."""
         for line in text.splitlines():
-            self._print(Text(one_line(line)))
+            indent = line[: len(line) - len(line.lstrip(" "))]
+            self._print(Text(indent + one_line(line)))
 
     def question(self, index: int, text: str) -> None:
         """Which of several questions the coming answer is to; said once, to people."""
@@ -177,7 +178,7 @@ class Output:
         text = f"{info.message}; {info.hint}" if info.hint else info.message
         self._clear_status()
         self._end_line()
-        self._stderr.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+        self._say(Text.assemble(("error: ", "bold red"), text))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -194,7 +195,11 @@ class Output:
         if self.quiet:
             return
         self._clear_status()
-        self._stderr.print(text, soft_wrap=True)
+        self._say(text)
+
+    def _say(self, text: Text) -> None:
+        """One line on stderr; on a terminal it is broken between words."""
+        self._stderr.print(text, soft_wrap=not self._stderr.is_terminal)
 
     def _clear_status(self) -> None:
         if self._status is not None:

@@ -28,6 +28,7 @@ from adatp_cli.errors import UsageError
 from adatp_cli.frame_budget import FrameBudget
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
+from adatp_cli.words import plural
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and check pruning profiles.")
 
@@ -163,7 +164,8 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
     total = told.pruned.total / told.vanilla.total
     lines = [
         "",
-        f"On {target.name}, {told.frames} frames of {target.shape.tokens_per_frame} visual tokens:",
+        f"On {target.name}, {plural(told.frames, 'frame')} of {target.shape.tokens_per_frame} "
+        "visual tokens:",
         f"  language model  {amount(told.paper_pruned)} of {amount(told.paper_vanilla)}MAC "
         f"({percent(share)}), paper convention",
         f"  end to end      {amount(told.pruned.total)} of {amount(told.vanilla.total)}FLOP "

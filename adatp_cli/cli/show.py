@@ -24,6 +24,7 @@ from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import replacing
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.video.source import STDIN_NAME, check_source, printable
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -223,7 +224,7 @@ class Show:
         for contender in contenders:
             prompt = contender.engine.prompt(about.question, len(frames))
             contender.engine.check_memory(len(frames), prompt.text_tokens)
-        self._output.stage(f"vision: {len(frames)} frames")
+        self._output.stage(f"vision: {plural(len(frames), 'frame')}")
         clips = encode_for(contenders, about.name, frames, seconds)
         for number, contender in enumerate(contenders):
             self._ask(number, contender, clips[contender.name])

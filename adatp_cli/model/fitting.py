@@ -11,6 +11,7 @@ from adatp_cli.model.device import is_cuda
 from adatp_cli.model.heap import keep_large_blocks_apart
 from adatp_cli.model.memory import available_memory, estimate_run
 from adatp_cli.model.quantize import choose_quantization
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
@@ -171,8 +172,8 @@ def check_run(
         choices.append("--quantize nf4 frees most of the weights' memory")
     choices.append(_smaller_model(model))
     raise MemoryLimitError(
-        f"{frames} frames need about {gigabytes(needed)} beside the model, and {device} has "
-        f"{gigabytes(available)} free",
+        f"{plural(frames, 'frame needs', 'frames need')} about {gigabytes(needed)} beside the "
+        f"model, and {device} has {gigabytes(available)} free",
         "; ".join(choices),
     )
 

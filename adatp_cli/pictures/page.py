@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from adatp_cli.pictures import looks
 from adatp_cli.pictures.scene import Panel, Scene
+from adatp_cli.words import plural
 
 _TEMPLATE = "page.html"
 # Frames on the page, in pixels of the longer side: sharp enough for a cell, and light.
@@ -42,7 +43,7 @@ def page(scene: Scene) -> str:
     info = record.video_info
     about = (
         f"{record.video}: {info.width} x {info.height}, {looks.moment(info.duration_s)}, "
-        f"{info.frames_used} of {info.frames_total} frames; model {record.model.name}"
+        f"{info.frames_used} of {plural(info.frames_total, 'frame')}; model {record.model.name}"
     )
     rows, cols = scene.panels[0].fates.fell.shape[1:]
     data = {

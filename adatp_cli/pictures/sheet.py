@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adatp_cli.pictures import looks, strips
 from adatp_cli.pictures.scene import Panel, Scene
 from adatp_cli.record import SegmentFacts
+from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,7 +175,7 @@ def _head(page: Axes, scene: Scene, question: list[str]) -> None:
     info, model = record.video_info, record.model
     told = (
         f"{record.video}: {info.width} x {info.height}, {looks.moment(info.duration_s)}, "
-        f"{info.frames_used} of {info.frames_total} frames; model {model.name}"
+        f"{info.frames_used} of {plural(info.frames_total, 'frame')}; model {model.name}"
     )
     y = _MARGIN + 0.26 * len(question) + 0.02
     write(page, _MARGIN, y, looks.wrapped(told, 400, 1)[0], _MEDIUM, color="#444444")

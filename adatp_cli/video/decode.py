@@ -26,6 +26,7 @@ from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.source import Source, check_source
+from adatp_cli.words import plural
 
 DECODERS = ("auto", "decord", "pyav")
 MAX_PIXEL_BYTES = 6 << 30
@@ -294,7 +295,7 @@ def _nothing_decodes(source: Source, index: ClipIndex, sampling: Sampling) -> Vi
         unseen = FirstFrame(1, 1, pyav_decoder.Orientation())
         return _too_few(_Clip(source, index, unseen, sampling, Canvas()), 0)
     return VideoError(
-        f"{source.name}: none of its {len(index)} frames can be decoded ({index.codec})",
+        f"{source.name}: none of its {plural(len(index), 'frame')} can be decoded ({index.codec})",
         "the file is damaged; get or record it again",
     )
 
@@ -317,7 +318,7 @@ def _check_memory(clip: _Clip, frames: int) -> None:
     each = height * width * 3
     if frames * each > MAX_PIXEL_BYTES:
         raise MemoryLimitError(
-            f"{clip.source.name}: {frames} frames of {width}x{height} would take "
+            f"{clip.source.name}: {plural(frames, 'frame')} of {width}x{height} would take "
             f"{frames * each / 2**30:.1f} GB",
             f"ask for --frames {max(1, MAX_PIXEL_BYTES // each)} or fewer",
         )
@@ -335,7 +336,10 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
             f"{index.end_s:.2f} s of {index.promised_end_s:.2f} s"
         )
     if sampling.frames is not None and sampling.fps is None and used < sampling.frames:
-        notes.append(f"{sampling.frames} frames asked for, {used} are there: each is used once")
+        notes.append(
+            f"{plural(sampling.frames, 'frame')} asked for, {plural(used, 'is', 'are')} there: "
+            "each is used once"
+        )
     if sampling.fps is not None and sampling.fps > 1.01 * index.fps:
         notes.append(f"--fps {sampling.fps:g} is above the clip's rate of {index.fps:.3g}")
     if first.before:

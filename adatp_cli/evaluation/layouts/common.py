@@ -9,6 +9,7 @@ from pathlib import Path
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.items import ClipSource, Item
 from adatp_cli.video.source import printable
+from adatp_cli.words import plural
 
 LETTER_CLOSING = "Answer with the option's letter from the given choices directly."
 
@@ -83,8 +84,7 @@ def arranged(items: Sequence[Item], source: str) -> tuple[Item, ...]:
     first = next(iter(clips))
     if not any(clip.exists() for clip in clips):
         raise UsageError(
-            f"none of the {len(clips)} clips of {source} is there; the first was expected at "
-            f"{printable(first.name)}",
+            f"no clip of {source} is there; the first was expected at {printable(first.name)}",
             "unpack the videos, or name their folder with --data",
         )
     return tuple(item for grouped in clips.values() for item in grouped)
@@ -96,11 +96,9 @@ def missing_note(items: Sequence[Item]) -> tuple[str, ...]:
     missing = [clip for clip, there in clips.items() if not there]
     if not missing:
         return ()
-    questions = sum(not clips[item.clip] for item in items)
-    return (
-        f"{len(missing)} of {len(clips)} clips are missing, {questions} of {len(items)} questions "
-        f"with them; the first: {printable(missing[0].name)}",
-    )
+    questions = f"{sum(not clips[one.clip] for one in items)} of {plural(len(items), 'question')}"
+    gone = f"missing: {len(missing)} of {plural(len(clips), 'clip')}, and {questions} with them"
+    return (f"{gone}; the first is {printable(missing[0].name)}",)
 
 
 def place(path: Path) -> str:

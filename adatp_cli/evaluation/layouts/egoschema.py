@@ -12,6 +12,7 @@ from adatp_cli.evaluation.clips import FileClip, find_clip
 from adatp_cli.evaluation.items import Dataset, Item
 from adatp_cli.evaluation.layouts import common
 from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.words import plural
 
 TITLE = "EgoSchema"
 _TABLE_COLUMNS = ("question_idx", "question", "video_idx", "option", "answer")
@@ -40,7 +41,7 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
         items = list(_own_items(folder, path, rows))
         if len(items) < len(rows):
             unasked = len(rows) - len(items)
-            notes = (f"{unasked} questions without a public answer are not asked",)
+            notes = (f"not asked: {plural(unasked, 'question')} without a public answer",)
     else:
         items = list(_table_items(folder, path))
     if not items:

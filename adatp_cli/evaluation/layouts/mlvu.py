@@ -11,6 +11,7 @@ from adatp_cli.evaluation.clips import FileClip, find_clip
 from adatp_cli.evaluation.items import Dataset, Item, letters
 from adatp_cli.evaluation.layouts import common
 from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.words import plural
 
 TITLE = "MLVU"
 _OWN_COLUMNS = ("video", "question", "candidates", "answer", "question_type")
@@ -50,8 +51,8 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
     unanswerable = sum(not item.answer for item in arranged)
     if unanswerable:
         notes.append(
-            f"{unanswerable} questions have an answer that is none of their candidates, and count "
-            "as wrong"
+            f"{plural(unanswerable, 'question has', 'questions have')} an answer that is none of "
+            "the candidates: wrong, whatever is answered"
         )
     there = {item.kind for item in arranged}
     if not there >= set(TASKS):

@@ -12,6 +12,7 @@ from adatp_cli.evaluation.clips import FileClip, FrameFolder, find_clip, find_pi
 from adatp_cli.evaluation.items import ClipSource, Dataset, Item, letters
 from adatp_cli.evaluation.layouts import common
 from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.words import plural
 
 TITLE = "MVBench"
 _COLUMNS = ("video", "question", "candidates", "answer")
@@ -88,8 +89,8 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
         notes.append(f"{len(files)} of the {len(TASKS)} tasks are there; absent: {absent}")
     if unanswerable:
         notes.append(
-            f"{unanswerable} questions have an answer that is none of their candidates, and count "
-            "as wrong"
+            f"{plural(unanswerable, 'question has', 'questions have')} an answer that is none of "
+            "the candidates: wrong, whatever is answered"
         )
     return Dataset(
         "mvbench",

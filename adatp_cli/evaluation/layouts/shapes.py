@@ -15,6 +15,7 @@ from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
+from adatp_cli.words import plural
 
 QUESTIONS = 2  # a clip
 _MAX_NEW_TOKENS = 48
@@ -67,7 +68,7 @@ def read(clips: int, seed: int, questions: int = QUESTIONS) -> Dataset:
             )
     return Dataset(
         "shapes",
-        f"shapes, {clips} clips of set {seed}",
+        f"shapes, {plural(clips, 'clip')} of set {seed}",
         tuple(items),
         Scoring(verbatim),
         max_new_tokens=_MAX_NEW_TOKENS,
