@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from adatp_cli.errors import ProfileError
+from adatp_cli.text import decoded
 
 Settings = TypeVar("Settings")
 
@@ -47,7 +48,7 @@ def read_text(path: Path) -> str:
         size = f"{MAX_BYTES // 1024} KiB"
         raise ProfileError(f"{path}: larger than {size}, so not a profile", HINT)
     try:
-        text = raw.decode("utf-8-sig")
+        text = decoded(raw)
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:

@@ -1,7 +1,8 @@
-"""Text of others (names, questions, answers) where it is shown or written: it stays text."""
+"""Text of others (names, questions, answers) where it is read, shown or written: it stays text."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -13,6 +14,22 @@ _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # noqa: RUF001
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 # What begins a tag, an entity, a link, a picture, code or emphasis, or ends a cell.
 _MARKUP = re.compile(r"[\\`*\[\]<>&|~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+
+
+def is_utf16(data: bytes) -> bool:
+    """Whether the bytes say of themselves, in a mark at their start, that they are UTF-16."""
+    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def decoded(data: bytes, errors: str = "strict") -> str:
+    """UTF-8 or, where a mark says so, UTF-16, as spreadsheets and PowerShell write; marks go.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        The bytes are neither.
+    """
+    return data.decode("utf-16" if is_utf16(data) else "utf-8-sig", errors)
 
 
 def printable(text: str) -> str:

@@ -16,6 +16,7 @@ from adatp_cli.batch.inputs import (
     Collection,
     Shard,
     collect,
+    collect_all,
     parse_shard,
     read_questions_file,
     select,
@@ -291,6 +292,58 @@ def test_a_list_separated_by_nul() -> None:
     assert [job.path for job in jobs] == ["two\nlines.mp4", os.fsdecode(b"\xff.mp4"), "a.mp4"]
 
 
+def test_a_list_in_utf_16_and_its_paths_as_programs_write_them(tmp_path: Path) -> None:
+    entries = f"été.mp4\r\nfile://{tmp_path}/a%20b.mp4\r\nhttps://x.org/c.mp4\r\n"
+    wanted = ["été.mp4", str(tmp_path / "a b.mp4"), "https://x.org/c.mp4"]
+    for encoding in ("utf-16", "utf-8-sig"):
+        stdin = io.BytesIO(entries.encode(encoding))
+        assert [job.path for job in collect("-", ASKED, stdin=stdin).jobs] == wanted
+    assert "damaged UTF-16" in refusal("-", stdin=b"\xff\xfea\0b")
+
+
+# Several sources
+
+
+def test_several_sources_stand_beside_each_other_and_a_file_comes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "more/a.mp4", "more/b.mp4"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    Path("list.tsv").write_text("video\tquestion\nmore/b.mp4\tWho?\n../gone.mp4\tWhy?\n")
+    Path("none").mkdir()
+    stdin = io.BytesIO(f"{tmp_path}/a.mp4\n".encode())
+    sources = ["more/*.mp4", "a.mp4", "more", "none", "list.tsv", "-", "./a.mp4"]
+    found = collect_all(sources, ASKED, stdin=stdin)
+    assert [(job.path, job.questions) for job in found.jobs] == [
+        ("more/a.mp4", ASKED),
+        ("more/b.mp4", (*ASKED, "Who?")),
+        ("a.mp4", ASKED),
+        ("../gone.mp4", ("Why?",)),
+    ]
+    assert found.notes[0] == "none: no video in it or below it"
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (["-", "-"], "- is named twice"),
+        (["none", "none/*.mp4"], "none: no video in it or below it"),
+        (["none", "gone"], "gone: no such file or folder"),
+        (["a.mp4", "rtsp://cam/1"], "rtsp://cam/1: is an address"),
+    ],
+)
+def test_several_sources_that_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("none").mkdir()
+    Path("a.mp4").touch()
+    with pytest.raises(UsageError, match=said):
+        collect_all(sources, ASKED, stdin=io.BytesIO(b"a.mp4\n"))
+
+
 def test_lists_that_are_none(tmp_path: Path) -> None:
     assert "NUL" in refusal("-", stdin=b"a.mp4\0b.mp4\0")
     assert "no file" in refusal("-", stdin=b"\n\n")
@@ -304,8 +357,10 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
 
 def test_a_file_of_questions(tmp_path: Path) -> None:
     path = tmp_path / "questions.txt"
-    path.write_bytes("\ufeff# mine\r\n  What? \n\n\tWas läuft\u2028da?\rWho #1?\n".encode())
-    assert read_questions_file(path) == ["What?", "Was läuft\u2028da?", "Who #1?"]
+    text = "# mine\r\n  What? \n\n\tWas läuft\u2028da?\rWho #1?\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes(text.encode(encoding))
+        assert read_questions_file(path) == ["What?", "Was läuft\u2028da?", "Who #1?"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# only\n\n", b"caf\xe9?\n"])

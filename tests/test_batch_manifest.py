@@ -116,3 +116,26 @@ def test_an_ill_formed_manifest_is_refused_with_its_line(
 def test_other_columns_are_left_alone(tmp_path: Path, column: str) -> None:
     path = written(tmp_path, "list.csv", f"video,{column}\na.mp4,5\n")
     assert jobs(path, "What?") == [("a.mp4", ("What?",))]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.tsv", "video\tquestion\na, b.mp4\tWho; or: what?\n"),
+        ("list.csv", 'sep=;\r\nvideo;question\r\n"a, b.mp4";"Who; or: what?"\r\n'),
+        ("list.csv", '"sep=|"\nvideo|question\na, b.mp4|Who; or: what?\n'),
+        ("list.jsonl", '{"video": "a, b.mp4", "question": "Who; or: what?"}\n'),
+    ],
+)
+def test_tables_as_excel_and_others_write_them(
+    tmp_path: Path, name: str, text: str, encoding: str
+) -> None:
+    path = written(tmp_path, name, text.encode(encoding))
+    assert jobs(path) == [("a, b.mp4", ("Who; or: what?",))]
+
+
+def test_lines_are_counted_from_the_file_s_own_first(tmp_path: Path) -> None:
+    path = written(tmp_path, "list.csv", "sep=;\nvideo;question\na.mp4;Who?\na.mp4;Who?;more\n")
+    with pytest.raises(UsageError, match="line 4: 3 cells under 2 columns"):
+        jobs(path)

@@ -20,24 +20,82 @@ from adatp_cli.batch.walk import (
     walk_folder,
 )
 from adatp_cli.errors import UsageError
-from adatp_cli.video.source import printable
+from adatp_cli.text import decoded, is_utf16
+from adatp_cli.video.source import is_address, local_path, printable, refused_address
 
 __all__ = [
     "ClipJob",
     "Collection",
+    "NoVideoError",
     "Shard",
     "Skipped",
     "collect",
+    "collect_all",
     "parse_shard",
     "read_questions_file",
     "select",
 ]
 
 STDIN = "-"
-_SOURCES = "give a folder, a quoted glob, a manifest (.jsonl, .csv), or - for a list on stdin"
+_SOURCES = "give a folder, a quoted glob, a manifest (.jsonl, .csv, .tsv), or - for a list on stdin"
 _NO_QUESTION_HINT = "ask with -q QUESTION or with --questions FILE"
 # A list of files has no NUL in its first bytes unless it is separated by them; a video has.
 _HEAD_BYTES = 1 << 16
+
+
+def collect_all(
+    sources: Sequence[str],
+    questions: Sequence[str],
+    *,
+    stdin: BinaryIO | None = None,
+    null_separated: bool = False,
+    follow_links: bool = False,
+) -> Collection:
+    """What several sources name, in their order; a file that several of them name comes once.
+
+    It is asked everything that is asked about it anywhere. A folder or pattern without a video is a
+    note where another source has one. For the parameters see `collect`.
+
+    Raises
+    ------
+    UsageError
+        As `collect`, or stdin is named twice.
+    """
+    if list(sources).count(STDIN) > 1:
+        raise UsageError("- is named twice, and there is one stdin", "name it once")
+    jobs: dict[str, ClipJob] = {}
+    skipped: list[Skipped] = []
+    notes: list[str] = []
+    ignored = 0
+    nothing: NoVideoError | None = None
+    for source in sources:
+        try:
+            found = collect(
+                source,
+                questions,
+                stdin=stdin,
+                null_separated=null_separated and (source == STDIN or STDIN not in sources),
+                follow_links=follow_links,
+            )
+        except NoVideoError as error:
+            nothing = nothing or error
+            notes.append(error.message)
+            continue
+        for job in found.jobs:
+            name = os.path.realpath(job.path) if len(sources) > 1 else job.path
+            first = jobs.get(name, job)
+            asked = tuple(dict.fromkeys([*first.questions, *job.questions]))
+            jobs[name] = ClipJob(first.path, asked, first.relative)
+        skipped += found.skipped
+        notes += found.notes
+        ignored += found.ignored
+    if nothing is not None and not jobs:
+        raise nothing
+    return Collection(tuple(jobs.values()), tuple(skipped), ignored, tuple(notes))
+
+
+class NoVideoError(UsageError):
+    """A folder or pattern in which there is no video."""
 
 
 def collect(
@@ -54,8 +112,8 @@ def collect(
     ----------
     source
         ``-``: a list on stdin, one path a line. A folder: all videos below it, by extension. A
-        ``.jsonl`` or ``.csv`` file: a manifest. Any other file: that one clip. Else a pattern with
-        ``*``, ``?``, ``[...]`` or ``**``.
+        ``.jsonl``, ``.csv`` or ``.tsv`` file: a manifest. Any other file: that one clip. Else a
+        pattern with ``*``, ``?``, ``[...]`` or ``**``.
     questions
         Asked about every clip; of a manifest, about the rows that have none of their own.
     stdin
@@ -84,10 +142,15 @@ def collect(
         raise UsageError("-0 is about a list on stdin", "give - as the source, or leave -0 out")
     if source == STDIN:
         return _listed(_stdin_entries(stdin, null_separated=null_separated), asked)
+    source = local_path(source)
+    if is_address(source):
+        refused = refused_address(source)
+        raise UsageError(refused.message, refused.hint)
     mode = _mode(source)
     if mode is None:
         if not is_pattern(source):
-            raise UsageError(f"{printable(source) or repr('')}: no such file or folder", _SOURCES)
+            hint = _SOURCES if asked else f"{_SOURCES}; {_NO_QUESTION_HINT}"
+            raise UsageError(f"{printable(source) or repr('')}: no such file or folder", hint)
         finds = expand_pattern(source, follow_links=follow_links)
         return _searched(source, finds, asked, "no video matches the pattern")
     if stat.S_ISDIR(mode):
@@ -113,7 +176,7 @@ def read_questions_file(path: str | os.PathLike[str]) -> list[str]:
     shown = printable(os.fspath(path))
     hint = "write one question a line, as UTF-8 text"
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = decoded(Path(path).read_bytes())
     except UnicodeDecodeError:
         raise UsageError(f"{shown}: is not UTF-8 text, so no file of questions", hint) from None
     except (OSError, ValueError) as error:
@@ -150,7 +213,7 @@ def _walked(folder: str, *, follow_links: bool) -> Finds:
 def _searched(source: str, finds: Finds, asked: tuple[str, ...], nothing: str) -> Collection:
     if not finds.files:
         seen = _seen(finds)
-        raise UsageError(
+        raise NoVideoError(
             f"{printable(source)}: {nothing}{seen}",
             f"videos are told by their extensions: {' '.join(sorted(VIDEO_EXTENSIONS))}",
         )
@@ -177,7 +240,8 @@ def _job(found: Found, asked: tuple[str, ...]) -> ClipJob:
 
 def _listed(entries: Iterable[str], asked: tuple[str, ...]) -> Collection:
     _need_questions(asked)
-    return Collection(tuple(ClipJob(entry, asked, entry) for entry in dict.fromkeys(entries)))
+    jobs = (ClipJob(local_path(entry), asked, entry) for entry in dict.fromkeys(entries))
+    return Collection(tuple(jobs))
 
 
 def _stdin_entries(stdin: BinaryIO | None, *, null_separated: bool) -> list[str]:
@@ -189,17 +253,20 @@ def _stdin_entries(stdin: BinaryIO | None, *, null_separated: bool) -> list[str]
         )
     try:
         data = stdin.read(_HEAD_BYTES)
-        rest = b"" if b"\0" in data and not null_separated else stdin.read()
+        wide = is_utf16(data)
+        rest = b"" if b"\0" in data and not (null_separated or wide) else stdin.read()
     except OSError as error:
         raise UsageError(
             f"the list on stdin cannot be read: {error.strerror}", "write one path a line"
         ) from None
-    if b"\0" in data and not null_separated:
+    if b"\0" in data and not (null_separated or wide):
         raise UsageError(
             "the list on stdin holds NUL bytes",
             "give -0 if they separate its entries; a video itself goes to `adatp ask -`",
         )
     data += rest
+    if wide:
+        data = _as_bytes(data)
     if null_separated:
         entries = data.split(b"\0")
     else:
@@ -210,6 +277,14 @@ def _stdin_entries(stdin: BinaryIO | None, *, null_separated: bool) -> list[str]
     if not found:
         raise UsageError("no file on stdin", "write one path a line")
     return found
+
+
+def _as_bytes(data: bytes) -> bytes:
+    """A list in UTF-16 as the file system would spell it."""
+    try:
+        return os.fsencode(decoded(data))
+    except UnicodeError:
+        raise UsageError("the list on stdin is damaged UTF-16", "write it as UTF-8") from None
 
 
 def _need_questions(asked: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Manifests: files that name clips and what to ask about each, as JSON Lines or CSV.
+"""Manifests: files that name clips and what to ask about each, as JSON Lines, CSV or TSV.
 
 A row has a `video` and may have a `question`; what else it has is not looked at. Paths are relative
 to the manifest's folder.
@@ -11,12 +11,14 @@ import difflib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from adatp_cli.batch.jobs import ClipJob, Collection
 from adatp_cli.errors import UsageError
 from adatp_cli.strict_yaml import shown
+from adatp_cli.text import decoded
 from adatp_cli.video.source import local_path, printable
 
 _VIDEO = "video"
@@ -25,6 +27,8 @@ _HINT = "a manifest has the columns video and question"
 _CSV_HINT = 'a manifest has the columns video and question, a comma in a cell needs "quotes"'
 # Spreadsheets save with the separator of their country.
 _SEPARATORS = (",", ";", "\t")
+# Excel's own first line, which names the separator.
+_EXCEL_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?', re.IGNORECASE)
 # Between question_id, which is a name of its own, and quesiton.
 _ALIKE = 0.85
 
@@ -81,7 +85,7 @@ def read_manifest(path: str, asked: tuple[str, ...]) -> Collection:
 def _text(path: str) -> str:
     try:
         with open(path, "rb") as file:
-            return file.read().decode("utf-8-sig")
+            return decoded(file.read())
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         place = f"{printable(path)}, line {line}"
@@ -120,11 +124,15 @@ def _json_rows(text: str, name: str) -> Iterator[_Row]:
 
 
 def _csv_rows(text: str, name: str) -> Iterator[_Row]:
-    first = text.split("\n", 1)[0]
-    separator = max(_SEPARATORS, key=first.count)
+    first, _, rest = text.partition("\n")
+    told = _EXCEL_SEPARATOR.fullmatch(first.strip("\r"))
+    if told:
+        text = rest
+    separator = told[1] if told else max(_SEPARATORS, key=first.count)
+    above = 1 if told else 0
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns: list[str] = []
-    line = 1
+    line = 1 + above
     while True:
         place = f"{name}, line {line}"
         try:
@@ -133,7 +141,7 @@ def _csv_rows(text: str, name: str) -> Iterator[_Row]:
             return
         except csv.Error as error:
             raise UsageError(f"{place}: is not CSV: {error}", _CSV_HINT) from None
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + above
         if not any(cell.strip() for cell in cells):  # what spreadsheets leave below a table
             continue
         if not columns:
@@ -166,4 +174,4 @@ def _check_columns(columns: list[str], place: str) -> None:
         )
 
 
-MANIFEST_EXTENSIONS = {".jsonl": _json_rows, ".csv": _csv_rows}
+MANIFEST_EXTENSIONS = {".jsonl": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}

@@ -18,6 +18,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
 from adatp_cli.errors import UsageError
 from adatp_cli.sharing import PrefillMode
+from adatp_cli.text import decoded
 from adatp_cli.video.source import STDIN_NAME, local_path
 
 STDIN = "-"
@@ -141,7 +142,7 @@ def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:
 def _stdin_text() -> str:
     if sys.stdin is None:
         return ""
-    return sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
+    return decoded(sys.stdin.buffer.read(), errors="replace")
 
 
 def read_clip() -> bytes:

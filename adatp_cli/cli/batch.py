@@ -79,13 +79,14 @@ class BatchOptions:
 
 @with_run_options
 def batch(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="SOURCE",
+            metavar="SOURCE...",
             show_default=False,
-            help="A folder, a quoted glob, a manifest (.jsonl or .csv with columns video and "
-            "question), a video, or - for a list of files on stdin.",
+            help="Folders, videos, quoted globs, manifests (.jsonl, .csv or .tsv with columns "
+            "video and question), or - for a list of files on stdin; a file that several name "
+            "comes once.",
         ),
     ],
     options: RunOptions,
@@ -188,11 +189,11 @@ def batch(
             output_format, resume, overwrite, retry_failed, shard, decoders,
         )  # fmt: skip
         wanted.check()
-        if output_file is not None and _same_file(source, output_file):
+        if output_file is not None and any(_same_file(one, output_file) for one in sources):
             raise UsageError(
-                f"-o {output_file} is the source itself", "write the rows to another file"
+                f"-o {output_file} is a source itself", "write the rows to another file"
             )
-        code = Batch(source, wanted, options, output).run()
+        code = Batch(sources, wanted, options, output).run()
     if code:
         raise typer.Exit(code)
 
@@ -201,9 +202,9 @@ class Batch:
     """One run of `adatp batch`."""
 
     def __init__(
-        self, source: str, wanted: BatchOptions, options: RunOptions, output: Output
+        self, sources: Sequence[str], wanted: BatchOptions, options: RunOptions, output: Output
     ) -> None:
-        self._source = source
+        self._sources = sources
         self._wanted = wanted
         self._options = options
         self._output = output
@@ -238,9 +239,9 @@ class Batch:
         questions = list(wanted.questions)
         if wanted.questions_file is not None:
             questions += inputs.read_questions_file(wanted.questions_file)
-        stdin = sys.stdin.buffer if sys.stdin is not None and self._source == "-" else None
-        found = inputs.collect(
-            self._source,
+        stdin = sys.stdin.buffer if sys.stdin is not None and "-" in self._sources else None
+        found = inputs.collect_all(
+            self._sources,
             questions,
             stdin=stdin,
             null_separated=wanted.null_separated,

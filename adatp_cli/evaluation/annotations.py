@@ -19,6 +19,7 @@ from typing import Any
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.evaluation.items import letters
 from adatp_cli.strict_yaml import shown
+from adatp_cli.text import decoded
 from adatp_cli.video.source import printable
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet")
@@ -213,7 +214,7 @@ def _bytes(path: Path, name: str) -> bytes:
 
 def _text(path: Path, name: str) -> str:
     try:
-        return _bytes(path, name).decode("utf-8-sig")
+        return decoded(_bytes(path, name))
     except UnicodeDecodeError:
         raise UsageError(f"{name}: is not UTF-8 text", "get the annotation file again") from None
 
