@@ -263,6 +263,9 @@ def parse_profile(text: str, source: str) -> Profile:
     if isinstance(budget, str) and budget.strip().endswith("%"):
         with contextlib.suppress(UsageError):  # what is no share is told below
             data["budget"] = read_share(budget)
+    # As in a record, which has every section, and null for those that are not the method's.
+    absent = {key for key in _foreign_sections(data.get("method")) if data.get(key, data) is None}
+    data = {key: value for key, value in data.items() if key not in absent}
     profile = strict_yaml.build(Profile, data, source)
     for section in sorted(_foreign_sections(profile.method).intersection(data)):
         raise ProfileError(
@@ -273,9 +276,10 @@ def parse_profile(text: str, source: str) -> Profile:
     return profile
 
 
-def _foreign_sections(method: str) -> frozenset[str]:
+def _foreign_sections(method: object) -> frozenset[str]:
     everyone = {section for sections in SECTIONS.values() for section in sections}
-    return frozenset(everyone.difference(SECTIONS[method]))
+    own = SECTIONS.get(method, everyone) if isinstance(method, str) else everyone
+    return frozenset(everyone.difference(own))
 
 
 def _check(profile: Profile, source: str) -> None:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, 2)  # of rows in files; those of version 1 lack keys where nothing is known
 _SCHEMA_FILE = "answer_record.schema.json"
+
+# In JSON's ASCII: an escaped backslash, a pair of surrogates, or (the group) a lone one.
+_ESCAPES = re.compile(
+    r"\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(\\ud[89a-f][0-9a-f]{2})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +167,8 @@ class AnswerRecord:
     versions: Versions
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain nested data, in the contract's order."""
-        data = {"schema_version": SCHEMA_VERSION, "ok": True, **dataclasses.asdict(self)}
-        return _without_zeros(data)
+        """The record as plain nested data, with every key that records have."""
+        return _whole({"ok": True, **dataclasses.asdict(self)})
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
@@ -191,21 +197,30 @@ class FailureRecord:
     versions: Versions | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain nested data; what is not known is left out."""
-        known = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
-        return _without_zeros({"schema_version": SCHEMA_VERSION, "ok": False, **known})
+        """The record as plain nested data, with every key that records have."""
+        return _whole({"ok": False, **dataclasses.asdict(self)})
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
         return json_line(self.to_dict())
 
 
-def _without_zeros(data: dict[str, Any]) -> dict[str, Any]:
-    """A record without what most have none of: shared tokens, copied frames."""
-    for part, key in (("tokens", "shared"), ("video_info", "frames_copied")):
-        if part in data and not data[part][key]:
-            del data[part][key]
+def _whole(known: dict[str, Any]) -> dict[str, Any]:
+    """A row with every key, in the schema's order, and None where nothing is known.
+
+    Readers that make a table of rows take the columns from the first ones: a key that came later
+    would be dropped in silence.
+    """
+    data = dict.fromkeys(_keys("answer_record")) | {"schema_version": SCHEMA_VERSION} | known
+    if data["profile"] is not None:
+        data["profile"] = dict.fromkeys(_keys("profile")) | data["profile"]
     return data
+
+
+@cache
+def _keys(part: str) -> tuple[str, ...]:
+    """The keys of an object that the schema defines."""
+    return tuple(json.loads(schema_text())["$defs"][part]["properties"])
 
 
 def schema_text() -> str:
@@ -213,14 +228,18 @@ def schema_text() -> str:
     return resources.files("adatp_cli").joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
 
 
-def json_line(data: Mapping[str, Any]) -> str:
-    """Any record, with what was added to it, as one line of JSON.
+def json_line(data: Any) -> str:
+    r"""Any record, with what was added to it, as one line of JSON that every reader takes.
+
+    Half of a surrogate pair, as in a file name that is no UTF-8, is no Unicode and stops jq and
+    others; it is written out, as in ``\\udcff`` with the backslash itself in the text.
 
     Raises
     ------
     ValueError
         A number in it is not finite.
     """
-    # ASCII alone: a file name that is no valid Unicode, or a line separator inside an answer, can
-    # then neither break the line nor the output's encoding. NaN is not JSON and raises.
-    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
+    # ASCII alone: a line separator inside an answer can then neither break the line nor the
+    # output's encoding. NaN is not JSON and raises.
+    line = json.dumps(data, ensure_ascii=True, allow_nan=False)
+    return _ESCAPES.sub(lambda found: f"\\{found[1]}" if found[1] else found[0], line)

@@ -9,6 +9,7 @@ from typing import Any
 
 from adatp_cli import record
 from adatp_cli.batch.results import ResultFile, row_key
+from adatp_cli.batch.rows import stamp
 from tests.records import answer_record
 
 NASTY = ["plain", 'a "quote", a comma', 'two\nlines\r\nand "\n', "=1+1", "été 日本 \udcff", ""]
@@ -24,8 +25,7 @@ def row(number: int, *, ok: bool = True, text: str | None = None) -> dict[str, A
         if ok
         else record.FailureRecord(video, text, error)
     )
-    batch = {"key": key, "size_bytes": number, "mtime_ns": 10**18 + number}
-    return {**one.to_dict(), "batch": batch}
+    return {**one.to_dict(), "batch": stamp(key, number, 10**18 + number)}
 
 
 def key(item: dict[str, Any]) -> str:

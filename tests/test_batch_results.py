@@ -60,7 +60,7 @@ def test_csv_cells() -> None:
         "ok": "true", "video": "clip 3.mp4", "question": "'=1+1", "answer": "'=1+1",
         "error_kind": "", "error_message": "", "frames_used": "2", "duration_s": "4.0",
         "visual_tokens": "72", "kept_mean_ratio": "0.7083", "flops_ratio": "0.3876",
-        "seconds_total": "1.95", "key": key(row(3)),
+        "seconds": "0.8", "seconds_load": "1.2", "key": key(row(3)),
     }  # fmt: skip
     assert answered == expected
     assert list(answered) == list(expected)
@@ -157,7 +157,7 @@ FOREIGN = [
     b"\0" * 100,
     b'{"video": "a.mp4", "question": "?"}\n',
     record.json_line(answer_record().to_dict()).encode() + b"\n",
-    record.json_line({**row(0), "schema_version": 2}).encode() + b"\n",
+    record.json_line({**row(0), "schema_version": 3}).encode() + b"\n",
     b"video,question\r\na.mp4,?\r\n",
 ]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pyarrow.json
 import pytest
 
 from adatp_cli.record import schema_text
@@ -348,3 +349,49 @@ def test_a_clip_that_takes_too_long_is_a_row(
     assert "took longer than 0.5 s" in run.records[0]["error"]["message"]
     assert "--clip-timeout" in run.records[0]["error"]["hint"]
     assert adatp("batch", folder, "-q", "?", "--clip-timeout", "-1").code == 2
+
+
+def test_every_row_has_every_key_whatever_command_wrote_it(
+    adatp: Run, checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.mp4").write_text("no clip")
+    listed = f"{clip}\n{tmp_path / 'bad.mp4'}\n".encode()
+    given = ("-m", checkpoint, *FEW)
+    (tmp_path / "mine.jsonl").write_text(
+        "".join(
+            json.dumps({"video": str(path), "question": "What?", "answer": "x"}) + "\n"
+            for path in (clip, tmp_path / "bad.mp4")
+        )
+    )
+    rows = [
+        *adatp("batch", "-", "-q", "What?", "-q", "Who?", *given, stdin=listed).records,
+        *adatp("ask", clip, "What?", *given, "-p", "vanilla", "--json").records,
+        *adatp("ask", tmp_path / "bad.mp4", "What?", *given, "--json").records,
+        *adatp("eval", tmp_path / "mine.jsonl", *given, "--json").records,
+    ]
+    assert [row["ok"] for row in rows] == [*[True] * 2, *[False] * 2, True, False, *[True] * 2,
+                                           *[False] * 2]  # fmt: skip
+    for row in rows:
+        VALIDATOR.validate(row)
+    for part in ("", "error", "model", "profile", "video_info", "tokens", "batch", "eval"):
+        objects = [row[part] for row in rows if row[part] is not None] if part else rows
+        assert len({tuple(item) for item in objects}) == 1, part
+    lines = "".join(json.dumps(row) + "\n" for row in rows[:4])
+    table = pyarrow.json.read_json(io.BytesIO(lines.encode()))
+    assert table.column_names == list(rows[0])
+    assert table.column("error").to_pylist()[3] == rows[3]["error"]
+
+
+def test_text_that_is_no_unicode_gives_rows_that_other_readers_take(
+    adatp: Run, checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(
+        '{"video": "\\ud800.mp4", "question": "q"}\n'
+        f'{{"video": {json.dumps(str(clip))}, "question": "\\ud800 q"}}\n'
+    )
+    run = adatp("batch", manifest, "-m", checkpoint, *FEW)
+    assert len(run.records) == 2, run.err
+    assert run.records[1]["question"] == "\\ud800 q"
+    table = pyarrow.json.read_json(io.BytesIO(run.out.encode()))
+    assert table.column("question").to_pylist() == ["q", "\\ud800 q"]

@@ -59,6 +59,7 @@ class ResultFile:
         self._created = opened.created
         self._end = found.end
         self._fresh = fresh
+        self._columns = found.columns
 
     @classmethod
     def open(
@@ -152,7 +153,7 @@ class ResultFile:
             cut off again; the rows before it are whole.
         """
         key = row["batch"]["key"]
-        line = csv_line(row) if self._form == "csv" else jsonl_line(row)
+        line = csv_line(row, self._columns) if self._form == "csv" else jsonl_line(row)
         self._start()
         self._append(line)
         self.done[key] = self.done.get(key, False) or bool(row["ok"])

@@ -1,7 +1,7 @@
 """A row of results: what names it, and how it is written as JSON or CSV.
 
 A row is an answer or failure record as plain data, with an object `batch` that holds its key and
-what the file looked like: `{"key", "size_bytes", "mtime_ns"}`.
+what the file looked like: see `stamp`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from adatp_cli.text import csv_line as line_of_cells
 
 FORMATS = ("jsonl", "csv")
 
+Columns = tuple[tuple[str, tuple[str, ...]], ...]
+
+_OWN_SECONDS = ("seconds", "own")  # of the answer, without the loading; no record has it as such
+
 # The columns of a CSV row, and where their values stand in the record. The rest of a record does
 # not fit a table; JSON Lines has it.
-COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+COLUMNS: Columns = (
     ("ok", ("ok",)),  # true or false
     ("video", ("video",)),
     ("question", ("question",)),
@@ -31,8 +35,15 @@ COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("visual_tokens", ("tokens", "visual")),  # before pruning
     ("kept_mean_ratio", ("tokens", "kept_mean_ratio")),  # of these, mean over the layers
     ("flops_ratio", ("flops", "end_to_end", "ratio")),  # of the unpruned run, end to end
-    ("seconds_total", ("seconds", "total")),
+    ("seconds", _OWN_SECONDS),  # from opening the clip to the end of the answer
+    ("seconds_load", ("seconds", "load")),  # of the model, once for all rows
     ("key", ("batch", "key")),
+)
+# As they were with version 1 of the record; a file that began so is gone on with so.
+OLD_COLUMNS: Columns = (
+    *(column for column in COLUMNS if column[0] not in ("seconds", "seconds_load", "key")),
+    ("seconds_total", ("seconds", "total")),
+    COLUMNS[-1],
 )
 
 
@@ -82,23 +93,35 @@ def file_stamp(path: str) -> tuple[int, int] | tuple[None, None]:
     return found.st_size, found.st_mtime_ns
 
 
+def stamp(key: str, size_bytes: int | None, mtime_ns: int | None) -> dict[str, Any]:
+    """The object `batch` of a row; nanoseconds are text, for jq keeps 53 bits of a number."""
+    return {
+        "key": key,
+        "size_bytes": size_bytes,
+        "mtime_ns": None if mtime_ns is None else str(mtime_ns),
+    }
+
+
 def jsonl_line(row: Mapping[str, Any]) -> str:
     """A row as JSON with its line end, ASCII alone."""
     return f"{json_line(row)}\n"
 
 
-def csv_header() -> str:
+def csv_header(columns: Columns = COLUMNS) -> str:
     """The first line of a CSV table, with its line end."""
-    return line_of_cells([name for name, _ in COLUMNS])
+    return line_of_cells([name for name, _ in columns])
 
 
-def csv_line(row: Mapping[str, Any]) -> str:
+def csv_line(row: Mapping[str, Any], columns: Columns = COLUMNS) -> str:
     """A row as CSV with its line end, guarded as `adatp_cli.text.csv_line` tells."""
-    return line_of_cells(_look_up(row, where) for _, where in COLUMNS)
+    return line_of_cells(_look_up(row, where) for _, where in columns)
 
 
 def _look_up(row: Mapping[str, Any], where: tuple[str, ...]) -> object:
     value: Any = row
+    if where == _OWN_SECONDS:
+        seconds = row.get("seconds")
+        return None if seconds is None else round(seconds["first_token"] + seconds["generate"], 6)
     for name in where:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value

@@ -11,7 +11,7 @@ from adatp_cli.account import video_facts
 from adatp_cli.batch.ahead import DecodeAhead, Decoded
 from adatp_cli.batch.inputs import ClipJob
 from adatp_cli.batch.pace import Pace
-from adatp_cli.batch.results import file_stamp, row_key
+from adatp_cli.batch.rows import file_stamp, row_key, stamp
 from adatp_cli.prefix import SharedPrefix
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 from adatp_cli.video.source import printable
@@ -197,8 +197,7 @@ class BatchRunner:
     def _data(
         self, record: AnswerRecord | FailureRecord, item: Pending, key: str
     ) -> dict[str, Any]:
-        stamp = {"key": key, "size_bytes": item.size_bytes, "mtime_ns": item.mtime_ns}
-        return {**record.to_dict(), "batch": stamp}
+        return {**record.to_dict(), "batch": stamp(key, item.size_bytes, item.mtime_ns)}
 
 
 def _of_pending(read: Callable[[str], Frames]) -> Callable[[Pending], Frames]:

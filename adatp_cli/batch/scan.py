@@ -9,25 +9,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
 
-from adatp_cli.batch.rows import COLUMNS, csv_header
+from adatp_cli.batch.rows import COLUMNS, OLD_COLUMNS, Columns, csv_header
 from adatp_cli.errors import UsageError
-from adatp_cli.record import SCHEMA_VERSION
+from adatp_cli.record import READ_VERSIONS
 
 # No row is this long. It keeps a film that was given by mistake out of the memory.
 _MAX_ROW_BYTES = 1 << 26
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ROW_END = re.compile(rb",[0-9a-f]{64}\r?\n")  # the key is a CSV row's last cell
 _JSON_START = b'{"schema_version"'
+_TABLES = {csv_header(columns).rstrip().encode(): columns for columns in (COLUMNS, OLD_COLUMNS)}
 _HINT = "name another file with -o, or replace this one with --overwrite"
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One row as it stands in the file, with its line end; `key` is None for the CSV header."""
+    """One row as it stands in the file, with its line end.
+
+    The header of a CSV table has no `key`; it tells the `columns`.
+    """
 
     raw: bytes
     key: str | None
     ok: bool
+    columns: Columns = COLUMNS
 
 
 @dataclass(slots=True)
@@ -42,11 +47,14 @@ class Scan:
         Where the last whole row ends, in bytes from the start.
     torn
         Whether something follows that is no whole row.
+    columns
+        Of a CSV table.
     """
 
     done: dict[str, bool] = field(default_factory=dict)
     end: int = 0
     torn: bool = False
+    columns: Columns = COLUMNS
 
 
 def scan(stream: BufferedReader, form: str, name: str) -> Scan:
@@ -72,7 +80,9 @@ def scan(stream: BufferedReader, form: str, name: str) -> Scan:
             result.torn = True
             break
         result.end += len(piece.raw)
-        if piece.key is not None:
+        if piece.key is None:
+            result.columns = piece.columns
+        else:
             result.done[piece.key] = result.done.get(piece.key, False) or piece.ok
     return result
 
@@ -86,10 +96,14 @@ def pieces(stream: BufferedReader, form: str, name: str) -> Iterator[Piece | Non
         As `scan`.
     """
     stream.seek(0)
-    parse = _parse_csv if form == "csv" else _parse_json
     first, line = True, 1
+    columns: Columns | None = None  # None: the header is still to come
     for raw, whole in _raw_rows(stream, quotes=form == "csv"):
-        piece = parse(raw, first=first) if whole else None
+        piece = None
+        if whole:
+            piece = _parse_json(raw) if form == "jsonl" else _parse_csv(raw, columns)
+        if piece is not None:
+            columns = piece.columns
         if piece is None and not (
             _is_torn(raw, form, whole=whole, first=first) and _at_end(stream)
         ):
@@ -112,8 +126,8 @@ def _is_torn(raw: bytes, form: str, *, whole: bool, first: bool) -> bool:
         return False  # not the rest of a row: whole ones behind a quote that is never closed
     if not first:
         return True
-    start = csv_header().encode() if form == "csv" else _JSON_START
-    return raw[: len(start)] == start[: len(raw)]
+    starts = [header + b"\r\n" for header in _TABLES] if form == "csv" else [_JSON_START]
+    return any(raw[: len(start)] == start[: len(raw)] for start in starts)
 
 
 def _at_end(stream: BufferedReader) -> bool:
@@ -147,13 +161,12 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
-def _parse_json(raw: bytes, *, first: bool) -> Piece | None:
-    del first
+def _parse_json(raw: bytes) -> Piece | None:
     try:
         row = json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or row.get("schema_version") != SCHEMA_VERSION:
+    if not isinstance(row, dict) or row.get("schema_version") not in READ_VERSIONS:
         return None
     batch, ok = row.get("batch"), row.get("ok")
     key = batch.get("key") if isinstance(batch, dict) else None
@@ -162,18 +175,19 @@ def _parse_json(raw: bytes, *, first: bool) -> Piece | None:
     return Piece(raw, key, ok)
 
 
-def _parse_csv(raw: bytes, *, first: bool) -> Piece | None:
-    if first:
-        whole = raw.rstrip(b"\r\n") == csv_header().encode().rstrip()
-        return Piece(raw, None, False) if whole else None
+def _parse_csv(raw: bytes, columns: Columns | None) -> Piece | None:
+    """A row, or the header where no columns are known."""
+    if columns is None:
+        columns = _TABLES.get(raw.rstrip(b"\r\n"))
+        return None if columns is None else Piece(raw, None, False, columns)
     try:
         text = raw.decode("utf-8")
         cells = next(csv.reader([text], strict=True), [])
     except (UnicodeDecodeError, csv.Error):
         return None
-    if len(cells) != len(COLUMNS):
+    if len(cells) != len(columns):
         return None
-    row = dict(zip((name for name, _ in COLUMNS), cells, strict=True))
+    row = dict(zip((name for name, _ in columns), cells, strict=True))
     if row["ok"] not in ("true", "false") or not _KEY.fullmatch(row["key"]):
         return None
-    return Piece(raw, row["key"], row["ok"] == "true")
+    return Piece(raw, row["key"], row["ok"] == "true", columns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ from adatp_cli.cli.costs import ending, statistics, summary
 from adatp_cli.cli.options import Stats
 from adatp_cli.cli.progress import BatchProgress
 from adatp_cli.cli.streams import OutputClosedError, Stderr, write_stdout
-from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord, Seconds
+from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord, Seconds, json_line
 from adatp_cli.video.source import printable
 
 # Escape sequences in an answer must not reach the terminal; tabs and newlines may.
@@ -85,7 +84,7 @@ class Output:
 
     def data(self, value: Any) -> None:
         """Write a value to stdout as one line of JSON."""
-        self.line(json.dumps(value, allow_nan=False))
+        self.line(json_line(value))
 
     def text_chunk(self, text: str) -> None:
         """A piece of the answer, as it comes; nothing in JSON mode."""

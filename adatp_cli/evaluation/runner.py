@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from adatp_cli.account import video_facts
 from adatp_cli.batch.ahead import DecodeAhead, Decoded
-from adatp_cli.batch.rows import row_key
+from adatp_cli.batch.rows import row_key, stamp
 from adatp_cli.batch.runner import Describe, Row
 from adatp_cli.evaluation.items import ClipSource, Dataset, Item
 from adatp_cli.evaluation.scoring import Verdict
@@ -192,29 +192,24 @@ class EvalRunner:
 
     def _facts(self, item: Item, answer: str | None) -> dict[str, Any]:
         """The row's object `eval`: which question this is, and what the answer came to."""
-        facts: dict[str, Any] = {
+        scoring = self._dataset.scoring
+        strict = None if answer is None else scoring.strict(answer, item)
+        harness = None
+        if answer is not None and scoring.harness is not None:
+            harness = _told(scoring.harness(answer, item))
+        return {
             "dataset": self._dataset.name,
             "item": item.id,
             "kind": item.kind,
-            "groups": dict(item.groups),
+            "groups": dict(item.groups) or None,
             "truth": item.answer,
+            **_told(strict),
+            "harness": harness,
         }
-        if answer is None:
-            return facts
-        scoring = self._dataset.scoring
-        facts |= _told(scoring.strict(answer, item))
-        if scoring.harness is not None:
-            facts["harness"] = _told(scoring.harness(answer, item))
-        return facts
 
 
-def _told(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "choice": verdict.choice,
-        "parsed": verdict.parsed,
-        "right": verdict.right,
-        "counted": verdict.counted,
-    }
+def _told(verdict: Verdict | None) -> dict[str, Any]:
+    return {name: getattr(verdict, name, None) for name in ("choice", "parsed", "right", "counted")}
 
 
 def encode_pending(pending: Pending, frames: Frames, seconds: float) -> dict[str, Clip | Exception]:
@@ -291,5 +286,5 @@ def _answer(engine: Engine, clip: Clip, prompt: str) -> AnswerRecord:
 def _data(
     record: AnswerRecord | FailureRecord, pending: Pending, key: str, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    stamp = {"key": key, "size_bytes": pending.size_bytes, "mtime_ns": pending.mtime_ns}
-    return {**record.to_dict(), "batch": stamp, "eval": facts}
+    batch = stamp(key, pending.size_bytes, pending.mtime_ns)
+    return {**record.to_dict(), "batch": batch, "eval": facts}
