@@ -196,7 +196,7 @@ class ClipEncoder:
         inner: Any = loaded.model.model
         features = loaded.preprocess(np.stack(self._waiting))
         self._waiting.clear()
-        with _TowerWatch(inner, with_keys=self._with_keys) as tower:
+        with loaded.turn, _TowerWatch(inner, with_keys=self._with_keys) as tower:
             output = inner.get_video_features(features[None].to(loaded.device), return_dict=True)
         encoded = output.pooler_output[0]
         look = None

@@ -106,7 +106,7 @@ def generate(
     """
     model: Any = loaded.model
     stream = _Stream(loaded.tokenizer, on_text)
-    with torch.inference_mode(), ExitStack() as stack:
+    with torch.inference_mode(), loaded.turn, ExitStack() as stack:
         if settings.temperature is not None:
             cuda = [loaded.device] if loaded.device.startswith("cuda") else []
             stack.enter_context(torch.random.fork_rng(devices=cuda))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +107,9 @@ class LoadedModel:
         Placeholder of a visual token.
     context_length
         Most positions that the language model was trained for.
+    turn
+        Held by whoever runs the model: what is seen of a pass is seen by hooks on modules, which
+        all threads share.
     """
 
     model: LlavaOnevisionForConditionalGeneration
@@ -121,6 +126,9 @@ class LoadedModel:
     default_frames: int
     video_token_id: int
     context_length: int
+    turn: AbstractContextManager[Any] = field(
+        default_factory=threading.RLock, repr=False, compare=False
+    )
 
 
 def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = None) -> LoadedModel:
