@@ -19,9 +19,7 @@ READ_VERSIONS = (1, 2)  # of rows in files; those of version 1 lack keys where n
 _SCHEMA_FILE = "answer_record.schema.json"
 
 # In JSON's ASCII: an escaped backslash, a pair of surrogates, or (the group) a lone one.
-_ESCAPES = re.compile(
-    r"\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(\\ud[89a-f][0-9a-f]{2})"
-)
+_ESCAPES = re.compile(r"\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(\\ud[89a-f][0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)

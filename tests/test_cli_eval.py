@@ -64,9 +64,9 @@ def test_every_profile_answers_every_question(adatp: Run, checkpoint: Path, mine
     assert {row["error"]["kind"] for row in failed} == {"missing"}
     assert len(failed) == 3
     first = run.records[0]["eval"]
-    assert first == {"dataset": "mine", "item": "1", "kind": "what", "groups": {},
+    assert first == {"dataset": "mine", "item": "1", "kind": "what", "groups": None,
                      "truth": "nothing", "choice": first["choice"], "parsed": first["parsed"],
-                     "right": first["right"], "counted": True}  # fmt: skip
+                     "right": first["right"], "counted": True, "harness": None}  # fmt: skip
     assert "missing: 1 of 2 clips, and 1 of 4 questions with them" in run.err
 
 

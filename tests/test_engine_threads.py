@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,8 +19,8 @@ ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
-    yield load_random(tmp_path_factory.mktemp("model"))
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_random(tmp_path_factory.mktemp("model"))
 
 
 def beside_each_other(work: Callable[[int], T]) -> list[T]:

@@ -19,7 +19,7 @@ FORMATS = ("jsonl", "csv")
 
 Columns = tuple[tuple[str, tuple[str, ...]], ...]
 
-_OWN_SECONDS = ("seconds", "own")  # of the answer, without the loading; no record has it as such
+_OWN_SECONDS = ("seconds", "own")  # not in the record: see `own_seconds`
 
 # The columns of a CSV row, and where their values stand in the record. The rest of a record does
 # not fit a table; JSON Lines has it.
@@ -117,11 +117,16 @@ def csv_line(row: Mapping[str, Any], columns: Columns = COLUMNS) -> str:
     return line_of_cells(_look_up(row, where) for _, where in columns)
 
 
+def own_seconds(row: Mapping[str, Any]) -> float | None:
+    """From opening the clip to the end of the answer, without loading the model."""
+    seconds = row.get("seconds")
+    return None if seconds is None else round(seconds["first_token"] + seconds["generate"], 6)
+
+
 def _look_up(row: Mapping[str, Any], where: tuple[str, ...]) -> object:
-    value: Any = row
     if where == _OWN_SECONDS:
-        seconds = row.get("seconds")
-        return None if seconds is None else round(seconds["first_token"] + seconds["generate"], 6)
+        return own_seconds(row)
+    value: Any = row
     for name in where:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value

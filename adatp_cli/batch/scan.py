@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
+from typing import Any
 
 from adatp_cli.batch.rows import COLUMNS, OLD_COLUMNS, Columns, csv_header
 from adatp_cli.errors import UsageError
@@ -115,6 +116,25 @@ def pieces(stream: BufferedReader, form: str, name: str) -> Iterator[Piece | Non
         line += raw.count(b"\n")
 
 
+def stored(stream: BufferedReader, name: str) -> Iterator[dict[str, Any] | None]:
+    """The records of a file of JSON Lines; None at the end for a last one that is not whole.
+
+    Raises
+    ------
+    UsageError
+        The file holds something else.
+    """
+    for line, (raw, whole) in enumerate(_raw_rows(stream, quotes=False), 1):
+        row = _record(raw)
+        torn = _is_torn(raw, "jsonl", whole=whole, first=line == 1) and _at_end(stream)
+        if row is None and not torn:
+            raise UsageError(
+                f"{name}, line {line}: is no record of adatp",
+                "give files of JSON Lines, as ask --json, batch and eval write them",
+            )
+        yield row
+
+
 def _is_torn(raw: bytes, form: str, *, whole: bool, first: bool) -> bool:
     """Whether these bytes, which are no row of ours, may be what is left of one.
 
@@ -161,18 +181,23 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
-def _parse_json(raw: bytes) -> Piece | None:
+def _record(raw: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(raw)
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or row.get("schema_version") not in READ_VERSIONS:
         return None
-    batch, ok = row.get("batch"), row.get("ok")
+    return row if isinstance(row.get("ok"), bool) else None
+
+
+def _parse_json(raw: bytes) -> Piece | None:
+    row = _record(raw)
+    batch = None if row is None else row.get("batch")
     key = batch.get("key") if isinstance(batch, dict) else None
-    if not isinstance(ok, bool) or not isinstance(key, str) or not _KEY.fullmatch(key):
+    if row is None or not isinstance(key, str) or not _KEY.fullmatch(key):
         return None
-    return Piece(raw, key, ok)
+    return Piece(raw, key, row["ok"])
 
 
 def _parse_csv(raw: bytes, columns: Columns | None) -> Piece | None:

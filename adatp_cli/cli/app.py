@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from adatp_cli import __version__
-from adatp_cli.cli import ask, batch, bench, bias, demo, doctor, evaluate, profiles, schema, show
+from adatp_cli.cli import (
+    ask,
+    batch,
+    bench,
+    bias,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    profiles,
+    schema,
+    show,
+)
 from adatp_cli.cli.errors import telling
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import Command, Group
@@ -55,6 +67,7 @@ app.command("ask", cls=Command, rich_help_panel=_ASK)(ask.ask)
 app.command("show", cls=Command, rich_help_panel=_ASK)(show.show)
 app.command("batch", cls=Command, rich_help_panel=_ASK)(batch.batch)
 app.command("eval", cls=Command, rich_help_panel=_ASK)(evaluate.evaluate)
+app.command("export", cls=Command, rich_help_panel=_ASK)(export.export)
 app.command("bias", cls=Command, rich_help_panel=_ASK)(bias.bias)
 app.command("bench", cls=Command, rich_help_panel=_ASK)(bench.bench)
 app.add_typer(profiles.app, name="profiles", rich_help_panel=_ABOUT)
