@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import importlib
 import importlib.util
+import json
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from adatp_cli.engine import Engine
 from adatp_cli.errors import UsageError
+from adatp_cli.record import schema_text
 from tests.conftest import Run
 
 
@@ -27,6 +30,15 @@ class StandIn(abc.ABC):
 
     def __init__(self) -> None:
         self.task_dict: dict[str, Any] = {}
+        self._rank, self._world_size = 0, 1
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def world_size(self) -> int:
+        return self._world_size
 
     @abc.abstractmethod
     def generate_until(self, requests: Any) -> Any: ...
@@ -49,6 +61,22 @@ class ManifestStandIn:
 
 
 @dataclass(frozen=True)
+class TokenCounts:
+    """`lmms_eval.api.instance.TokenCounts`."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """`lmms_eval.api.instance.GenerationResult`."""
+
+    text: str
+    token_counts: TokenCounts | None = None
+
+
+@dataclass(frozen=True)
 class Instance:
     """A request of a simple model."""
 
@@ -64,6 +92,8 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Adapter]:
     if importlib.util.find_spec("lmms_eval") is None:
         for name, content in (
             ("lmms_eval", {}), ("lmms_eval.api", {}), ("lmms_eval.api.model", {"lmms": StandIn}),
+            ("lmms_eval.api.instance",
+             {"GenerationResult": GenerationResult, "TokenCounts": TokenCounts}),
             ("lmms_eval.models", {}),
             ("lmms_eval.models.registry_v2", {"ModelManifest": ManifestStandIn}),
         ):  # fmt: skip
@@ -112,14 +142,19 @@ def test_answers_come_in_the_order_of_the_requests(
     docs = [{"path": str(clip)}, {"path": str(other)}, {"path": str(tmp_path / "gone.mp4")}]
     model.task_dict = {"task": {"test": docs}}
     asked = [("What?", 0), ("Where?", 1), ("Which?", 0), ("Who?", 2), ("When?", 1)]
-    answers = model.generate_until([request(text, doc) for text, doc in asked])
+    results = model.generate_until([request(text, doc) for text, doc in asked])
+    assert results[3] == ""
+    answers = [result and result.text for result in results]
     assert sorted(encoded) == sorted([str(clip), str(other)])
-    assert answers[3] == ""
     for (text, doc), answer in zip(asked, answers, strict=True):
         if doc == 0:
             alone = adatp("ask", clip, text, "-m", checkpoint, "--dtype", "float32", "-n", "4",
                           "--max-new-tokens", "3", "--json")  # fmt: skip
             assert answer == alone.records[0]["answer"]
+            tokens = alone.records[0]["tokens"]
+            counts = results[asked.index((text, doc))].token_counts
+            assert counts.input_tokens == tokens["text"] + tokens["visual"]
+            assert counts.output_tokens == tokens["generated"]
     assert len({answers[0], answers[2]}) == 2
 
 
@@ -140,3 +175,59 @@ def test_what_it_does_not_do_is_said(adapter: Adapter, checkpoint: Path, clip: P
     # What tasks pass for greedy decoding is taken as that.
     greedy = {"temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": ["\n"]}
     assert model.generate_until([request("What?", 0, **greedy)])
+
+
+def test_each_repeat_of_a_sampled_question_has_a_seed_of_its_own(
+    adapter: Adapter, checkpoint: Path, clip: Path
+) -> None:
+    def answers(seed: int) -> list[str]:
+        model = adapter(model=str(checkpoint), dtype="float32", frames=2, device="cpu", seed=seed)
+        model.task_dict = {"task": {"test": [{"path": str(clip)}]}}
+        asked = request("What?", 0, temperature=1.0, do_sample=True, max_new_tokens=8)
+        return [result.text for result in model.generate_until([asked] * 3)]
+
+    first = answers(0)
+    assert len(set(first)) == 3
+    assert answers(1)[:2] == first[1:]
+
+
+def test_own_rows_are_kept_beside_each_as_it_is_known(
+    adapter: Adapter, checkpoint: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"model": str(checkpoint), "dtype": "float32", "frames": 2, "device": "cpu",
+             "records": str(tmp_path / "rows.jsonl")}  # fmt: skip
+    model = adapter(**given)
+    gone = tmp_path / "gone.mp4"
+    model.task_dict = {"task": {"test": [{"path": str(clip)}, {"path": str(gone)}]}}
+    model.generate_until([request("What?", 1), request("Who?", 1), request("What?", 0)])
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    validator = jsonschema.Draft202012Validator(json.loads(schema_text()))
+    for row in rows:
+        validator.validate(row)
+    told = {(row["video"], row["question"]): (row["error"] or {}).get("kind") for row in rows}
+    assert told == {(str(clip), "What?"): None, (str(gone), "What?"): "missing",
+                    (str(gone), "Who?"): "missing"}  # fmt: skip
+    with pytest.raises(UsageError, match="exists already"):
+        adapter(**given)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    second = adapter(**given)
+    assert (second.rank, second.world_size) == (1, 2)
+    assert str(second.device) == "cpu"
+    assert (tmp_path / "rows-1.jsonl").exists()
+
+
+def test_frames_auto_is_what_ask_takes_and_other_words_are_refused(
+    adapter: Adapter, adatp: Run, checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
+    model = adapter(model=str(checkpoint), frames="auto", dtype="float32", profile="adatp-light",
+                    device="cpu", records=str(tmp_path / "rows.jsonl"))  # fmt: skip
+    model.task_dict = {"task": {"test": [{"path": str(clip)}]}}
+    model.generate_until([request("What?", 0)])
+    alone = adatp("ask", clip, "What?", "-m", checkpoint, "-n", "auto", "-p", "adatp-light",
+                  "--dtype", "float32", "--json", "--max-new-tokens", "3").records[0]  # fmt: skip
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert row["video_info"]["frames_used"] == alone["video_info"]["frames_used"]
+    for name, value in (("frames", "many"), ("seed", "x")):
+        with pytest.raises(UsageError, match=f"{name}={value}: is no number"):
+            adapter(model=str(checkpoint), **{name: value})

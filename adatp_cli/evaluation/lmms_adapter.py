@@ -1,4 +1,4 @@
-"""adatp as a model of lmms-eval: `lmms_eval --model adatp --model_args model=7b,profile=adatp`.
+"""adatp as a model of lmms-eval: `lmms-eval --model adatp --model_args model=7b,profile=adatp`.
 
 Imported by lmms-eval alone, which is not among adatp's dependencies; `lmms_entry` tells it of this.
 """
@@ -7,22 +7,32 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
+import torch
+from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
+from tqdm import tqdm  # type: ignore[import-untyped]
 
+from adatp_cli import account
 from adatp_cli.engine import Engine
 from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.events import Answered, Clip
 from adatp_cli.model.load import LoadRequest, load_model
-from adatp_cli.profiles import load_profile, read_share
+from adatp_cli.profiles import Profile, load_profile, read_share
+from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 
 log = logging.getLogger("adatp.lmms_eval")
+
+Number = TypeVar("Number")
 
 _MAX_NEW_TOKENS = 1024  # where a task says nothing, as in the harness's LLaVA adapters
 
@@ -40,7 +50,9 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
     """A "simple" model of lmms-eval that answers questions about video files.
 
     Frames are sampled and the prompt is built as in `adatp ask`. A clip that cannot be read is
-    logged and answered with nothing, which the tasks count as wrong.
+    logged and answered with nothing, which the tasks count as wrong. Answers come with the numbers
+    of their tokens. Several processes, started by torchrun or accelerate, share the questions; each
+    takes the GPU of its local rank.
 
     Parameters
     ----------
@@ -49,14 +61,19 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
     profile, budget
         Name or file of a profile, and another budget for it.
     frames
-        Frames of each clip; the profile's or the model's where not given.
+        Frames of each clip, or `auto`; the profile's or the model's where not given.
+    seed
+        Of sampling, where a task asks for it; each repeat of a question adds one.
+    records
+        A new file for adatp's own rows, as of `adatp ask --json`, each the moment it is known; of
+        several processes each but the first adds its rank to the name.
     batch_size, max_batch_size
         lmms-eval passes them; one question is answered at a time.
 
     Raises
     ------
     AdatpError
-        The model or the profile cannot be had, or a batch size above 1 is asked for.
+        The model or the profile cannot be had, a value is none, or the file of records exists.
     """
 
     is_simple = True
@@ -71,6 +88,8 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
+        seed: int | str = 0,
+        records: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | str | None = None,
     ) -> None:
@@ -78,8 +97,15 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
         del max_batch_size
         if str(batch_size) not in ("1", "auto"):
             raise UsageError(f"batch_size={batch_size}: adatp answers one question at a time")
+        # What starts several processes tells each its number so; lmms-eval itself sets it later.
+        self._rank = int(os.environ.get("RANK", "0"))
+        self._world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if device in ("auto", "cuda") and self._world_size > 1 and torch.cuda.is_available():
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         chosen = load_profile(profile)
         self._profile = chosen if budget is None else chosen.with_budget(read_share(str(budget)))
+        self._seed = _number(int, "seed", seed)
+        self._records = None if records is None else _opened(Path(records), self._rank)
         self._loaded = load_model(
             LoadRequest(
                 model=model,
@@ -91,31 +117,73 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
             ),
             log.info,
         )
-        count = None if frames is None else int(frames)
-        self._sampling = Sampling(frames=count).with_default_frames(
-            self._profile.frames or self._loaded.default_frames
-        )
+        self._sampling = self._sampling_for(frames)
 
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where lmms-eval puts what processes tell each other."""
+        return torch.device(self._loaded.device)
+
+    def _sampling_for(self, frames: int | str | None) -> Sampling:
+        default = self._profile.frames or self._loaded.default_frames
+        if frames == "auto":
+            engine = Engine(self._loaded, self._profile, GenerationSettings(_MAX_NEW_TOKENS))
+            count = engine.frame_budget(default).frames
+            log.info("frames=auto: %d frames", count)
+        else:
+            count = default if frames is None else _number(int, "frames", frames)
+        return Sampling(frames=count)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """The answers, in the order of the requests; questions of a clip share its encoding."""
-        asked = [self._request(request.args) for request in requests]
-        answers = [""] * len(asked)
-        clip: Clip | None = None
+        asked, times = [], Counter[tuple[Any, ...]]()
+        for request in requests:
+            _, _, _, doc, task, split = request.args
+            asked.append(self._request(request.args, times[task, split, doc]))
+            times[task, split, doc] += 1
+        answers: list[Any] = [""] * len(asked)
+        clip: Clip | AdatpError | None = None
         path: str | None = None
+        order = sorted(range(len(asked)), key=lambda index: asked[index].path)
         with IsolatedReader() as reader:
-            for index in sorted(range(len(asked)), key=lambda index: asked[index].path):
+            for index in tqdm(order, desc="adatp", disable=self.rank != 0):
                 request = asked[index]
                 engine = Engine(self._loaded, self._profile, request.settings)
+                if clip is None or path != request.path:
+                    path, clip = request.path, self._clip(reader, engine, request.path)
                 try:
-                    if path != request.path:
-                        path, clip = request.path, None
-                        frames = reader.read(path, self._sampling, resize=engine.resize)
-                        clip = engine.encode(path, frames)
-                    if clip is not None:
-                        answers[index] = _answer(engine, clip, request.text)
+                    if isinstance(clip, AdatpError):
+                        raise clip
+                    record = _answer(engine, clip, request.text)
                 except AdatpError as error:
                     log.warning("%s; the question is left without an answer", error.message)
+                    self._keep(self._failed(request, engine.profile, error))
+                else:
+                    answers[index] = _result(record)
+                    self._keep(record)
         return answers
+
+    def _clip(self, reader: IsolatedReader, engine: Engine, path: str) -> Clip | AdatpError:
+        """The encoded clip, or what keeps it from that."""
+        try:
+            return engine.encode(path, reader.read(path, self._sampling, resize=engine.resize))
+        except AdatpError as error:
+            return error
+
+    def _keep(self, record: AnswerRecord | FailureRecord) -> None:
+        if self._records is not None:
+            self._records.write(f"{record.to_json()}\n")
+            self._records.flush()
+
+    def _failed(self, request: _Request, profile: Profile, error: AdatpError) -> FailureRecord:
+        return FailureRecord(
+            request.path,
+            request.text,
+            ErrorInfo(error.kind, error.message, error.hint),
+            model=account.model_info(self._loaded),
+            profile=profile.to_dict(),
+            versions=account.versions(),
+        )
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Not offered."""
@@ -125,17 +193,17 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
         """Not offered."""
         raise NotImplementedError("adatp answers in one round")
 
-    def _request(self, arguments: Sequence[Any]) -> _Request:
+    def _request(self, arguments: Sequence[Any], repeat: int) -> _Request:
         context, knobs, doc_to_visual, doc_id, task, split = arguments
         visuals = doc_to_visual(self.task_dict[task][split][doc_id])
         if len(visuals) != 1 or not isinstance(visuals[0], str):
             raise UsageError(
                 f"task {task} does not give one video file, and adatp answers about nothing else"
             )
-        return _Request(context, visuals[0], _settings(knobs))
+        return _Request(context, visuals[0], _settings(knobs, self._seed + repeat))
 
 
-def _settings(knobs: Mapping[str, Any]) -> GenerationSettings:
+def _settings(knobs: Mapping[str, Any], seed: int) -> GenerationSettings:
     """lmms-eval's `generation_kwargs`; `until` is dropped, as its LLaVA adapters do."""
     if int(knobs.get("num_beams") or 1) != 1:
         raise UsageError("num_beams: adatp decodes without beams")
@@ -145,12 +213,48 @@ def _settings(knobs: Mapping[str, Any]) -> GenerationSettings:
         return settings
     top_p = knobs.get("top_p")
     return dataclasses.replace(
-        settings, temperature=temperature, top_p=None if top_p is None else float(top_p)
+        settings,
+        temperature=temperature,
+        top_p=None if top_p is None else float(top_p),
+        seed=seed,
     )
 
 
-def _answer(engine: Engine, clip: Clip, text: str) -> str:
+def _answer(engine: Engine, clip: Clip, text: str) -> AnswerRecord:
     for event in engine.answer(clip, text, stream=False):
         if isinstance(event, Answered):
-            return event.record.answer
+            return event.record
     raise RuntimeError("the engine ended without an answer")
+
+
+def _result(record: AnswerRecord) -> Any:
+    """An answer as lmms-eval takes it; the prompt as it is before pruning."""
+    tokens = record.tokens
+    return GenerationResult(
+        record.answer,
+        TokenCounts(input_tokens=tokens.text + tokens.visual, output_tokens=tokens.generated),
+    )
+
+
+def _number(kind: Callable[[Any], Number], name: str, given: object) -> Number:
+    try:
+        return kind(given)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name}={given}: is no number", f"as in {name}={kind(1)}") from None
+
+
+def _opened(path: Path, rank: int) -> TextIO:
+    """A new file for the records of one process.
+
+    Raises
+    ------
+    UsageError
+        It is there already, or cannot be made.
+    """
+    path = path.with_name(f"{path.stem}-{rank}{path.suffix}") if rank else path
+    try:
+        return path.open("x", encoding="ascii")
+    except FileExistsError:
+        raise UsageError(f"records={path}: exists already", "name another file") from None
+    except OSError as error:
+        raise UsageError(f"records={path}: {error.strerror}", "name another file") from None
