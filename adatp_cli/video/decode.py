@@ -26,6 +26,7 @@ from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.source import Source, check_source
+from adatp_cli.video.tone import HDR_NAMES, is_hdr
 from adatp_cli.words import plural
 
 DECODERS = ("auto", "decord", "pyav")
@@ -347,6 +348,8 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
             f"it begins in the middle of a group of pictures: its first {first.before} frames, to "
             f"{index.timestamps_s[first.before]:.2f} s, cannot be decoded"
         )
+    if is_hdr(first.transfer):
+        notes.append(f"its {HDR_NAMES[first.transfer]} frames are tone-mapped to SDR")
     turned = first.orientation
     if turned.odd:
         notes.append("it asks for a rotation that is no multiple of 90 degrees: not applied")

@@ -18,6 +18,7 @@ from adatp_cli.video.container import MAX_THREADS
 from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.source import Source
+from adatp_cli.video.tone import is_hdr
 
 # Smaller than one frame of any clip: one recovered (repeated) frame is already an error.
 _NO_FAULTS = 1e-9
@@ -96,6 +97,8 @@ def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
         return "the frames have no timestamps that decord could be checked by"
     if not index.closed:
         return "decord does not seek exactly where frames refer across key frames"
+    if is_hdr(first.transfer):
+        return "decord shows HDR as if it were none"
     if first.before:
         return "it begins in the middle of a group of pictures"
     if abs(float(index.pts[0])) * index.time_base_s > _LATEST_START_S:

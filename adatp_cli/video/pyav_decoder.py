@@ -15,6 +15,7 @@ from adatp_cli.video.container import open_clip
 from adatp_cli.video.cursor import Cursor, Errors, decode_in_a_row
 from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.source import Source
+from adatp_cli.video.tone import is_hdr, tone_map
 
 if TYPE_CHECKING:
     from av.sidedata.sidedata import SideData
@@ -79,6 +80,8 @@ class FirstFrame:
     ----------
     width, height, orientation
         The size as shown, and how it comes to be.
+    transfer
+        FFmpeg's number of how light is coded, by which HDR is known.
     before
         How many frames of the index are before it: those of a recording that begins in the middle
         of a group of pictures need what is not there.
@@ -87,6 +90,7 @@ class FirstFrame:
     width: int
     height: int
     orientation: Orientation
+    transfer: int = 0
     before: int = 0
 
 
@@ -104,7 +108,7 @@ def probe(source: Source, index: ClipIndex) -> FirstFrame | None:
         before = index.before_key
         if index.exact and frame.pts is not None:
             before = int(np.searchsorted(index.pts, frame.pts))
-        return FirstFrame(width, height, orientation, before)
+        return FirstFrame(width, height, orientation, int(frame.color_trc), before)
 
 
 def decode_by_pts(
@@ -132,7 +136,7 @@ def decode_by_pts(
             frame = cursor.frame_at(int(position))
             if frame is None or cursor.errors.count:
                 return None
-            pixels[slot] = canvas.fit(_upright(frame, first))
+            pixels[slot] = canvas.fit(_upright(frame, first, canvas))
             canvas.filled(pixels, slot + 1)
     return pixels
 
@@ -184,7 +188,7 @@ def decode_by_count(
             if slot == len(ordinals):
                 break
             if ordinal == ordinals[slot]:
-                pixels[slot] = canvas.fit(_upright(frame, first))
+                pixels[slot] = canvas.fit(_upright(frame, first, canvas))
                 slot += 1
                 canvas.filled(pixels, slot)
     return pixels[:slot]
@@ -221,10 +225,17 @@ def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
     return cast("VideoFrame", graph.pull())
 
 
-def _upright(frame: VideoFrame, first: FirstFrame) -> Pixels:
-    """RGB pixels, upright, in the size of the first frame where the size changes on the way."""
+def _upright(frame: VideoFrame, first: FirstFrame, canvas: Canvas) -> Pixels:
+    """RGB pixels for a screen without HDR, upright, in the size of the first frame throughout."""
     width, height = first.width, first.height
     if first.orientation.transpose:
         width, height = height, width
+    transfer = int(frame.color_trc)
+    if is_hdr(transfer):
+        if canvas.resize is not None and canvas.resize.shrinks(height, width):
+            # Mapping every pixel of a 4K frame takes a second; of those left, nothing shows.
+            width, height = (min(side, 2 * canvas.resize.size) for side in (width, height))
+        deep = frame.reformat(width, height, "rgb48le", interpolation="AREA").to_ndarray()
+        return first.orientation.apply(tone_map(np.asarray(deep, dtype=np.uint16), transfer))
     rgb = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
     return first.orientation.apply(np.asarray(rgb, dtype=np.uint8))
