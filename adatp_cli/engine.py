@@ -29,11 +29,11 @@ from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import PruningPlan, SignalNeeds, VisualLayout
 from adatp_cli.settings import GenerationSettings
 from adatp_cli.sharing import PrefillMode
+from adatp_cli.text import plural
 from adatp_cli.trace import build_trace
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.sampling import Sampling
-from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel

@@ -13,7 +13,7 @@ from typing import Any
 
 from adatp_cli import __version__
 from adatp_cli.errors import AdatpError
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 # What answering cannot do without, and what only some answers need.
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "av")

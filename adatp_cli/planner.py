@@ -16,8 +16,8 @@ from adatp_cli.pruning.method import Circumstances, Outlook
 from adatp_cli.pruning.methods import method_of, resolve_profile
 from adatp_cli.settings import GenerationSettings
 from adatp_cli.sharing import Prefills, compare_prefills
+from adatp_cli.text import plural
 from adatp_cli.video.resize import Resize
-from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel

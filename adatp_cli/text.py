@@ -1,4 +1,4 @@
-"""Text of others (names, questions, answers) where it is read, shown or written: it stays text."""
+"""Words and cells: text of others, such as names and answers, stays text wherever it stands."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # noqa: RUF001
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 # What begins a tag, an entity, a link, a picture, code or emphasis, or ends a cell.
 _MARKUP = re.compile(r"[\\`*\[\]<>&|~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+
+# Controls but for tabs and line ends, and what turns the direction of the text around it.
+_OBEYED = {
+    code: ascii(chr(code))[1:-1]
+    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\t\n"
+}
 
 
 def is_utf16(data: bytes) -> bool:
@@ -35,6 +42,21 @@ def decoded(data: bytes, errors: str = "strict") -> str:
 def printable(text: str) -> str:
     """`text` on one line, with control characters and broken encodings written as escapes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """`text` on one line that is safe to print: white space as one space, controls escaped."""
+    return " ".join(printable(word) for word in text.split())
+
+
+def for_terminal(text: str) -> str:
+    """Lines that a terminal shows as they are: what it would obey is written as escapes."""
+    return "\r\n".join(part.translate(_OBEYED) for part in text.split("\r\n"))
+
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """'1 frame', '3 frames'; `many` where the plural takes more than an s."""
+    return f"{count} {noun if count == 1 else many or noun + 's'}"
 
 
 def markdown_cell(text: str) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adatp_cli import record
 from adatp_cli.cli.costs import amount, ending, percent, statistics, summary
-from adatp_cli.cli.output import one_line
+from adatp_cli.text import one_line
 from tests.records import answer_record
 
 

@@ -237,3 +237,23 @@ def test_messages_are_broken_between_words_on_a_terminal_and_not_off_it(
     assert len(lines) > 1
     assert max(map(len, lines)) <= 80
     assert " ".join(word.strip() for word in lines).split() == line.split()
+
+
+def test_no_name_writes_a_line_or_moves_the_cursor_of_a_terminal(
+    programs: Programs, clip: Path, tmp_path: Path
+) -> None:
+    forged = "9 answered, 0 failed"
+    shutil.copy(clip, tmp_path / f"a\x1b[31m\x1b]0;x\x07\n{forged}.mp4")
+    for name in (f".h\n{forged}\x1b[2J.mp4", f"b\r{forged}.mp4.part"):
+        (tmp_path / name).touch()
+    (tmp_path / f"c\n{forged}.mp4").write_text("no video")
+    asked = ("batch", ".", "-q", "What?", *TINY)
+    for more in ((), ("--verbose",), ("--output-format", "csv")):
+        for stream in ("pty", "pipe"):
+            run = programs.run(*asked, *more, stdout=stream, stderr=stream, folder=tmp_path)
+            assert run.code == 6
+            told = run.err + (run.out if stream == "pty" else "")
+            for obeyed in ("\x1b]", "\x07", "\x1b[2J", "a\x1b[31m"):
+                assert obeyed not in told
+            if stream == "pipe":  # a terminal's lines break where they end
+                assert not any(line.startswith(forged) for line in run.err.splitlines())

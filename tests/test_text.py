@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from adatp_cli.evaluation.tables import csv_text, markdown
-from adatp_cli.text import markdown_cell, printable
+from adatp_cli.text import for_terminal, markdown_cell, plural, printable
 
 HOSTILE = (
     "=cmd|'/C calc'!A0", "@SUM(1)", "+1+1", "-1-1", "\t=1", "\x1b[31mred\x1b]0;x\x07", "a|b",
@@ -56,3 +56,15 @@ def test_no_table_runs_or_loads_what_a_question_says(kind: str) -> None:
     assert line[0] == kind or line[0] == f"'{kind}"
     assert not line[0].startswith(tuple("=+-@\t\r\n"))
     assert len(shown(markdown([kind, "b"], [["1", kind]]))) == 4
+
+
+def test_a_terminal_gets_nothing_to_obey_and_all_else_as_it_is() -> None:
+    told = "a\x1b[2J\x07\r b\x9b c\u202ed \u2066e\tf\n"
+    assert for_terminal(told) == "a\\x1b[2J\\x07\\r b\\x9b c\\u202ed \\u2066e\tf\n"
+    for text in ("été\u00a0: 日本\u3000x\n", "👩\u200d👧 a\u200cb", "true,a\r\ntrue,b\r\n"):
+        assert for_terminal(text) == text
+
+
+def test_plurals() -> None:
+    assert [plural(count, "clip") for count in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
+    assert plural(2, "query", "queries") == "2 queries"

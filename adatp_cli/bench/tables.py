@@ -11,8 +11,7 @@ from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult
 from adatp_cli.bench.sample import PLAIN, STAGES
 from adatp_cli.bench.scaling import Curve, Growth
 from adatp_cli.bench.summary import Row, Spread
-from adatp_cli.text import markdown_cell
-from adatp_cli.words import plural
+from adatp_cli.text import markdown_cell, plural
 
 _NONE = "-"
 _LABELS = {

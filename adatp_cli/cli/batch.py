@@ -30,7 +30,7 @@ from adatp_cli.cli.rows import (
 )
 from adatp_cli.errors import UsageError
 from adatp_cli.record import ErrorInfo, FailureRecord
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.batch.inputs import ClipJob

@@ -28,7 +28,7 @@ from adatp_cli.cli.options import (
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import RANDOM
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.bench.report import BenchResult

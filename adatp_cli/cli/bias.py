@@ -28,7 +28,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import Profile, load_profile
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.bias import BiasSummary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adatp_cli.record import AnswerRecord, Seconds
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 

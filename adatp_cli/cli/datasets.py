@@ -11,7 +11,7 @@ import typer
 from adatp_cli.cli.contending import Arena
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.errors import UsageError
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.items import Dataset

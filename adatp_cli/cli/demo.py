@@ -22,7 +22,7 @@ from adatp_cli.cli.options import (
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
 from adatp_cli.errors import UsageError
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 
 def demo(
@@ -92,7 +92,7 @@ def _run(path: Path, options: RunOptions, output: Output) -> None:
         truths=[question.answer for question in made.questions],
     )
     interview.run()
-    output.note(f"\n{interview.right} of {plural(len(made.questions), 'answer')} right")
+    output.note("", f"{interview.right} of {plural(len(made.questions), 'answer')} right")
     if output.stats is Stats.short:
         output.note(
             "tokens kept: of the clip's, to the last layer; the LLM's work: its share of the "
@@ -104,11 +104,11 @@ def _next(output: Output, clip: str | None) -> None:
     """What to type after the demo."""
     if output.json:
         return
-    output.note("\nnext:")
+    output.note("", "next:")
     if clip is not None:
         quoted = shlex.quote(clip)
         output.note(f'what it looked at: adatp show {quoted} "what happens?" -m tiny -o seen.html')
     output.note(
-        "which models this machine can run: adatp doctor\n"
-        'a clip of your own, with a model that is fetched once: adatp ask CLIP "what happens?"'
+        "which models this machine can run: adatp doctor",
+        'a clip of your own, with a model that is fetched once: adatp ask CLIP "what happens?"',
     )

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import typer
 
-from adatp_cli.cli.output import Output, one_line
+from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import refusal
 from adatp_cli.cli.streams import OutputClosedError, check_stdout
 from adatp_cli.errors import AdatpError, MemoryLimitError, UsageError
 from adatp_cli.record import ErrorInfo
+from adatp_cli.text import one_line
 
 INTERRUPTED = 130
 SOME_FAILED = 6  # the run came to its end

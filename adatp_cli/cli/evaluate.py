@@ -31,7 +31,7 @@ from adatp_cli.cli.progress import duration
 from adatp_cli.cli.rows import RESULTS, Resume, RetryFailed, check_resuming
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import read_share
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.batch.results import ResultFile

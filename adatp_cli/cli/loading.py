@@ -14,7 +14,7 @@ from adatp_cli.cli.costs import percent
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import Output
 from adatp_cli.profiles import Profile
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.engine import Engine

@@ -16,17 +16,7 @@ from adatp_cli.cli.options import Stats
 from adatp_cli.cli.progress import BatchProgress
 from adatp_cli.cli.streams import OutputClosedError, Stderr, write_stdout
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord, Seconds, json_line
-from adatp_cli.video.source import printable
-
-# Escape sequences in an answer must not reach the terminal; tabs and newlines may.
-_CONTROLS = {
-    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
-}
-
-
-def one_line(text: str) -> str:
-    """`text` on one line that is safe to print: white space as one space, controls escaped."""
-    return " ".join(printable(word) for word in text.split())
+from adatp_cli.text import for_terminal, one_line, printable
 
 
 class Output:
@@ -65,7 +55,7 @@ class Output:
     # stdout
 
     def write(self, text: str) -> None:
-        """Write to stdout as it is, and flush.
+        """Write to stdout and flush: as it is, but nothing that a terminal would obey to one.
 
         Raises
         ------
@@ -75,12 +65,17 @@ class Output:
             The output takes no more: it is closed, or a disk is full.
         """
         self._clear_status()
-        write_stdout(text)
+        write_stdout(for_terminal(text) if sys.stdout.isatty() else text)
         self._mid_line = not text.endswith("\n") if text else self._mid_line
 
     def line(self, text: str) -> None:
         """Write one line, or several, to stdout."""
         self.write(f"{text}\n")
+
+    def csv_row(self, text: str) -> None:
+        """Write a row of a table as it is, and on one line to a terminal."""
+        one = f"{printable(text.rstrip())}\r\n"
+        self.write(one if sys.stdout.isatty() else text)
 
     def data(self, value: Any) -> None:
         """Write a value to stdout as one line of JSON."""
@@ -89,7 +84,7 @@ class Output:
     def text_chunk(self, text: str) -> None:
         """A piece of the answer, as it comes; nothing in JSON mode."""
         if not self.json:
-            self.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
+            self.write(text)
 
     def answered(
         self, record: AnswerRecord, *, own: Seconds | None = None, truth: str | None = None
@@ -130,9 +125,9 @@ class Output:
 
     # stderr
 
-    def note(self, text: str) -> None:
-        """Something the user should know, a line or more."""
-        for line in text.splitlines():
+    def note(self, *lines: str) -> None:
+        """Something the user should know. Each text is one line, whatever name is part of it."""
+        for line in lines:
             indent = line[: len(line) - len(line.lstrip(" "))]
             self._print(Text(indent + one_line(line)))
 
@@ -170,7 +165,7 @@ class Output:
         """Several lines on what went wrong, whatever --quiet says."""
         self._clear_status()
         self._end_line()
-        self._stderr.print(Text(text), soft_wrap=True)
+        self._stderr.print(Text(for_terminal(text)), soft_wrap=True)
 
     def error(self, info: ErrorInfo) -> None:
         """One line: what, on which file, what to do next."""

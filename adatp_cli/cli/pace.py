@@ -11,8 +11,8 @@ from typing import Any
 from adatp_cli.batch.pace import Pace
 from adatp_cli.cli.costs import percent
 from adatp_cli.cli.progress import BatchProgress, duration
+from adatp_cli.text import plural
 from adatp_cli.video.source import printable
-from adatp_cli.words import plural
 
 _CLIPS_SHOWN = 5
 

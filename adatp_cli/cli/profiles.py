@@ -28,7 +28,7 @@ from adatp_cli.errors import UsageError
 from adatp_cli.frame_budget import FrameBudget
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and check pruning profiles.")
 

@@ -85,7 +85,7 @@ class StdoutRows:
         if not self._begun:
             self._output.write(csv_header())
         self._begun = True
-        self._output.write(csv_line(row))
+        self._output.csv_row(csv_line(row))
 
     def forget_failed(self, keys: Collection[str]) -> None:
         """There are none."""

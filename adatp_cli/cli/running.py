@@ -139,7 +139,8 @@ class Interview:
             return
         self._output.note(
             f"{len(self._questions)} questions: {amount(cost.shared)}FLOP on one unpruned prefill, "
-            f"{amount(cost.pruned)}FLOP pruned for each\n{then}"
+            f"{amount(cost.pruned)}FLOP pruned for each",
+            then,
         )
 
     def _handle(self, event: Stage | ClipReady | PrefillChosen | TextChunk | Answered) -> None:

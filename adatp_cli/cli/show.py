@@ -23,8 +23,8 @@ from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import replacing
 from adatp_cli.record import ErrorInfo, FailureRecord
+from adatp_cli.text import plural
 from adatp_cli.video.source import STDIN_NAME, check_source, printable
-from adatp_cli.words import plural
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from adatp_cli.model.device import is_cuda
 from adatp_cli.model.heap import keep_large_blocks_apart
 from adatp_cli.model.memory import available_memory, estimate_run
 from adatp_cli.model.quantize import choose_quantization
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel

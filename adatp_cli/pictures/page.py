@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from adatp_cli.pictures import looks
 from adatp_cli.pictures.scene import Panel, Scene
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 _TEMPLATE = "page.html"
 # Frames on the page, in pixels of the longer side: sharp enough for a cell, and light.

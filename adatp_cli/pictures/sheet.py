@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adatp_cli.pictures import looks, strips
 from adatp_cli.pictures.scene import Panel, Scene
 from adatp_cli.record import SegmentFacts
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
+from adatp_cli.text import plural
 from adatp_cli.video import decord_decoder, pyav_decoder
 from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.container import Kept
@@ -27,7 +28,6 @@ from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.source import Source, check_source
 from adatp_cli.video.tone import HDR_NAMES, is_hdr
-from adatp_cli.words import plural
 
 DECODERS = ("auto", "decord", "pyav")
 MAX_PIXEL_BYTES = 6 << 30

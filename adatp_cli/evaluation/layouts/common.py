@@ -8,8 +8,8 @@ from pathlib import Path
 
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.items import ClipSource, Item
+from adatp_cli.text import plural
 from adatp_cli.video.source import printable
-from adatp_cli.words import plural
 
 LETTER_CLOSING = "Answer with the option's letter from the given choices directly."
 

@@ -12,7 +12,7 @@ from adatp_cli.evaluation.clips import FileClip, find_clip
 from adatp_cli.evaluation.items import Dataset, Item
 from adatp_cli.evaluation.layouts import common
 from adatp_cli.evaluation.scoring import Scoring, choice
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 TITLE = "EgoSchema"
 _TABLE_COLUMNS = ("question_idx", "question", "video_idx", "option", "answer")

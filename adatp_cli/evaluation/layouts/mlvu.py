@@ -11,7 +11,7 @@ from adatp_cli.evaluation.clips import FileClip, find_clip
 from adatp_cli.evaluation.items import Dataset, Item, letters
 from adatp_cli.evaluation.layouts import common
 from adatp_cli.evaluation.scoring import Scoring, choice
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 TITLE = "MLVU"
 _OWN_COLUMNS = ("video", "question", "candidates", "answer", "question_type")

@@ -12,7 +12,7 @@ from adatp_cli.evaluation.clips import FileClip, FrameFolder, find_clip, find_pi
 from adatp_cli.evaluation.items import ClipSource, Dataset, Item, letters
 from adatp_cli.evaluation.layouts import common
 from adatp_cli.evaluation.scoring import Scoring, choice
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 TITLE = "MVBench"
 _COLUMNS = ("video", "question", "candidates", "answer")
