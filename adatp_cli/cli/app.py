@@ -90,6 +90,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(args=arguments, prog_name="adatp", standalone_mode=False)
     except OSError as error:  # of a help that could not be written
         raise stdout_failure(error) from error
-    except SystemExit:  # rich's own way where nobody reads a help to its end
-        raise OutputClosedError from None
+    except SystemExit as end:
+        if end.code != 1:  # SIGTERM's
+            raise
+        raise OutputClosedError from None  # rich's way where nobody reads a help to its end
     return code if isinstance(code, int) else 0
