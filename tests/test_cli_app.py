@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from adatp_cli import __version__
+from adatp_cli.cli.app import app
 from adatp_cli.record import schema_text
 from tests.conftest import Run
 
 PACKAGE = Path(__file__).parent.parent / "adatp_cli"
-COMMANDS = (
-    ("ask",),
-    ("demo",),
-    ("bench",),
-    ("doctor",),
-    ("schema",),
-    ("profiles",),
-    ("profiles", "list"),
-    ("profiles", "show"),
-    ("profiles", "validate"),
-)
 HEAVY = {
     "torch",
     "transformers",
@@ -38,6 +33,15 @@ HEAVY = {
     "bitsandbytes",
     "huggingface_hub",
 }
+
+
+def commands_below(command: Any, *name: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield name, command
+    for part, one in getattr(command, "commands", {}).items():
+        yield from commands_below(one, *name, part)
+
+
+COMMANDS = dict(commands_below(get_command(app)))
 
 
 def test_help_imports_nothing_heavy_and_is_quick() -> None:
@@ -62,16 +66,54 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
 def test_help_names_every_command(adatp: Run) -> None:
     run = adatp("--help")
     assert run.code == 0
-    for name in {command[0] for command in COMMANDS}:
+    for name in {name[0] for name in COMMANDS if name}:
         assert f"│ {name} " in run.out
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_has_help_that_fits_80_columns(adatp: Run, command: tuple[str, ...]) -> None:
+def test_help_fits_80_columns_and_cuts_no_word(
+    adatp: Run, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for flag in ("-h", "--help"):
         run = adatp(*command, flag)
         assert (run.code, run.err) == (0, "")
         assert max(map(len, run.out.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "400")
+    wide = adatp(*command, "--help").out
+    assert set(words_of(wide)) == set(words_of(run.out))
+
+
+def words_of(text: str) -> list[str]:
+    return text.translate(str.maketrans("│╭╮╰╯─", "      ")).split()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_help_ends_with_two_examples_that_can_be_typed(
+    adatp: Run, command: tuple[str, ...]
+) -> None:
+    lines = [line.strip() for line in adatp(*command, "--help").out.splitlines()]
+    shown = [line for line in lines[lines.index("Examples:") + 1 :] if line]
+    assert len(shown) == 2
+    for example in shown:
+        words = shlex.split(example)
+        words = words[words.index("adatp") + 1 :]
+        end = next((at for at, word in enumerate(words) if word in (">", "|")), len(words))
+        name = max((one for one in COMMANDS if tuple(words[: len(one)]) == one), key=len)
+        assert name[: len(command)] == command
+        COMMANDS[name].make_context("adatp", words[len(name) : end])
+
+
+def test_what_is_used_most_comes_first(adatp: Run) -> None:
+    for command, first in (("ask", "--model"), ("batch", "--question"), ("eval", "--output")):
+        text = adatp(command, "--help").out
+        assert re.search("--[a-z]+", text[text.index("Used most") :])[0] == first  # type: ignore[index]
+
+
+def test_a_missing_argument_shows_how_its_command_is_used(adatp: Run) -> None:
+    asked = "usage: adatp ask [OPTIONS] VIDEO QUESTION...;"
+    assert asked in adatp("ask").error
+    assert asked in adatp("ask", "clip.mp4").error
+    assert "usage: adatp profiles show [OPTIONS] NAME;" in adatp("profiles", "show").error
 
 
 def test_places_that_offer_tiny_say_what_it_knows(adatp: Run) -> None:

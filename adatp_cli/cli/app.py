@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -22,6 +22,7 @@ from adatp_cli.cli import (
     show,
 )
 from adatp_cli.cli.errors import telling
+from adatp_cli.cli.helping import examples
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import Command, Group
 from adatp_cli.cli.streams import OutputClosedError, repair_streams, stdout_failure
@@ -39,7 +40,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 all answered, 1 unexpected, 2 usage, 3 a video cannot be read, "
-    "4 model or environment, 5 out of memory, 6 a batch ended with some failures, 130 interrupted.",
+    "4 model or environment, 5 out of memory, 6 a batch ended with some failures, "
+    "130 interrupted.\n\n" + examples("adatp demo", 'adatp ask clip.mp4 "what happens?"'),
 )
 
 
@@ -61,17 +63,70 @@ def adatp(
     """Ask questions about local video. Most visual tokens are pruned inside the model (AdaTP)."""
 
 
-app.command("demo", cls=Command, rich_help_panel=_START)(demo.demo)
-app.command("doctor", cls=Command, rich_help_panel=_START)(doctor.doctor)
-app.command("ask", cls=Command, rich_help_panel=_ASK)(ask.ask)
-app.command("show", cls=Command, rich_help_panel=_ASK)(show.show)
-app.command("batch", cls=Command, rich_help_panel=_ASK)(batch.batch)
-app.command("eval", cls=Command, rich_help_panel=_ASK)(evaluate.evaluate)
-app.command("export", cls=Command, rich_help_panel=_ASK)(export.export)
-app.command("bias", cls=Command, rich_help_panel=_ASK)(bias.bias)
-app.command("bench", cls=Command, rich_help_panel=_ASK)(bench.bench)
+def _command(name: str, panel: str, function: Callable[..., None], *shown: str) -> None:
+    decorate = app.command(name, cls=Command, rich_help_panel=panel, epilog=examples(*shown))
+    decorate(function)
+
+
+_command("demo", _START, demo.demo, "adatp demo", "adatp demo --clip shapes.mp4 --stats full")
+_command("doctor", _START, doctor.doctor, "adatp doctor", "adatp doctor -m 7b --json")
+_command(
+    "ask",
+    _ASK,
+    ask.ask,
+    'adatp ask clip.mp4 "what happens?"',
+    'adatp ask clip.mp4 "who speaks?" "and then?" --start 1:30 --end 2:00 -n 64',
+)
+_command(
+    "show",
+    _ASK,
+    show.show,
+    'adatp show clip.mp4 "what happens?" -o seen.html',
+    'adatp show clip.mp4 "what happens?" -o seen.png --compare fastv',
+)
+_command(
+    "batch",
+    _ASK,
+    batch.batch,
+    'adatp batch clips/ -q "what happens?" -o answers.jsonl',
+    "find . -name '*.mp4' -print0 | adatp batch - -0 -q \"what happens?\" > rows",
+)
+_command(
+    "eval",
+    _ASK,
+    evaluate.evaluate,
+    "adatp eval shapes -m tiny -p vanilla,adatp --clips 50",
+    "adatp eval videomme --data VIDEO-MME -m 7b -o rows.jsonl --report report",
+)
+_command(
+    "export",
+    _ASK,
+    export.export,
+    "adatp export answers.jsonl answers.parquet",
+    "adatp export monday.jsonl tuesday.jsonl week.csv",
+)
+_command(
+    "bias",
+    _ASK,
+    bias.bias,
+    "adatp bias shapes -m tiny --clips 20",
+    "adatp bias mvbench --data MVBENCH -m 7b --report report",
+)
+_command(
+    "bench",
+    _ASK,
+    bench.bench,
+    "adatp bench -m tiny --repeat 1",
+    "adatp bench -m 0.5b-random -n 16,32 -p vanilla,adatp -o result.json",
+)
 app.add_typer(profiles.app, name="profiles", rich_help_panel=_ABOUT)
-app.command("schema", cls=Command, rich_help_panel=_ABOUT)(schema.schema)
+_command(
+    "schema",
+    _ABOUT,
+    schema.schema,
+    "adatp schema > answer_record.schema.json",
+    "adatp schema | jq '.properties | keys'",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from adatp_cli.cli.options import Quiet
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.files import replacing
+from adatp_cli.words import plural
 
 
 def export(
@@ -52,7 +53,7 @@ def export(
             count = write(read_rows(rows, cut.append), beside)
         for name in cut:
             output.note(f"{name}: the last row was cut short and is left out")
-        output.note(f"{count} rows in {table}")
+        output.note(f"{plural(count, 'row')} in {table}")
 
 
 def _check(rows: list[Path], table: Path, *, overwrite: bool) -> None:

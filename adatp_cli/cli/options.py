@@ -75,8 +75,10 @@ QuantizeOption = Annotated[
     typer.Option(
         "--quantize",
         "-Q",
+        metavar="KIND",
         rich_help_panel=_MODEL,
-        help="Weights of the language model's layers. auto: nf4 where a GPU lacks room for them.",
+        help="Weights of the language model's layers: none, int8, nf4, fp4, or auto: nf4 where a "
+        "GPU lacks room for them.",
     ),
 ]
 Device = Annotated[
@@ -92,8 +94,10 @@ DtypeOption = Annotated[
     Dtype,
     typer.Option(
         "--dtype",
+        metavar="TYPE",
         rich_help_panel=_MODEL,
-        help="Number format. auto: bfloat16 where the device is fast at it, else float32.",
+        help="Number format: bfloat16, float16, float32, or auto: bfloat16 where the device is "
+        "fast at it, else float32.",
     ),
 ]
 Offline = Annotated[

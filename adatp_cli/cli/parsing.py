@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from adatp_cli.cli.helping import arranged, one_paragraph_a_line, usage, without_types
 from adatp_cli.errors import UsageError
 from adatp_cli.strict_yaml import nearest
 
@@ -25,8 +25,14 @@ _BLANKS = "put quotes around a text with blanks in it"
 class Command(TyperCommand):
     """A command whose flags show no value in its help; a value after one would be an argument."""
 
+    def __init__(self, *args: Any, help: str | None = None, **given: Any) -> None:  # noqa: A002
+        super().__init__(*args, help=one_paragraph_a_line(help), **given)
+
     def get_params(self, ctx: Any) -> list[Any]:
-        return _flags_without_value(super().get_params(ctx))
+        return arranged(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return usage(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -41,7 +47,7 @@ class Group(TyperGroup):
     """The same for a command with commands of its own."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _flags_without_value(super().get_params(ctx))
+        return without_types(super().get_params(ctx))
 
 
 def refusal(error: typer.TyperException) -> UsageError:
@@ -55,7 +61,8 @@ def refusal(error: typer.TyperException) -> UsageError:
     if kind == "NoArgsIsHelpError":
         return UsageError(error.format_message())
     if kind == "MissingParameter":
-        return UsageError(f"{_missing(error)} is missing", told)
+        way = f"usage: {context.command_path} {' '.join(usage(context))}; " if context else ""
+        return UsageError(f"{_missing(error)} is missing", way + told)
     if kind == "NoSuchOption":
         name = str(getattr(error, "option_name", ""))
         text = " " in name or not name.startswith("--")  # it may be meant as an argument
@@ -79,14 +86,6 @@ def _at_home(arg: str) -> str:
     if name.startswith("--") and value.startswith("~"):
         return name + equals + os.path.expanduser(value)
     return arg
-
-
-def _flags_without_value(params: Iterable[Any]) -> list[Any]:
-    found = list(params)
-    for param in found:
-        if getattr(param, "is_bool_flag", False):
-            param.metavar = ""
-    return found
 
 
 def _missing(error: Any) -> str:

@@ -21,6 +21,7 @@ from adatp_cli.cli.forecast import (
     find_target,
     forecast,
 )
+from adatp_cli.cli.helping import examples
 from adatp_cli.cli.options import AUTO_FRAMES, DEFAULT_NEW_TOKENS, Json, frame_number
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import Command, Group
@@ -30,10 +31,17 @@ from adatp_cli.model.checkpoints import check_name
 from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
 from adatp_cli.text import plural
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and check pruning profiles.")
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="List, show and check pruning profiles.",
+    epilog=examples("adatp profiles list", "adatp profiles show adatp -m 0.5b"),
+)
 
 
-@app.command("list", cls=Command)
+@app.command(
+    "list", cls=Command, epilog=examples("adatp profiles list", "adatp profiles list --json")
+)
 def list_profiles(json: Json = False) -> None:
     """The profiles that come with adatp, with their shares of the language model's cost."""
     output = Output(json=json)
@@ -48,7 +56,10 @@ def list_profiles(json: Json = False) -> None:
             output.line(f"{profile.name:<17} {share:>7}  {profile.description}")
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples("adatp profiles show adatp -m 7b", "adatp profiles show adatp > mine.yaml"),
+)
 def show(
     name: Annotated[
         str,
@@ -104,7 +115,10 @@ def show(
             output.line(f"# {line}".rstrip())
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples("adatp profiles validate mine.yaml", "adatp profiles validate adatp"),
+)
 def validate(
     file: Annotated[
         str,
