@@ -89,7 +89,7 @@ _command(
     _ASK,
     batch.batch,
     'adatp batch clips/ -q "what happens?" -o answers.jsonl',
-    "find . -name '*.mp4' -print0 | adatp batch - -0 -q \"what happens?\" > rows",
+    "find . -name '*.mp4' | adatp batch - -q \"what happens?\" > rows.jsonl",
 )
 _command(
     "eval",
