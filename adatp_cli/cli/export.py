@@ -12,7 +12,7 @@ from adatp_cli.cli.options import Quiet
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.files import replacing
-from adatp_cli.words import plural
+from adatp_cli.text import plural
 
 
 def export(
