@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and streams that may have no end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,27 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from adatp_cli.errors import UsageError
 from adatp_cli.video.source import printable
+
+# Of lists, manifests and questions: two million paths fit.
+_TEXT_BYTES = 1 << 28
+
+
+def read_whole(stream: BinaryIO, name: str, hint: str, *, most: int = _TEXT_BYTES) -> bytes:
+    """All that a stream gives; `name` says in the error what it is.
+
+    Raises
+    ------
+    UsageError
+        More than `most` bytes come: another file than was meant, or one without an end.
+    """
+    data = stream.read(most + 1)
+    if len(data) > most:
+        raise UsageError(f"{name}: more than {most >> 20} MiB, which is too long", hint)
+    return data
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adatp_cli import files
 from adatp_cli.batch.inputs import (
     ClipJob,
     Collection,
@@ -417,3 +418,19 @@ def test_shards_that_are_none(text: str) -> None:
 
 def test_a_shard() -> None:
     assert parse_shard("2/5") == Shard(2, 5)
+
+
+# Without an end
+
+
+def test_what_has_no_end_is_told_and_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.read_whole, "__kwdefaults__", {"most": 1 << 20})
+    (tmp_path / "long.csv").write_bytes(b"video\n" + b"clip.mp4\n" * 200_000)
+    with open("/dev/zero", "rb") as endless:
+        for call in (
+            lambda: read_questions_file("/dev/zero"),
+            lambda: collect("-", ASKED, stdin=endless, null_separated=True),
+            lambda: collect(str(tmp_path / "long.csv"), ASKED),
+        ):
+            with pytest.raises(UsageError, match="more than 1 MiB, which is too long"):
+                call()

@@ -109,6 +109,15 @@ def test_several_questions_read_and_encode_the_clip_once(
     assert "2. Which colour?" in shown.err
 
 
+def test_a_clip_on_stdin_that_does_not_end_is_left(
+    adatp: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adatp_cli.cli.ask._CLIP_BYTES", 1 << 20)
+    run = adatp("ask", "-", "What?", "-m", "tiny", stdin=b"y\n" * (1 << 20))
+    assert run.code == 2
+    assert "the clip on stdin: more than 1 MiB" in run.error
+
+
 def test_questions_and_clip_come_from_stdin(adatp: Run, checkpoint: Path, clip: Path) -> None:
     given = ("-m", checkpoint, *FEW, "--json")
     by_name = adatp("ask", clip, "What?", "Where?", *given).records

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 from adatp_cli.batch.jobs import ClipJob, Collection, Skipped
@@ -20,6 +19,7 @@ from adatp_cli.batch.walk import (
     walk_folder,
 )
 from adatp_cli.errors import UsageError
+from adatp_cli.files import read_whole
 from adatp_cli.text import decoded, is_utf16
 from adatp_cli.video.source import is_address, local_path, printable, refused_address
 
@@ -176,7 +176,8 @@ def read_questions_file(path: str | os.PathLike[str]) -> list[str]:
     shown = printable(os.fspath(path))
     hint = "write one question a line, as UTF-8 text"
     try:
-        text = decoded(Path(path).read_bytes())
+        with open(path, "rb") as file:
+            text = decoded(read_whole(file, f"{shown}: the questions", hint))
     except UnicodeDecodeError:
         raise UsageError(f"{shown}: is not UTF-8 text, so no file of questions", hint) from None
     except (OSError, ValueError) as error:
@@ -254,7 +255,9 @@ def _stdin_entries(stdin: BinaryIO | None, *, null_separated: bool) -> list[str]
     try:
         data = stdin.read(_HEAD_BYTES)
         wide = is_utf16(data)
-        rest = b"" if b"\0" in data and not (null_separated or wide) else stdin.read()
+        rest = b""
+        if b"\0" not in data or null_separated or wide:
+            rest = read_whole(stdin, "the list on stdin", "write one path a line")
     except OSError as error:
         raise UsageError(
             f"the list on stdin cannot be read: {error.strerror}", "write one path a line"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from adatp_cli.batch.jobs import ClipJob, Collection
 from adatp_cli.errors import UsageError
+from adatp_cli.files import read_whole
 from adatp_cli.strict_yaml import shown
 from adatp_cli.text import decoded
 from adatp_cli.video.source import local_path, printable
@@ -85,7 +86,7 @@ def read_manifest(path: str, asked: tuple[str, ...]) -> Collection:
 def _text(path: str) -> str:
     try:
         with open(path, "rb") as file:
-            return decoded(file.read())
+            return decoded(read_whole(file, f"{printable(path)}: the manifest", _HINT))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         place = f"{printable(path)}, line {line}"

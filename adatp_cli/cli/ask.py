@@ -17,11 +17,14 @@ from adatp_cli.cli.options import RunOptions, Stats, StatsOption, with_run_optio
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
 from adatp_cli.errors import UsageError
+from adatp_cli.files import read_whole
 from adatp_cli.sharing import PrefillMode
 from adatp_cli.text import decoded
 from adatp_cli.video.source import STDIN_NAME, local_path
 
 STDIN = "-"
+# Held in memory; an hour of 1080p is seldom as large.
+_CLIP_BYTES = 4 << 30
 # What people put behind a flag.
 _SWITCHES = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})
 
@@ -142,7 +145,8 @@ def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:
 def _stdin_text() -> str:
     if sys.stdin is None:
         return ""
-    return decoded(sys.stdin.buffer.read(), errors="replace")
+    data = read_whole(sys.stdin.buffer, "the questions on stdin", "write one question a line")
+    return decoded(data, errors="replace")
 
 
 def read_clip() -> bytes:
@@ -151,10 +155,11 @@ def read_clip() -> bytes:
     Raises
     ------
     UsageError
-        stdin is a terminal, or closed.
+        stdin is a terminal, or closed, or gives more than 4 GiB.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "VIDEO is -, and stdin is no file or pipe", "as in: adatp ask - QUESTION < clip.mp4"
         )
-    return sys.stdin.buffer.read()
+    hint = "save it to a file, and name that"
+    return read_whole(sys.stdin.buffer, "the clip on stdin", hint, most=_CLIP_BYTES)

@@ -18,6 +18,7 @@ from typing import Any
 
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.evaluation.items import letters
+from adatp_cli.files import read_whole
 from adatp_cli.strict_yaml import shown
 from adatp_cli.text import decoded
 from adatp_cli.video.source import printable
@@ -202,9 +203,9 @@ def read_json(path: Path) -> Any:
 
 def _bytes(path: Path, name: str) -> bytes:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{name}: is too large for annotations", "name the annotation file")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            hint = "name the annotation file"
+            return read_whole(file, f"{name}: the annotations", hint, most=_MAX_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
