@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -26,6 +26,14 @@ class LocalHub(ThreadingHTTPServer):
         Whether byte ranges are honoured.
     break_after
         Bytes after which an answer's body is cut, once; None for never.
+    refusal
+        Status and error code of every answer, where it is not to be given.
+    page
+        What is answered to everything, as a network's sign-in page does.
+    silent
+        Whether requests get no answer at all.
+    stall_after
+        Bytes after which an answer's body stands still; None for never.
     """
 
     def __init__(self, root: Path) -> None:
@@ -34,6 +42,11 @@ class LocalHub(ThreadingHTTPServer):
         self.requests: list[tuple[str, str, str | None, int]] = []
         self.ranges = True
         self.break_after: int | None = None
+        self.refusal: tuple[int, str] | None = None
+        self.page: bytes | None = None
+        self.silent = False
+        self.stall_after: int | None = None
+        self.closing = Event()
 
     @property
     def url(self) -> str:
@@ -48,6 +61,7 @@ def serve(root: Path) -> Iterator[LocalHub]:
         try:
             yield server
         finally:
+            server.closing.set()
             server.shutdown()
             thread.join()
 
@@ -67,7 +81,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/[^/]+)?", path):
+        if self.server.silent:
+            self.server.closing.wait()
+        elif self.server.page is not None:
+            self._send(200, self.server.page, {"Content-Type": "text/html"}, body=body)
+        elif self.server.refusal is not None:
+            status, code = self.server.refusal
+            self._send(status, b"{}", {"X-Error-Code": code} if code else {}, body=body)
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/[^/]+)?", path):
             self._describe(match[1], tree=match[2] == "tree")
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             self._file(match[1], match[2], body=body)
@@ -88,6 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "size": path.stat().st_size,
                 "oid": _etag(path),
                 "blobId": _etag(path),
+                **({"lfs": _lfs(path)} if path.suffix == ".safetensors" else {}),
             }
             for path in files
         ]
@@ -129,9 +151,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         sent = len(data) if body and self.command == "GET" else 0
         self.server.requests.append((self.command, self.path, self.headers.get("Range"), sent))
-        if sent:
-            self.wfile.write(data)
+        if not sent:
+            return
+        stall = self.server.stall_after
+        if stall is not None and sent > stall:
+            self.wfile.write(data[:stall])
+            self.server.closing.wait()
+            self.close_connection = True
+            return
+        self.wfile.write(data)
 
 
 def _etag(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+    """As the hub's: the SHA-256 of a large file, Git's name of a small one."""
+    data = path.read_bytes()
+    if path.suffix == ".safetensors":
+        return hashlib.sha256(data).hexdigest()
+    head = b"blob %d\0" % len(data)
+    return hashlib.sha1(head + data, usedforsecurity=False).hexdigest()
+
+
+def _lfs(path: Path) -> dict[str, object]:
+    return {
+        "sha256": _etag(path),
+        "oid": _etag(path),
+        "size": path.stat().st_size,
+        "pointerSize": 1,
+    }

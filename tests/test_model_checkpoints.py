@@ -16,7 +16,7 @@ from checkpoint import write_random_checkpoint
 from local_hub import COMMIT, LocalHub, serve
 
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model import checkpoints
+from adatp_cli.model import downloads
 from adatp_cli.model.checkpoints import NEEDED, choose_auto, is_hub_id
 from adatp_cli.model.layout import check_layout
 from adatp_cli.model.transfer import HubUnreachableError, readable_bytes
@@ -158,7 +158,7 @@ def test_a_full_disk_is_told_before_the_download(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)
     hub = FakeHub(tmp_path / "cache", folder)
     with pytest.raises(ModelError, match="1 kB left"):
         locate_in("0.5b", hub)

@@ -8,14 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp_cli.errors import ModelError
-from adatp_cli.model.checkpoints import (
-    NO_ENCODER_HINT,
-    Wanted,
-    fetch,
-    hub_failures,
-    is_hub_id,
-    unreachable,
-)
+from adatp_cli.model.checkpoints import NO_ENCODER_HINT, is_hub_id
+from adatp_cli.model.downloads import Wanted, fetch, hub_failures, unreachable
 from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import read_json, weight_files
 from adatp_cli.model.tensors import check_file, copy_tensors, read_header
@@ -91,7 +85,8 @@ def find_relevance(
     called = f"the relevance encoder {name}"
     if offline or hub.offline:
         raise unreachable(called, f"{why}, and fetching is off (offline)", NO_ENCODER_HINT)
-    with hub_failures(name, f"the hub has no relevance encoder {name} that you may read", why, hub):
+    missing = f"the hub has no relevance encoder {name} that you may read"
+    with hub_failures(name, missing, why, hub, NO_ENCODER_HINT):
         return _survey(name, why, hub)
 
 
@@ -127,7 +122,7 @@ def _survey(name: str, why: str, hub: Hub) -> Wanted:
     folder = hub.fetch(name, hub.files(name, _SMALL_FILES), lambda _text: None)
     encoder_config(folder)
     if _weights_in(folder, name, hub) is not None:
-        return Wanted(name, why, folder, ())
+        return Wanted(name, why, folder, (), NO_ENCODER_HINT)
     source = hub.ranges(name, _WEIGHTS, folder.name)
     header = read_header(source, f"{name}/{_WEIGHTS}")
     size = sum(entry.nbytes for entry in header.tensors.values() if _is_wanted(entry.name))
@@ -158,7 +153,7 @@ def _survey(name: str, why: str, hub: Hub) -> Wanted:
 
     what = "its text tower and pooling head"
     described = f"{what}, {readable_bytes(size)} of its {readable_bytes(header.file_size)}"
-    return Wanted(name, why, folder, (), copy, size, described)
+    return Wanted(name, why, folder, (), NO_ENCODER_HINT, copy, size, described)
 
 
 def _is_wanted(name: str) -> bool:

@@ -246,9 +246,9 @@ class HuggingFaceHub:
         return HttpRanges(url)
 
     def derived_folder(self, repo: str, revision: str) -> Path:
-        from huggingface_hub import cached_assets_path
+        from huggingface_hub import cached_assets_path, constants
 
-        return Path(cached_assets_path("adatp", namespace=repo, subfolder=revision))
+        return cached_assets_path("adatp", repo, revision, assets_dir=constants.HF_ASSETS_CACHE)
 
 
 def _drop_old_partials(blobs: Path) -> None:

@@ -15,8 +15,9 @@ from adatp_cli.cost import ModelShape
 from adatp_cli.errors import ModelError
 from adatp_cli.model import checkpoints
 from adatp_cli.model.checkpoint_size import check_count, configured_shape, weight_bytes
-from adatp_cli.model.checkpoints import Checkpoint, Wanted
+from adatp_cli.model.checkpoints import Checkpoint
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.downloads import Wanted, fetch
 from adatp_cli.model.encoder_files import (
     DEFAULT_ENCODER,
     RelevanceFiles,
@@ -177,7 +178,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     # All of it was looked up and judged; now it is announced together, and fetched.
     missing = [item for item in (found, encoder) if isinstance(item, Wanted)]
     if missing:
-        checkpoints.fetch(missing, progress, hub)
+        fetch(missing, progress, hub)
     checkpoint = checkpoints.at_hand(found) if isinstance(found, Wanted) else found
     if isinstance(encoder, Wanted):
         encoder = relevance_at_hand(encoder, hub)
