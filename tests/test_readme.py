@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import tests
 from adatp_cli.profiles import builtin_names
 from tests.conftest import Run
 
@@ -24,9 +25,13 @@ def test_the_first_command_installs_and_answers_and_the_second_tests() -> None:
     assert ci.rstrip().endswith("python -m pytest")
 
 
+def test_the_tests_are_a_package_which_no_other_hides() -> None:
+    assert tests.__file__ == str(ROOT / "tests" / "__init__.py")
+
+
 def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
-    names = {"ask", "batch", "bench", "bias", "demo", "doctor", "eval", "profiles", "schema"}
-    names.add("show")
+    names = {"ask", "batch", "bench", "bias", "demo", "doctor", "eval"}
+    names |= {"export", "profiles", "schema", "show"}
     assert set(re.findall(rf"adatp ({'|'.join(sorted(names))})\b", README)) == names
     known = "".join(
         adatp(*command, "--help").out
@@ -38,6 +43,7 @@ def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
             ("demo",),
             ("doctor",),
             ("eval",),
+            ("export",),
             ("show",),
             ("profiles", "show"),
         )
