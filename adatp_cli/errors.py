@@ -50,7 +50,7 @@ class VideoError(AdatpError):
     """A video that cannot be read.
 
     `kind` is one of `missing`, `empty`, `not_a_video`, `no_video_stream`, `truncated`, `no_frames`,
-    `unreadable`, `decoder_crashed`, `timeout`.
+    `encrypted`, `unreadable`, `decoder_crashed`, `timeout`.
     """
 
     exit_code = 3

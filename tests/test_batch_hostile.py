@@ -26,7 +26,7 @@ KILLS = 50
 # What a damaged clip may come to; anything else is a fault of the program.
 KNOWN = {
     "answered", "missing", "empty", "not_a_video", "no_video_stream", "truncated", "no_frames",
-    "unreadable", "decoder_crashed", "timeout", "out_of_memory",
+    "encrypted", "unreadable", "decoder_crashed", "timeout", "out_of_memory",
 }  # fmt: skip
 
 

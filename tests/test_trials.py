@@ -247,3 +247,20 @@ def test_a_refusal_counts_the_frames_asked_for_and_not_those_of_the_file(tmp_pat
     assert "--frames 1 or fewer" in error.hint
     again = read_frames(damaged, Sampling(frames=1, start_s=1.0, end_s=1.3), decoder="pyav")
     assert len(again) == 1
+
+
+# Encrypted files are named as such.
+
+
+def test_an_encrypted_file_says_so(tmp_path: Path) -> None:
+    error = failure(TRIALS / "g1_cenc.mp4")
+    assert error.kind == "encrypted"
+    assert "it is encrypted" in error.message
+    write_clip(tmp_path / "clip.ts")
+    scrambled = bytearray((tmp_path / "clip.ts").read_bytes())
+    for start in range(0, len(scrambled), 188):
+        if int.from_bytes(scrambled[start + 1 : start + 3], "big") & 0x1FFF == 0x100:
+            scrambled[start + 3] |= 0x80
+            for place in range(start + 12, start + 188):
+                scrambled[place] ^= 0x5A
+    assert failure(bytes(scrambled)).kind == "encrypted"

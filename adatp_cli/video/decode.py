@@ -21,6 +21,7 @@ from adatp_cli.text import plural
 from adatp_cli.video import decord_decoder, pyav_decoder
 from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.container import Kept
+from adatp_cli.video.endings import encrypted, is_encrypted
 from adatp_cli.video.frames import Frames, VideoInfo
 from adatp_cli.video.index import ClipIndex, index_clip
 from adatp_cli.video.pyav_decoder import FirstFrame
@@ -85,10 +86,15 @@ def read_frames(
 
 
 def _read(checked: Source, sampling: Sampling, decoder: str, canvas: Canvas) -> Frames:
-    index = index_clip(checked, canvas.progress)
-    first = pyav_decoder.probe(checked, index)
-    if first is None:
-        raise _nothing_decodes(checked, index, sampling)
+    try:
+        index = index_clip(checked, canvas.progress)
+        first = pyav_decoder.probe(checked, index)
+        if first is None:
+            raise _nothing_decodes(checked, index, sampling)
+    except VideoError:
+        if is_encrypted(checked):
+            raise encrypted(checked) from None
+        raise
     _check_promised_range(checked, index, sampling)
     clip = _Clip(checked, index, first, sampling, canvas)
     if index.missing:

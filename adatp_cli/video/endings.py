@@ -1,4 +1,4 @@
-"""Whether a file is there to its end, by its own structure.
+"""Whether a file is there to its end, and whether it is encrypted, by its own structure.
 
 Lengths in headers are a writer's word about the clip before it was cut, joined or copied: they say
 that something is missing only where the structure says so too.
@@ -10,11 +10,15 @@ import struct
 from enum import Enum
 from typing import BinaryIO
 
+from adatp_cli.errors import VideoError
 from adatp_cli.video.source import Source
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 # A live recording may be a cluster of unknown size with a block each few milliseconds.
 _MOST_PARTS = 500_000
+_TS_PACKET = 188
+# Bytes of an MP4's index that are looked through.
+_MOST_INDEX = 1 << 24
 
 
 class Ending(Enum):
@@ -41,6 +45,38 @@ def ending_of(source: Source, container: str) -> Ending:
             return look(stream, source.size)
         except (IndexError, struct.error):  # it ends in the middle of a number
             return Ending.CUT
+
+
+def encrypted(source: Source) -> VideoError:
+    """That a clip is encrypted."""
+    return VideoError(
+        f"{source.name}: it is encrypted (DRM): its frames cannot be read without a key",
+        "give a copy that is not encrypted",
+        kind="encrypted",
+    )
+
+
+def is_encrypted(source: Source) -> bool:
+    """Whether an MP4 file names encrypted samples, or a transport stream scrambled packets."""
+    with source.open() as stream:
+        head = stream.read(_TS_PACKET * 2000)
+        if head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G":
+            return any(bits & 0x80 for bits in head[3::_TS_PACKET])
+        place = 0
+        for _ in range(_MOST_PARTS):
+            stream.seek(place)
+            box = stream.read(16)
+            if len(box) < 16 or not box[4:8].isascii():
+                return False
+            length = int.from_bytes(box[8:16] if box[:4] == b"\0\0\0\1" else box[:4], "big")
+            if box[4:8] == b"moov":
+                stream.seek(place)
+                content = stream.read(min(length, _MOST_INDEX))
+                return b"encv" in content and b"schm" in content
+            if length < 8:
+                return False
+            place += length
+    return False
 
 
 def _matroska(stream: BinaryIO, size: int) -> Ending:

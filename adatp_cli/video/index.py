@@ -17,7 +17,7 @@ from adatp_cli.errors import VideoError
 from adatp_cli.video.canvas import Progress, no_progress
 from adatp_cli.video.clock import TimeArray, holes, read_clock
 from adatp_cli.video.container import open_container
-from adatp_cli.video.endings import Ending, ending_of
+from adatp_cli.video.endings import Ending, encrypted, ending_of
 from adatp_cli.video.packets import Packets, read_packets
 from adatp_cli.video.source import Source
 
@@ -115,6 +115,9 @@ def index_clip(source: Source, progress: Progress = no_progress) -> ClipIndex:
     with open_container(source) as (container, streams):
         found = read_packets(container, streams, progress)
         stream, packets = _moving(streams, found)
+        # Matroska's encryption shows as the name of a key.
+        if packets.encrypted or "enc_key_id" in stream.metadata:
+            raise encrypted(source)
         return _build_index(source, container, stream, packets)
 
 
@@ -185,7 +188,7 @@ def _build_index(
     reordered = kind == "avi" and codec in ("h264", "hevc")
     stored = np.asarray(packets.stored, dtype=np.int64)
     keys = np.asarray(packets.keys, dtype=np.int64)
-    in_time = np.argsort(stored[keys], kind="stable")
+    in_time = np.argsort(stored[keys], stable=True)
     # MPEG's streams are searched by when packets are to be decoded, the others' indexes by key.
     by_dts = kind.startswith("mpeg")
     found_by = np.asarray(packets.keys_dts, dtype=np.int64) if by_dts else stored[keys]

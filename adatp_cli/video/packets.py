@@ -42,6 +42,8 @@ class Packets:
         Whether each packet says when it is shown.
     closed
         Whether no packet is stored after a key frame and shown before it.
+    encrypted
+        Whether any is.
     last_duration
         Of the packet shown last, 0 where it is not known.
     """
@@ -55,6 +57,7 @@ class Packets:
     timed: bool = False
     exact: bool = True
     closed: bool = True
+    encrypted: bool = False
     last_duration: int = 0
     _newest: int = 0
     _decoded: int | None = None
@@ -62,6 +65,7 @@ class Packets:
     def add(self, packet: Packet[VideoStream], base: float) -> None:
         """The next packet; `base` is the time base in seconds."""
         moment = self._moment(packet)
+        self.encrypted |= packet.has_sidedata("encryption_info")
         if packet.is_keyframe:
             self.keys.append(len(self.stored))
             self.keys_dts.append(moment if packet.dts is None else packet.dts)
