@@ -9,15 +9,19 @@ import os
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adatp_cli import __version__
 from adatp_cli.errors import AdatpError
-from adatp_cli.text import plural
+from adatp_cli.text import one_line, plural
+
+if TYPE_CHECKING:
+    from adatp_cli.model.hub import Hub
 
 # What answering cannot do without, and what only some answers need.
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "av")
 OPTIONAL = {"decord": "PyAV decodes in its place", "bitsandbytes": "needed for --quantize alone"}
+MISSING = "missing"
 _SIDE = 64
 
 
@@ -35,7 +39,8 @@ class ModelState:
     """A model by the name to give with -m.
 
     `state` is `bundled`, `cached`, `folder` or `missing`; `weight_bytes` is its size once loaded,
-    whole and in nf4, on the device that would be chosen.
+    whole and in nf4, on the device that would be chosen. `note` is why it is not ready, and `step`
+    what to do about it.
     """
 
     name: str
@@ -43,6 +48,7 @@ class ModelState:
     state: str
     weight_bytes: dict[str, int] | None
     note: str
+    step: str = ""
 
     @property
     def ready(self) -> bool:
@@ -51,9 +57,10 @@ class ModelState:
 
 @dataclass(slots=True)
 class Report:
-    """Everything found. `problems` is what keeps `ask` from working, one line each.
+    """Everything found. `problems` is what keeps `ask` from working, a line each with a next step.
 
-    `auto_model` is what `ask` takes here when it is not told.
+    `auto_model` is what `ask` takes here when it is not told; `fetches`: it is not here yet, and
+    the hub has it.
     """
 
     packages: dict[str, str | None] = field(default_factory=dict)
@@ -61,6 +68,7 @@ class Report:
     decoders: dict[str, bool] = field(default_factory=dict)
     bundled_model: str | None = None
     auto_model: str | None = None
+    fetches: bool = False
     models: list[ModelState] = field(default_factory=list)
     cache_folder: str | None = None
     problems: list[str] = field(default_factory=list)
@@ -85,16 +93,27 @@ def examine(model: str | None = None) -> Report:
     Parameters
     ----------
     model
-        A model that has to be ready; when omitted, any one that is at hand will do.
+        A model that has to be here and ready; when omitted, what `ask` takes when it is not told
+        has to be, or else the hub has to be there to fetch it from.
     """
     report = Report()
+    _bundled(report)
     _packages(report)
-    if report.problems:  # nothing below can be asked without them
+    if any(report.packages[name] is None for name in REQUIRED):
         return report
     _devices(report)
     _decoders(report)
     _models(report, model)
     return report
+
+
+def _bundled(report: Report) -> None:
+    from adatp_cli.model.checkpoints import bundled_folder
+
+    try:
+        report.bundled_model = str(bundled_folder())
+    except AdatpError as error:
+        report.problems.append(_line(error.message, error.hint))
 
 
 def _packages(report: Report) -> None:
@@ -169,16 +188,12 @@ def _small_clip() -> bytes:
 
 
 def _models(report: Report, wanted: str | None) -> None:
-    from adatp_cli.model.checkpoints import ALIASES, AUTO, TINY, bundled_folder, choose_auto
+    from adatp_cli.model.checkpoints import ALIASES, AUTO, TINY, choose_auto
     from adatp_cli.model.device import choose_device, is_cuda
     from adatp_cli.model.hub import HuggingFaceHub
 
     hub = HuggingFaceHub()
     report.cache_folder = str(hub.cache_folder)
-    try:
-        report.bundled_model = str(bundled_folder())
-    except AdatpError as error:
-        report.problems.append(error.message)
     report.auto_model = choose_auto(cuda=is_cuda(choose_device(AUTO)))
     if wanted == AUTO:
         wanted = report.auto_model
@@ -188,23 +203,50 @@ def _models(report: Report, wanted: str | None) -> None:
     for name in names:
         report.models.append(_model_state(name, hub))
     if wanted is None:
-        if not any(state.ready for state in report.models):
-            report.problems.append("no model is ready to answer")
+        _plain(report, hub)
         return
     state = next(item for item in report.models if item.name in (wanted, wanted.lower()))
     if not state.ready:
-        report.problems.append(f"the model {state.name} is not ready: {state.note}")
+        report.problems.append(
+            _line(f"the model {state.name} is not ready: {state.note}", state.step)
+        )
 
 
-def _model_state(name: str, hub: Any) -> ModelState:
+def _plain(report: Report, hub: Hub) -> None:
+    """Whether `ask` works without -m: its model is ready, or can be fetched."""
+    state = next(item for item in report.models if item.name == report.auto_model)
+    if state.ready:
+        return
+    what = f"`adatp ask` takes {state.name} here when it is not told"
+    if state.state != MISSING or hub.cached(state.repository) is not None:
+        report.problems.append(_line(f"{what}: {state.note}", state.step))
+        return
+    why = "fetching is off (offline)" if hub.offline else None
+    try:
+        report.fetches = why is None and bool(hub.files(state.repository, ["config.json"]))
+    except Exception as error:  # whatever keeps the hub from answering will keep `ask` from it
+        why = f"the hub cannot be reached ({one_line(str(error)) or type(error).__name__})"
+    if not report.fetches:
+        there = [f"-m {item.name}" for item in report.models if item.ready]
+        now = f"; now works: {', '.join(there)}" if there else ""
+        report.problems.append(
+            f"{what}, which is not in the cache, and {why or 'the hub does not have it'}; go "
+            f"online once to fetch it{now}"
+        )
+
+
+def _line(problem: str, step: str) -> str:
+    return f"{problem}; {step}" if step else problem
+
+
+def _model_state(name: str, hub: Hub) -> ModelState:
     """Whether a model's files and its encoder's are here, whole, and fit the memory."""
     from adatp_cli.model.checkpoint_size import weight_bytes
     from adatp_cli.model.checkpoints import ALIASES, TINY, locate
     from adatp_cli.model.device import choose_device, choose_dtype
     from adatp_cli.model.encoder_files import DEFAULT_ENCODER, locate_relevance
+    from adatp_cli.model.fitting import fitting_quantization
     from adatp_cli.model.layout import read_description
-    from adatp_cli.model.memory import available_memory
-    from adatp_cli.model.transfer import readable_bytes
 
     def silent(_text: str) -> None:
         """Looking fetches nothing, so there is no progress to tell."""
@@ -219,12 +261,17 @@ def _model_state(name: str, hub: Any) -> ModelState:
         repository = ALIASES.get(name.lower(), name)
         known = name.lower() in ALIASES and hub.cached(repository) is None
         note = "not in the cache; fetched when first used" if known else error.message
-        return ModelState(name, repository, "missing", None, note)
+        step = (
+            f"`adatp ask -m {name}` fetches it where the hub can be reached"
+            if known
+            else error.hint
+        )
+        return ModelState(name, repository, MISSING, None, note, step)
     kinds = {"none": sizes["none"], "nf4": sizes["nf4"]}
     state = "bundled" if found.name == TINY else "folder" if found.revision is None else "cached"
-    free = available_memory(device)
-    note = ""
-    if free is not None and min(kinds.values()) > free:
-        size = readable_bytes(min(kinds.values()))
-        note = f"needs {size}, and {device} has {readable_bytes(free)} free"
-    return ModelState(name, found.name, state, kinds, note)
+    note = step = ""
+    try:  # as `ask` does with --quantize auto
+        fitting_quantization("auto", sizes, device=device, model=name, progress=silent)
+    except AdatpError as error:
+        note, step = error.message, error.hint
+    return ModelState(name, found.name, state, kinds, note, step)

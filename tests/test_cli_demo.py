@@ -32,6 +32,7 @@ def bundle(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache and no way to the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
@@ -88,11 +89,11 @@ def test_tiny_says_once_that_a_clip_is_not_of_its_world(
 
 @pytest.mark.usefixtures("no_hub")
 def test_doctor_finds_a_machine_that_answers(adatp: Run, bundle: Path) -> None:
-    run = adatp("doctor")
+    run = adatp("doctor", "-m", "tiny")
     assert run.code == 0
     assert "PROBLEM" not in run.out
     assert "moving coloured shapes and nothing else" in run.out
-    (report,) = adatp("doctor", "--json").records
+    (report,) = adatp("doctor", "-m", "tiny", "--json").records
     assert report["ok"] is True
     assert report["bundled_model"] == str(bundle)
     assert report["decoders"]["pyav"] is True
@@ -108,11 +109,47 @@ def test_doctor_finds_a_machine_that_answers(adatp: Run, bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
+def test_doctor_is_not_ready_where_the_plain_ask_would_fail(
+    adatp: Run, bundle: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert adatp("ask", clip, "What?").code == 4
+    run = adatp("doctor")
+    assert run.code == 4
+    (problem,) = [line for line in run.out.splitlines() if line.startswith("PROBLEM")]
+    assert "`adatp ask` takes 0.5b here when it is not told, which is not in the cache" in problem
+    assert problem.endswith("go online once to fetch it; now works: -m tiny")
+    assert not any(line.startswith("ready") for line in run.out.splitlines())
+    (report,) = adatp("doctor", "--json").records
+    assert (report["ok"], report["fetches"], report["bundled_model"]) == (False, False, str(bundle))
+    assert problem.endswith(report["problems"][0])
+
+    def listed(*_given: Any) -> list[str]:
+        return ["config.json"]
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("adatp_cli.model.hub.HuggingFaceHub.files", listed)
+    run = adatp("doctor")
+    assert run.code == 0
+    assert "`adatp ask` fetches 0.5b before its first answer; ready now: -m tiny" in run.out
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_doctor_holds_a_model_to_the_memory_as_ask_does(
+    adatp: Run, bundle: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adatp_cli.model.fitting.available_memory", lambda _device: 1000)
+    assert adatp("ask", clip, "What?", "-m", bundle).code == 5
+    run = adatp("doctor", "-m", bundle)
+    assert run.code == 4
+    assert "for its weights (none quantization), and cpu has 0.0 GiB free; " in run.out
+
+
+@pytest.mark.usefixtures("no_hub")
 def test_doctor_asks_for_the_model_that_is_named(
     adatp: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert adatp("doctor", "-m", bundle).code == 0
-    for name in ("7b", "auto", "someone/else", "/no/such/folder"):
+    for name in ("7b", "auto", "someone/else"):
         run = adatp("doctor", "-m", name)
         assert run.code == 4
         assert "PROBLEM    the model" in run.out

@@ -26,7 +26,8 @@ def doctor(
             "-m",
             envvar="ADATP_MODEL",
             metavar="NAME",
-            help="Demand that this model is ready, named as in ask. Default: any one will do.",
+            help="Demand that this model is here and ready, named as in ask. Default: what ask "
+            "takes when it is not told, which may still have to be fetched.",
         ),
     ] = None,
     json: Json = False,
@@ -34,7 +35,8 @@ def doctor(
 ) -> None:
     """What this machine can run; exit 0 only when ask would work.
 
-    Looks at packages, devices, decoders, free memory and the models that are here. Fetches nothing.
+    Looks at packages, devices, decoders, free memory and the models that are here. Fetches nothing,
+    and asks the hub only whether it could.
     """
     output = Output(json=json, verbose=verbose)
     with reporting(output):
@@ -71,10 +73,21 @@ def _lines(report: Report) -> list[tuple[str, str]]:
     if report.cache_folder is not None:
         rows.append(("cache", report.cache_folder))
     rows += [("PROBLEM", problem) for problem in report.problems]
-    ready = [model.name for model in report.models if model.ready]
     if report.ok:
-        rows.append(("ready", f"`adatp ask` works here with -m {' or -m '.join(ready)}"))
+        rows.append(("ready", _ready(report)))
     return rows
+
+
+def _ready(report: Report) -> str:
+    """What works; `ask` without -m first."""
+    named = ", ".join(f"-m {model.name}" for model in report.models if model.ready)
+    auto = next(model for model in report.models if model.name == report.auto_model)
+    if auto.ready:
+        return f"`adatp ask` works here, with {auto.name}; ready: {named}"
+    if report.fetches:
+        now = f"; ready now: {named}" if named else ""
+        return f"`adatp ask` fetches {auto.name} before its first answer{now}"
+    return f"`adatp ask` works here with {named.replace(', ', ' or ')}"
 
 
 def _package(name: str, version: str | None) -> str:
