@@ -59,6 +59,7 @@ def test_csv_cells() -> None:
     expected = {
         "ok": "true", "video": "clip 3.mp4", "question": "'=1+1", "answer": "'=1+1",
         "error_kind": "", "error_message": "", "frames_used": "2", "duration_s": "4.0",
+        "frames_lost": "0",
         "visual_tokens": "72", "kept_mean_ratio": "0.7083", "flops_ratio": "0.3876",
         "seconds": "0.8", "seconds_load": "1.2", "key": key(row(3)),
     }  # fmt: skip

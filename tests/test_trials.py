@@ -244,8 +244,11 @@ def test_a_refusal_counts_the_frames_asked_for_and_not_those_of_the_file(tmp_pat
     damaged = wipe(tmp_path / "intra.mp4", range(30, 38))
     error = failure(damaged, Sampling(frames=10, start_s=1.0, end_s=1.3), decoder="pyav")
     assert "1 of the 9 frames asked for can be decoded, at least 5 are needed" in error.message
-    assert "--frames 1 or fewer" in error.hint
-    again = read_frames(damaged, Sampling(frames=1, start_s=1.0, end_s=1.3), decoder="pyav")
+    assert "--start and --end" in error.hint
+    # One frame that is there stands for no range of which nine tenths are gone.
+    error = failure(damaged, Sampling(frames=1, start_s=1.0, end_s=1.3), decoder="pyav")
+    assert "frames of 0.03 of the 0.30 s asked for can be decoded" in error.message
+    again = read_frames(damaged, Sampling(frames=1, start_s=1.27, end_s=1.3), decoder="pyav")
     assert len(again) == 1
 
 

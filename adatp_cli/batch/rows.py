@@ -32,6 +32,7 @@ COLUMNS: Columns = (
     ("error_message", ("error", "message")),
     ("frames_used", ("video_info", "frames_used")),
     ("duration_s", ("video_info", "duration_s")),
+    ("frames_lost", ("video_info", "frames_lost")),  # do not decode, or are not in the file
     ("visual_tokens", ("tokens", "visual")),  # before pruning
     ("kept_mean_ratio", ("tokens", "kept_mean_ratio")),  # of these, mean over the layers
     ("flops_ratio", ("flops", "end_to_end", "ratio")),  # of the unpruned run, end to end
@@ -39,9 +40,10 @@ COLUMNS: Columns = (
     ("seconds_load", ("seconds", "load")),  # of the model, once for all rows
     ("key", ("batch", "key")),
 )
+_ADDED = ("frames_lost", "seconds", "seconds_load", "key")
 # As they were with version 1 of the record; a file that began so is gone on with so.
 OLD_COLUMNS: Columns = (
-    *(column for column in COLUMNS if column[0] not in ("seconds", "seconds_load", "key")),
+    *(column for column in COLUMNS if column[0] not in _ADDED),
     ("seconds_total", ("seconds", "total")),
     COLUMNS[-1],
 )

@@ -49,6 +49,9 @@ class Canvas:
         told of one room is void once another one is filled.
     at
         Called with the name of each decoder that begins.
+    ear
+        The file that is this process's standard error, where the process says nothing itself:
+        FFmpeg writes there what it finds damaged.
     """
 
     def __init__(
@@ -58,11 +61,13 @@ class Canvas:
         progress: Progress = no_progress,
         filled: Filled = not_watched,
         at: Callable[[str], None] = not_asked,
+        ear: int | None = None,
     ) -> None:
         self.resize = resize
         self.progress = progress
         self.filled = filled
         self.at = at
+        self.ear = ear
         self._allocate = allocate
 
     def kept(self, height: int, width: int) -> tuple[int, int]:

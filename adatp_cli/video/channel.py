@@ -156,12 +156,16 @@ def map_pixels(file: int, shape: tuple[int, ...]) -> Pixels:
     return np.frombuffer(mmap.mmap(file, size), dtype=np.uint8).reshape(shape)
 
 
-def keep_size(file: int) -> None:
-    """Keep a shared file from shrinking, where possible: reading what is gone would be fatal."""
+def keep_size(file: int, *, growth: bool = True) -> None:
+    """Keep a shared file from shrinking, where possible: reading what is gone would be fatal.
+
+    Without `growth` it keeps its size for good.
+    """
     import fcntl
 
     with contextlib.suppress(AttributeError, OSError):
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        seals = fcntl.F_SEAL_SHRINK | (0 if growth else fcntl.F_SEAL_GROW)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
 
 
 def room_message(shape: tuple[int, ...], number: int, done: int) -> Message:

@@ -32,6 +32,8 @@ from adatp_cli.video.tone import HDR_NAMES, is_hdr
 
 DECODERS = ("auto", "decord", "pyav")
 MAX_PIXEL_BYTES = 6 << 30
+# Of the time asked for, what the frames that are left must stand for.
+_LEAST_COVERED = 1 / 3
 # Identical neighbours are looked at with a second decoder; in a still clip a few will do.
 _REPEATS_CHECKED = 3
 # Frames that a header may promise beyond those in the file, for what would have been chosen.
@@ -60,7 +62,7 @@ def read_frames(
         Which frames. A clip that has fewer gives each once, and a note says so. Of a clip that is
         damaged or cut short, at least half of the frames that the whole one would have given.
     decoder
-        ``auto``: decord where it is there and can be trusted with the file, else PyAV.
+        ``auto``: decord where it is there, faster, and would be heard complaining, else PyAV.
         ``decord`` or ``pyav``: this one or an error.
     name
         What messages call the clip. Default: the path, or "standard input" for bytes.
@@ -98,9 +100,11 @@ def _read(checked: Source, sampling: Sampling, decoder: str, canvas: Canvas) -> 
     _check_promised_range(checked, index, sampling)
     clip = _Clip(checked, index, first, sampling, canvas)
     if index.missing:
-        clip.needed()  # a range beyond the whole clip is told before anything is decoded
+        clip.whole()  # a range beyond the whole clip is told before anything is decoded
     _check_beginning(clip)
     wanted = clip.chosen(index.timestamps_s[first.before :]) + first.before
+    if index.missing:
+        _check_enough(clip, index.timestamps_s[wanted], np.arange(first.before, len(index)))
     _check_memory(clip, len(wanted))
     try:
         picked = _decode(clip, wanted, decoder)
@@ -138,8 +142,16 @@ class _Clip:
             sampling = dataclasses.replace(sampling, end_s=end)
         return sample_indices(times, sampling, duration_s=end, name=self.source.name)
 
-    def needed(self) -> int:
-        """How many frames would be used if nothing were damaged or missing.
+    def asked(self) -> tuple[float, float]:
+        """The range asked for, in seconds, as far as the whole clip would go."""
+        start = max(self.sampling.start_s or 0.0, float(self.index.timestamps_s[0]))
+        end = self.index.promised_end_s
+        return start, max(
+            start, end if self.sampling.end_s is None else min(self.sampling.end_s, end)
+        )
+
+    def whole(self) -> TimeArray:
+        """When the frames are shown that would be used if nothing were damaged or missing.
 
         Raises
         ------
@@ -150,7 +162,7 @@ class _Clip:
         missing = np.arange(1, min(index.missing, _MOST_MISSING) + 1) / index.fps
         times = np.concatenate([index.timestamps_s, index.timestamps_s[-1] + missing])
         end = index.promised_end_s
-        return len(sample_indices(times, self.sampling, duration_s=end, name=self.source.name))
+        return times[sample_indices(times, self.sampling, duration_s=end, name=self.source.name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +183,7 @@ def _decode(clip: _Clip, wanted: IndexArray, decoder: str) -> _Picked:
     notes: tuple[str, ...] = ()
     if decoder == "decord" and not decord_decoder.installed():
         raise UsageError("decord is not installed", "leave the choice of the decoder to adatp")
-    if decoder != "pyav" and decord_decoder.installed():
+    if decoder == "decord" or _decord_first(clip, decoder):
         try:
             canvas.at("decord")
             pixels = decord_decoder.decode(source, index, first, wanted, canvas)
@@ -189,6 +201,15 @@ def _decode(clip: _Clip, wanted: IndexArray, decoder: str) -> _Picked:
     if found is not None:
         return _Picked(found, times, wanted, "pyav", notes, first.before)
     return _decode_in_a_row(clip, notes)
+
+
+def _decord_first(clip: _Clip, decoder: str) -> bool:
+    """Whether decord is tried unasked: only where it would be heard if it found damage."""
+    if decoder != "auto" or clip.canvas.ear is None or not decord_decoder.installed():
+        return False
+    if not decord_decoder.worth(clip.index, clip.first):
+        return False
+    return decord_decoder.unfit(clip.source, clip.index, clip.first) is None
 
 
 def _check_repeats(clip: _Clip, wanted: IndexArray, pixels: Pixels) -> None:
@@ -228,15 +249,17 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
     lost = max(0, expected - len(times)) if survey.errors else before
     if lost > before:
         notes += (f"{lost} of {expected} frames could not be decoded: left out",)
-    elif survey.errors:
+    elif survey.errors and not lost:
         notes += ("some of the data is damaged; every frame could still be decoded",)
     chosen = clip.chosen(times)
     if lost and sampling.start_s is not None:
         # What is left before the range stands in for nothing in it.
         shown = np.searchsorted(index.timestamps_s, sampling.start_s, side="right") - 1
         chosen = chosen[times[chosen] >= index.timestamps_s[max(int(shown), 0)]]
-    if len(chosen) == 0 or (survey.errors and not _enough(clip, len(chosen))):
-        raise _too_few(clip, len(chosen))
+    if len(chosen) == 0:
+        raise _too_few(clip, 0)
+    if survey.errors or index.missing:
+        _check_enough(clip, times[chosen], positions)
     pixels = pyav_decoder.decode_by_count(
         source, index, clip.first, chosen, canvas, careful=careful
     )
@@ -245,13 +268,28 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
     return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes, lost)
 
 
-def _enough(clip: _Clip, used: int) -> bool:
-    """Whether so many frames of a damaged clip are worth having.
+def _check_enough(clip: _Clip, used: TimeArray, there: IndexArray) -> None:
+    """VideoError where what is left of a damaged clip is not worth having.
 
-    From one half on: fewer leave most moments that were asked about unseen, and refusing at the
-    first lost frame would throw away long recordings for a scratch.
+    Parameters
+    ----------
+    used
+        When the frames that would be used are shown.
+    there
+        Positions of all frames that decode, or are not known not to.
+
+    Half of the frames asked for must be there, and they must stand for a third of the time: less
+    leaves most moments unseen, and refusing at the first lost frame would throw away long
+    recordings for a scratch. Many frames from the first second show the first second.
     """
-    return 2 * used >= clip.needed()
+    whole, index = clip.whole(), clip.index
+    seen = len(np.unique(np.searchsorted((whole[1:] + whole[:-1]) / 2, used)))
+    start, end = clip.asked()
+    shown = np.append(index.timestamps_s, index.end_s).clip(start, end)
+    seconds = float(np.diff(shown)[there].sum())
+    covered = min(seen / len(whole), seconds / max(end - start, 1e-9)) >= _LEAST_COVERED
+    if not covered or 2 * len(used) < len(whole):
+        raise _too_few(clip, len(used), None if covered else seconds)
 
 
 def _surveyed_times(
@@ -307,14 +345,24 @@ def _nothing_decodes(source: Source, index: ClipIndex, sampling: Sampling) -> Vi
     )
 
 
-def _too_few(clip: _Clip, used: int) -> VideoError:
-    """Too few of the frames that were asked for."""
-    needed = clip.needed()
-    half = -(-needed // 2)
+def _too_few(clip: _Clip, used: int, seconds: float | None = None) -> VideoError:
+    """Too few of the frames that were asked for, or frames of too little of the time."""
+    needed = len(clip.whole())
+    start, end = clip.asked()
+    what = (
+        f"{used} of the {needed} frames asked for can be decoded, at least "
+        f"{-(-needed // 2)} are needed"
+    )
     hint = f"ask for --frames {used} or fewer, or get" if used else "get"
+    if seconds is not None:
+        hint = "look at what is left of it with --start and --end, or get"
+    if seconds is not None and 2 * used >= needed:
+        what = (
+            f"frames of {seconds:.2f} of the {end - start:.2f} s asked for can be decoded, at "
+            "least a third is needed"
+        )
     return VideoError(
-        f"{clip.source.name}: cut short or damaged: {used} of the {needed} frames asked for can be "
-        f"decoded, at least {half} are needed",
+        f"{clip.source.name}: cut short or damaged: {what}",
         f"{hint} the whole file again",
         kind="truncated",
     )
@@ -336,8 +384,6 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
     notes = list(index.notes + picked.notes)
     used = len(picked.pixels)
     if index.missing:
-        if not _enough(clip, used):
-            raise _too_few(clip, used)
         notes.append(
             f"the file is cut short: {len(index)} of {len(index) + index.missing} frames, to "
             f"{index.end_s:.2f} s of {index.promised_end_s:.2f} s"

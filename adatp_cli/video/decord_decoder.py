@@ -1,8 +1,9 @@
-"""Frames through decord: fast, but unmaintained and silent about its mistakes.
+"""Frames through decord: fast with small clips, but unmaintained and silent about its mistakes.
 
-decord seeks inexactly in many files and then returns neighbours of the frames asked for, and it
-repeats a frame where the next one does not decode. So it gets only those files whose packets show
-that seeking is safe, and what it returns is checked.
+decord seeks inexactly in many files and then returns neighbours of the frames asked for, repeats a
+frame where the next one does not decode, and passes on what its FFmpeg made up over damaged data.
+So it gets only those files whose packets show that seeking is safe, what it returns is checked, and
+its FFmpeg is listened to.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.source import Source
 from adatp_cli.video.tone import is_hdr
 
+# Where it is faster than PyAV (docs/decoding.md): small frames of a clip that is soon read whole.
+_FASTER_PIXELS = 200_000
+_FASTER_FRAMES = 1000
 # Smaller than one frame of any clip: one recovered (repeated) frame is already an error.
 _NO_FAULTS = 1e-9
 # It keeps frames by the dozen as it decodes: at 4K two gigabytes, where PyAV takes a third of one.
@@ -63,7 +67,9 @@ def decode(
         raise DecordUnfitError(reason)
     import decord
 
-    decord.logging.set_level(decord.logging.QUIET)
+    heard = canvas.ear is not None
+    decord.logging.set_level(decord.logging.ERROR if heard else decord.logging.QUIET)
+    _listen(canvas)
     # decord's errors carry C++ stacks and the file's own bytes: none of their text goes on.
     try:
         reader = _open(decord, source)
@@ -80,12 +86,32 @@ def decode(
             canvas.progress()
             batch = reader.get_batch([int(position)])
             pixels[slot] = canvas.fit(_as_array(batch, shape)[0])
+            _check_heard(canvas)
             canvas.filled(pixels, slot + 1)
     except DecordUnfitError:
         raise
     except Exception:
         raise DecordUnfitError("decord cannot decode all of the frames needed") from None
     return pixels
+
+
+def worth(index: ClipIndex, first: FirstFrame) -> bool:
+    """Whether decord is worth trying unasked: faster, over a clip with nothing odd about it."""
+    clean = not index.missing and not index.notes and not first.before
+    small = first.width * first.height <= _FASTER_PIXELS and len(index) <= _FASTER_FRAMES
+    return clean and small
+
+
+def _listen(canvas: Canvas) -> None:
+    """Forget what was said before."""
+    if canvas.ear is not None:
+        os.lseek(canvas.ear, 0, os.SEEK_SET)
+
+
+def _check_heard(canvas: Canvas) -> None:
+    """DecordUnfitError where FFmpeg had anything to say."""
+    if canvas.ear is not None and os.lseek(canvas.ear, 0, os.SEEK_CUR) > 0:
+        raise DecordUnfitError("some of the data is damaged")
 
 
 def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:

@@ -29,8 +29,10 @@ from adatp_cli.video.channel import (
     Message,
     error_message,
     frames_message,
+    keep_size,
     map_pixels,
     room_message,
+    shared_file,
 )
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
@@ -40,6 +42,8 @@ from adatp_cli.video.source import Source, printable
 
 # Between two signs of life.
 _PROGRESS_S = 0.5
+# Of what FFmpeg says: that it says something is enough, and it can say gigabytes.
+_HEARD_BYTES = 1 << 12
 
 
 def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None:
@@ -54,7 +58,9 @@ def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None
     """
     _end_with_the_parent()
     channel = Channel(end)
-    with contextlib.suppress(ChannelClosedError):
+    with contextlib.suppress(ChannelClosedError), shared_file(bytes(_HEARD_BYTES)) as ear:
+        keep_size(ear, growth=False)
+        os.dup2(ear, 2)
         settings, _ = channel.receive()
         _limit_memory(settings["memory_bytes"])
         import av  # noqa: F401
@@ -66,7 +72,7 @@ def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None
             decord_decoder.installed()
         while True:
             request, files = channel.receive()
-            reply = _reply(request, files, channel, read)
+            reply = _reply(request, files, channel, read, ear)
             # Measured when the clip is gone: what is left over is what leaks.
             channel.send({**reply, "memory_bytes": private_bytes()})
 
@@ -114,7 +120,11 @@ class _Room:
 
 
 def _reply(
-    request: Message, files: Sequence[int], channel: Channel, read: Callable[..., Frames]
+    request: Message,
+    files: Sequence[int],
+    channel: Channel,
+    read: Callable[..., Frames],
+    ear: int,
 ) -> Message:
     """What came of a request; everything it held is free again."""
     told = time.monotonic()
@@ -141,7 +151,7 @@ def _reply(
             Sampling(**request["sampling"]),
             decoder=request["decoder"],
             name=request["name"],
-            canvas=Canvas(resize, room.allocate, progress, filled, at),
+            canvas=Canvas(resize, room.allocate, progress, filled, at, ear),
         )
         room.take(frames.pixels)
         return {**frames_message(frames), "room": room.number}

@@ -1,0 +1,64 @@
+"""Damage that decoders pass over in silence is counted, or the clip is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import pytest
+
+from adatp_cli.errors import VideoError
+from adatp_cli.video.isolated import IsolatedReader
+from adatp_cli.video.sampling import Sampling
+from tests.decode_case import DATA, EVERY, failure
+
+HOSTILE = DATA / "hostile"
+DAMAGED = sorted((HOSTILE / "damaged").iterdir())
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[IsolatedReader]:
+    with IsolatedReader() as made:
+        yield made
+
+
+def whole_frames(path: Path) -> tuple[int, int]:
+    """Frames that decode without a flag, and packets, when all are decoded in a row."""
+    frames = packets = 0
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = "SLICE"
+        for packet in container.demux(stream):
+            packets += packet.size > 0
+            try:
+                frames += sum(not frame.is_corrupt for frame in packet.decode())
+            except av.FFmpegError:
+                continue
+    return frames, packets
+
+
+@pytest.mark.parametrize("path", DAMAGED, ids=lambda path: path.name)
+def test_frames_that_were_made_up_count_as_lost(reader: IsolatedReader, path: Path) -> None:
+    frames, packets = whole_frames(path)
+    assert frames < packets
+    for asked in (EVERY, Sampling(frames=packets)):
+        if 2 * frames < packets:
+            with pytest.raises(VideoError, match="asked for can be decoded"):
+                reader.read(path, asked)
+            continue
+        read = reader.read(path, asked)
+        assert (len(read), read.info.frames_lost) == (frames, packets - frames)
+        assert any("not be decoded" in note for note in read.notes)
+        assert not any("every frame" in note for note in read.notes)
+
+
+@pytest.mark.parametrize("name", ["pancake_05.mkv", "pancake_10.mp4"])
+def test_the_first_second_of_a_clip_is_not_the_clip(name: str) -> None:
+    """However few frames are asked for: most moments that they would show are gone."""
+    for asked in (16, 8, 2):
+        error = failure(HOSTILE / name, Sampling(frames=asked))
+        assert error.kind == "truncated"
+        assert (
+            f"of the {asked} frames asked for" in error.message or " s asked for" in error.message
+        )
