@@ -114,6 +114,7 @@ def video_facts(frames: Frames) -> VideoFacts:
         frames_lost=info.frames_lost,
         frames_used=len(frames),
         timestamps_s=[float(moment) for moment in frames.timestamps_s],
+        sample_aspect_ratio=info.sample_aspect_ratio,
     )
 
 

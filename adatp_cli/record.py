@@ -36,8 +36,9 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """The clip as it was decoded: sizes in pixels after rotation, times in seconds.
+    """The clip as it was decoded: sizes in square pixels after rotation, times in seconds.
 
+    `sample_aspect_ratio` is the shape of the pixels as they are stored, such as ``64:45``;
     `frames_lost` counts frames that were found not to decode or that a cut file lacks;
     `frames_copied` those used that took over the tokens of a near copy before them.
     """
@@ -53,6 +54,7 @@ class VideoFacts:
     frames_used: int
     timestamps_s: list[float]
     frames_copied: int = 0
+    sample_aspect_ratio: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

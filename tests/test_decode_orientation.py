@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.pyav_decoder import orientation_of
 from adatp_cli.video.sampling import Sampling
+from adatp_cli.video.shown import orientation_of
 from tests.decode_case import DATA, EVERY, number_of, numbers, write_clip
 
 

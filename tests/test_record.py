@@ -25,7 +25,7 @@ KEYS = {
     "segments tokens flops seconds peak_memory_bytes versions batch eval",
     "model": "name revision quantization dtype device layers",
     "video_info": "decoder codec width height fps duration_s frames_total frames_lost frames_used "
-    "timestamps_s frames_copied",
+    "timestamps_s frames_copied sample_aspect_ratio",
     "tokens": "text visual kept_per_layer kept_final kept_mean_ratio generated shared",
     "flops": "paper end_to_end",
     "seconds": "load decode vision relevance prefill first_token generate total",

@@ -14,7 +14,7 @@ from adatp_cli.video.canvas import no_progress
 from adatp_cli.video.container import open_clip
 from adatp_cli.video.cursor import Cursor
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.frames import Frames
+from adatp_cli.video.frames import Frames, VideoInfo
 from adatp_cli.video.index import index_clip
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import check_source
@@ -267,3 +267,62 @@ def test_an_encrypted_file_says_so(tmp_path: Path) -> None:
             for place in range(start + 12, start + 188):
                 scrambled[place] ^= 0x5A
     assert failure(bytes(scrambled)).kind == "encrypted"
+
+
+# Pixels that are not square, and half pictures.
+
+
+@pytest.mark.parametrize(
+    ("shape", "turn", "size"),
+    [((2, 1), None, (256, 64)), ((2, 3), None, (128, 96)), ((2, 1), 90, (64, 256))],
+)
+def test_frames_are_shown_with_square_pixels(
+    tmp_path: Path, shape: tuple[int, int], turn: int | None, size: tuple[int, int]
+) -> None:
+    options = {"x264-params": f"keyint=12:log-level=-1:sar={shape[0]}/{shape[1]}"}
+    write_clip(tmp_path / "wide.mp4", 24, options=options, rotate=turn)
+    frames = read_frames(tmp_path / "wide.mp4", Sampling(frames=3))
+    assert (frames.info.width, frames.info.height) == size
+    assert frames.pixels.shape[1:3] == size[::-1]
+    assert frames.info.sample_aspect_ratio == f"{shape[0]}:{shape[1]}"
+    assert frames.indices.tolist() == [4, 12, 20]
+    if turn is None:
+        assert numbers(Frames(frames.pixels[:, :, :: size[0] // 128], *rest(frames))) == [4, 12, 20]
+
+
+def rest(frames: Frames) -> tuple[np.ndarray, np.ndarray, VideoInfo]:
+    return frames.timestamps_s, frames.indices, frames.info
+
+
+def combs(frames: Frames) -> float:
+    """How much each line differs from those above and below it, as in woven half pictures."""
+    lines = frames.pixels.astype(int)
+    return float(np.abs(2 * lines[:, 1:-1] - lines[:, :-2] - lines[:, 2:]).mean())
+
+
+@pytest.mark.parametrize("name", ["woven.mp4", "woven.ts"])
+def test_interlaced_frames_are_deinterlaced_with_a_note(tmp_path: Path, name: str) -> None:
+    def moved(half: int) -> np.ndarray:
+        image = np.full((96, 256, 3), 60, np.uint8)
+        image[24:72, 4 * half : 4 * half + 64] = 220
+        return image
+
+    def write(path: Path, params: str, step: int) -> None:
+        with av.open(path, "w") as out:
+            stream = out.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 256, 96, "yuv420p"
+            stream.options = {"crf": "10", "x264-params": f"{params}keyint=6:log-level=-1"}
+            for number in range(20):
+                woven = moved(2 * number)
+                woven[1::2] = moved(2 * number + step)[1::2]
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(woven, format="rgb24")))
+            out.mux(stream.encode(None))
+
+    write(tmp_path / name, "tff=1:", 1)
+    write(tmp_path / f"plain_{name}", "", 0)
+    write(tmp_path / f"untold_{name}", "", 1)
+    woven = read_frames(tmp_path / name, EIGHT)
+    assert combs(read_frames(tmp_path / f"untold_{name}", EIGHT)) > 4
+    assert combs(woven) < 1.5 * combs(read_frames(tmp_path / f"plain_{name}", EIGHT))
+    assert "its frames are interlaced, and deinterlaced one by one" in woven.notes
+    assert woven.info.decoder == "pyav"

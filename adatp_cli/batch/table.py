@@ -103,7 +103,7 @@ def _of_today(row: dict[str, Any]) -> dict[str, Any]:
     row = row | {"seconds_answer": own_seconds(row)}
     if row["schema_version"] == 1 and row["ok"]:
         row["tokens"] = {"shared": 0} | row["tokens"]
-        row["video_info"] = {"frames_copied": 0} | row["video_info"]
+        row["video_info"] = {"frames_copied": 0, "sample_aspect_ratio": None} | row["video_info"]
     return row
 
 

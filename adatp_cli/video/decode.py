@@ -24,11 +24,10 @@ from adatp_cli.video.container import Kept
 from adatp_cli.video.endings import encrypted, is_encrypted
 from adatp_cli.video.frames import Frames, VideoInfo
 from adatp_cli.video.index import ClipIndex, index_clip
-from adatp_cli.video.pyav_decoder import FirstFrame
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
+from adatp_cli.video.shown import FirstFrame, Orientation
 from adatp_cli.video.source import Source, check_source
-from adatp_cli.video.tone import HDR_NAMES, is_hdr
 
 DECODERS = ("auto", "decord", "pyav")
 MAX_PIXEL_BYTES = 6 << 30
@@ -337,7 +336,7 @@ def _check_beginning(clip: _Clip) -> None:
 def _nothing_decodes(source: Source, index: ClipIndex, sampling: Sampling) -> VideoError:
     """Not a single frame of the file can be decoded."""
     if index.missing:
-        unseen = FirstFrame(1, 1, pyav_decoder.Orientation())
+        unseen = FirstFrame(1, 1, Orientation())
         return _too_few(_Clip(source, index, unseen, sampling, Canvas()), 0)
     return VideoError(
         f"{source.name}: none of its {plural(len(index), 'frame')} can be decoded ({index.codec})",
@@ -400,13 +399,7 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
             f"it begins in the middle of a group of pictures: its first {first.before} frames, to "
             f"{index.timestamps_s[first.before]:.2f} s, cannot be decoded"
         )
-    if is_hdr(first.transfer):
-        notes.append(f"its {HDR_NAMES[first.transfer]} frames are tone-mapped to SDR")
-    turned = first.orientation
-    if turned.odd:
-        notes.append("it asks for a rotation that is no multiple of 90 degrees: not applied")
-    elif not turned.plain:
-        notes.append("it asks to be mirrored, and is")
+    notes.extend(first.notes())
     return Frames(
         pixels=picked.pixels,
         timestamps_s=picked.times.astype(np.float64),
@@ -419,7 +412,8 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
             fps=index.fps,
             duration_s=index.end_s,
             frames_total=len(index),
-            rotation=turned.clockwise,
+            rotation=first.orientation.clockwise,
+            sample_aspect_ratio=f"{first.pixel_shape.numerator}:{first.pixel_shape.denominator}",
             frames_lost=index.missing + picked.lost,
             comment=index.comment,
         ),

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.container import MAX_THREADS
 from adatp_cli.video.index import ClipIndex
-from adatp_cli.video.pyav_decoder import FirstFrame
+from adatp_cli.video.shown import FirstFrame
 from adatp_cli.video.source import Source
 from adatp_cli.video.tone import is_hdr
 
@@ -123,6 +123,10 @@ def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
         return "the frames have no timestamps that decord could be checked by"
     if not index.closed:
         return "decord does not seek exactly where frames refer across key frames"
+    if first.interlaced or first.pixel_shape != 1:
+        return (
+            "decord shows frames as they are stored: interlaced, or of pixels that are not square"
+        )
     if is_hdr(first.transfer):
         return "decord shows HDR as if it were none"
     if first.before:

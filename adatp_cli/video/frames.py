@@ -19,7 +19,7 @@ class VideoInfo:
     codec
         FFmpeg's name of the codec (``h264``, ``av1``).
     width, height
-        Pixels, as shown: after rotation, and before any resizing.
+        Pixels, as shown: square ones, after rotation, and before any resizing.
     fps
         Frames a second; the mean where the rate varies.
     duration_s
@@ -34,6 +34,8 @@ class VideoInfo:
         taken to be whole.
     comment
         What the file says of itself, cut to 200 characters.
+    sample_aspect_ratio
+        Width to height of a pixel as stored, such as ``64:45``.
     """
 
     decoder: str
@@ -46,6 +48,7 @@ class VideoInfo:
     rotation: int
     frames_lost: int = 0
     comment: str = ""
+    sample_aspect_ratio: str = "1:1"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

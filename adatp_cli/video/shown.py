@@ -1,0 +1,202 @@
+"""What a decoded frame shows: upright, of square pixels, without interlacing and without HDR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from adatp_cli.video.canvas import Pixels
+from adatp_cli.video.resize import Resize
+from adatp_cli.video.tone import HDR_NAMES, is_hdr, tone_map
+
+if TYPE_CHECKING:
+    from av.sidedata.sidedata import SideData
+    from av.video.frame import VideoFrame
+
+# FFmpeg's kinds of side data, and some that it may yet get.
+_SIDE_DATA_KINDS = 64
+# Pixels are all but square from this on, and their shape is a mistake from that on.
+_SQUARE = Fraction(1, 100)
+_ODDEST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How stored pixels become upright ones: transposed first, then mirrored.
+
+    Parameters
+    ----------
+    transpose, mirror_x, mirror_y
+        The steps, in this order.
+    clockwise
+        Degrees, 0, 90, 180 or 270, where the steps come to a pure rotation; without the mirroring
+        where they do not.
+    plain
+        Whether they come to a pure rotation.
+    odd
+        Whether the file asks for an angle that is no multiple of 90, which is not applied.
+    """
+
+    transpose: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+    clockwise: int = 0
+    plain: bool = True
+    odd: bool = False
+
+    def apply(self, image: Pixels) -> Pixels:
+        """(H, W, 3) as stored to (H', W', 3) upright; a view."""
+        if self.transpose:
+            image = image.transpose(1, 0, 2)
+        if self.mirror_x:
+            image = image[:, ::-1]
+        if self.mirror_y:
+            image = image[::-1]
+        return image
+
+
+def orientation_of(matrix: Sequence[int]) -> Orientation:
+    """From a display matrix (nine numbers, row by row: x' = a x + c y, y' = b x + d y)."""
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    if b == 0 and c == 0 and a != 0 and d != 0:
+        plain = (a < 0) == (d < 0)
+        return Orientation(False, a < 0, d < 0, 180 if a < 0 and d < 0 else 0, plain)
+    if a == 0 and d == 0 and b != 0 and c != 0:
+        plain = (b < 0) != (c < 0)
+        return Orientation(True, c < 0, b < 0, 90 if c < 0 else 270, plain)
+    return Orientation(odd=True)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFrame:
+    """What only a decoded frame tells.
+
+    Parameters
+    ----------
+    width, height, orientation
+        The size as shown, and how the pixels are turned for it.
+    pixel_shape
+        Width of a stored pixel by its height; shown are square ones.
+    interlaced
+        Whether it is two half pictures, taken one after the other.
+    transfer
+        FFmpeg's number of how light is coded, by which HDR is known.
+    before
+        How many frames of the index are before it: those of a recording that begins in the middle
+        of a group of pictures need what is not there.
+    """
+
+    width: int
+    height: int
+    orientation: Orientation
+    pixel_shape: Fraction = Fraction(1)
+    interlaced: bool = False
+    transfer: int = 0
+    before: int = 0
+
+    def notes(self) -> list[str]:
+        """What the reader should know of how its pixels came about."""
+        found = []
+        if is_hdr(self.transfer):
+            found.append(f"its {HDR_NAMES[self.transfer]} frames are tone-mapped to SDR")
+        if self.interlaced:
+            found.append("its frames are interlaced, and deinterlaced one by one")
+        if self.orientation.odd:
+            found.append("it asks for a rotation that is no multiple of 90 degrees: not applied")
+        elif not self.orientation.plain:
+            found.append("it asks to be mirrored, and is")
+        return found
+
+
+def first_frame(frame: VideoFrame, pixel_shape: Fraction | None, before: int) -> FirstFrame:
+    """What is known from the first frame that decodes.
+
+    Parameters
+    ----------
+    pixel_shape
+        What the file says of it, None or 0 for nothing.
+    before
+        How many frames of the index are before it.
+    """
+    orientation = _orientation(frame)
+    width, height = frame.width, frame.height
+    shape = pixel_shape or Fraction(1)
+    if abs(shape - 1) <= _SQUARE or not Fraction(1, _ODDEST) <= shape <= _ODDEST:
+        shape = Fraction(1)
+    # The longer side of a pixel is what the other one is brought to: nothing of the picture goes.
+    if shape > 1:
+        width = round(width * shape)
+    else:
+        height = round(height / shape)
+    if orientation.transpose:
+        width, height = height, width
+    return FirstFrame(
+        width,
+        height,
+        orientation,
+        pixel_shape=shape,
+        interlaced=frame.interlaced_frame,
+        transfer=int(frame.color_trc),
+        before=before,
+    )
+
+
+def shown(frame: VideoFrame, first: FirstFrame, resize: Resize | None) -> Pixels:
+    """(H, W, 3): the pixels of a frame as shown, in the size of the first frame throughout.
+
+    `resize` is what becomes of them later: HDR is mapped in no more detail than that needs.
+    """
+    width, height = first.width, first.height
+    if first.orientation.transpose:
+        width, height = height, width
+    if frame.interlaced_frame:
+        frame = _filtered(frame, [("estdif", "mode=frame:deint=interlaced")])
+    transfer = int(frame.color_trc)
+    if is_hdr(transfer):
+        if resize is not None and resize.shrinks(height, width):
+            # Mapping every pixel of a 4K frame takes a second; of those left, nothing shows.
+            width, height = (min(side, 2 * resize.size) for side in (width, height))
+        deep = frame.reformat(width, height, "rgb48le", interpolation="AREA").to_ndarray()
+        return first.orientation.apply(tone_map(np.asarray(deep, dtype=np.uint16), transfer))
+    rgb = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+    return first.orientation.apply(np.asarray(rgb, dtype=np.uint8))
+
+
+def _orientation(frame: VideoFrame) -> Orientation:
+    from av.sidedata.sidedata import Type
+
+    try:
+        sides = frame.side_data
+    except ValueError:  # one of a kind that PyAV has no name for keeps it from reading the others
+        sides = _without_unknown_side_data(frame).side_data
+    for side in cast("Iterable[SideData]", sides):
+        if side.type == Type.DISPLAYMATRIX and side.buffer_size >= 36:
+            return orientation_of(np.frombuffer(bytes(side)[:36], dtype=np.int32).tolist())
+    return Orientation()
+
+
+def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
+    from av.sidedata.sidedata import Type
+
+    known = [cast("int", kind.value) for kind in Type]
+    unknown = [kind for kind in range(_SIDE_DATA_KINDS) if kind not in known]
+    return _filtered(frame, [("sidedata", f"mode=delete:type={kind}") for kind in unknown])
+
+
+def _filtered(frame: VideoFrame, steps: list[tuple[str, str]]) -> VideoFrame:
+    """One frame through filters that need no other one, each a name and its options."""
+    from av.filter import Graph
+
+    graph = Graph()
+    first = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
+    )
+    chain = [graph.add(name, options) for name, options in steps]
+    graph.link_nodes(first, *chain, graph.add("buffersink")).configure()
+    graph.push(frame)
+    graph.push(None)
+    return cast("VideoFrame", graph.pull())
