@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_case import engine_of, hooks_on, load_random, noisy_clip, profile
 
 from adatp_cli.bench.baseline import PlainTransformers
 from adatp_cli.bench.memory import PeakWatch
@@ -23,6 +22,7 @@ from adatp_cli.model.load import LoadedModel
 from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.sampling import Sampling
+from tests.engine_case import engine_of, hooks_on, load_random, noisy_clip, profile
 
 NEW_TOKENS = 4
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from engine_case import ask, noisy_clip
 
 from adatp_cli.bench.random_model import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
@@ -19,6 +18,7 @@ from adatp_cli.model.quantize import LAYERS, count_quantized
 from adatp_cli.model.shapes import model_shape
 from adatp_cli.profiles import load_profile
 from adatp_cli.settings import GenerationSettings
+from tests.engine_case import ask, noisy_clip
 
 PUBLISHED = KNOWN_SHAPES["0.5b"]
 # The 0.5B with everything cut down but what makes it what it is: its heads and its pooling.

@@ -10,7 +10,6 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from engine_case import engine_of, load_random, profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -35,6 +34,7 @@ from adatp_cli.record import (
     Versions,
 )
 from adatp_cli.video.sampling import Sampling
+from tests.engine_case import engine_of, load_random, profile
 
 FRAMES = (8, 16, 32, 64, 128)
 COUNTS = st.lists(st.integers(1, 300), min_size=4, max_size=8, unique=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_case import ask, engine_of, load_random, noisy_clip, profile
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +19,7 @@ from adatp_cli.profiles import (
     ScoreSettings,
     load_profile,
 )
+from tests.engine_case import ask, engine_of, load_random, noisy_clip, profile
 
 TOLERANCE = 0.001
 

@@ -11,18 +11,6 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from engine_case import (
-    FRAMES,
-    QUESTION,
-    answered,
-    ask,
-    encoded_in,
-    engine_of,
-    hooks_on,
-    load_random,
-    noisy_clip,
-    profile,
-)
 
 from adatp_cli import encoding, generation, record
 from adatp_cli.engine import Engine
@@ -36,6 +24,18 @@ from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.sampling import Sampling
+from tests.engine_case import (
+    FRAMES,
+    QUESTION,
+    answered,
+    ask,
+    encoded_in,
+    engine_of,
+    hooks_on,
+    load_random,
+    noisy_clip,
+    profile,
+)
 
 CLIP = Path(__file__).parent / "data" / "flipping_a_pancake.mkv"
 

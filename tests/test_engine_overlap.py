@@ -9,17 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_case import (
-    FRAMES,
-    QUESTION,
-    answered,
-    ask,
-    encoded_in,
-    engine_of,
-    load_random,
-    noisy_clip,
-    profile,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 from test_video_worker import same
@@ -38,6 +27,17 @@ from adatp_cli.video.frames import Frames
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
+from tests.engine_case import (
+    FRAMES,
+    QUESTION,
+    answered,
+    ask,
+    encoded_in,
+    engine_of,
+    load_random,
+    noisy_clip,
+    profile,
+)
 
 DATA = Path(__file__).parent / "data"
 

@@ -14,7 +14,6 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from engine_case import answered, ask, engine_of, load_random, noisy_clip, profile
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,6 +31,7 @@ from adatp_cli.sharing import PrefillMode, compare_prefills
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.sampling import Sampling
 from tests.conftest import Run
+from tests.engine_case import answered, ask, engine_of, load_random, noisy_clip, profile
 
 QUESTIONS = ("What happens first?", "And then, after the cut in the middle?", "Which colour?")
 

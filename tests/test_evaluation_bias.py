@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_case import QUESTION, answered, engine_of, load_random, noisy_clip, profile
 from hypothesis import given
 from hypothesis import strategies as st
-from pruning_case import LAYERS, LAYOUT, Fixed, build_model, build_prompt, masked_run
 from transformers import DynamicCache
 
 from adatp_cli.evaluation import bias_plots, bias_report, plots
@@ -32,6 +30,8 @@ from adatp_cli.evaluation.bias import (
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.pruning.base import PrunedPrefill
 from adatp_cli.pruning.report import PruningError
+from tests.engine_case import QUESTION, answered, engine_of, load_random, noisy_clip, profile
+from tests.pruning_case import LAYERS, LAYOUT, Fixed, build_model, build_prompt, masked_run
 
 THREE_CUTS = {2: list(range(0, 36, 2)), 3: [0, 4, 8, 12, 30, 34], 6: [4, 34]}
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from engine_case import ask, engine_of, hooks_on, load_random, noisy_clip, profile
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiled
 
 from adatp_cli.model.load import LoadedModel
+from tests.engine_case import ask, engine_of, hooks_on, load_random, noisy_clip, profile
 
 
 @pytest.fixture(scope="module")

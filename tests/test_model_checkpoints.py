@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint import write_random_checkpoint
-from local_hub import COMMIT, LocalHub, serve
 
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model import downloads
 from adatp_cli.model.checkpoints import NEEDED, choose_auto, is_hub_id
 from adatp_cli.model.layout import check_layout
 from adatp_cli.model.transfer import HubUnreachableError, readable_bytes
+from tests.checkpoint import write_random_checkpoint
 from tests.fake_hub import FakeHub, locate_in
+from tests.local_hub import COMMIT, LocalHub, serve
 
 HALF_B = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint import write_random_checkpoint, write_random_relevance
 from hypothesis import given
 from hypothesis import strategies as st
 from test_model_memory import SEVEN, whole_bytes
@@ -18,6 +17,7 @@ from adatp_cli.model.fitting import check_run, fitting_quantization, most_frames
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.relevance import expected_bytes
 from adatp_cli.model.weights import count_weights
+from tests.checkpoint import write_random_checkpoint, write_random_relevance
 
 GIB = 2**30
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint import write_random_checkpoint
-from loading_case import load_folder
 
 from adatp_cli.errors import ModelError
 from adatp_cli.model import template
+from tests.checkpoint import write_random_checkpoint
+from tests.loading_case import load_folder
 
 Spoil = Callable[[Path], object]
 

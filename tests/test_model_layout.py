@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
 from adatp_cli.errors import ModelError
 from adatp_cli.model.layout import check_layout, read_description
+from tests.checkpoint import write_random_checkpoint
 from tests.fake_hub import FakeHub, locate_in
 
 

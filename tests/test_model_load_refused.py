@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model import fitting
 from adatp_cli.model.checkpoint_size import weight_bytes
+from tests.checkpoint import write_random_checkpoint
 from tests.loading_case import load_folder
 
 

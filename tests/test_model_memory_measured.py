@@ -10,8 +10,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-from engine_case import ask, noisy_clip
-from held import watch_tensors
 
 from adatp_cli.bench.random_model import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
@@ -22,6 +20,8 @@ from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.memory import MemoryEstimate, estimate_run
 from adatp_cli.profiles import load_profile
 from adatp_cli.settings import GenerationSettings
+from tests.engine_case import ask, noisy_clip
+from tests.held import watch_tensors
 
 PUBLISHED = KNOWN_SHAPES["0.5b"]
 NARROW = ModelShape(

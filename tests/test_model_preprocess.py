@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint import IMAGE_SIZE, write_random_checkpoint
 
 from adatp_cli.errors import ModelError
 from adatp_cli.model.preprocess import Preprocessor
+from tests.checkpoint import IMAGE_SIZE, write_random_checkpoint
 
 # Pictures and their 48 x 48 resizes by Pillow 13, `Image.resize` with BICUBIC and BILINEAR.
 PILLOW = Path(__file__).parent / "data" / "pillow_resize.npz"

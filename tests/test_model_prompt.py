@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint import GRID, write_random_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.prompt import build_prompt
+from tests.checkpoint import GRID, write_random_checkpoint
 
 FRAMES = 5
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_case import QUESTION, ask, engine_of, noisy_clip, profile
-from loading_case import load_folder
-from published import SHARDS, write_published
 from safetensors import safe_open
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from adatp_cli.model.checkpoint_size import weight_bytes
 from adatp_cli.model.layout import weight_files
 from adatp_cli.model.preprocess import Preprocessor
+from tests.engine_case import QUESTION, ask, engine_of, noisy_clip, profile
+from tests.loading_case import load_folder
+from tests.published import SHARDS, write_published
 
 # By `AutoProcessor.from_pretrained` of transformers 5.23 (torchvision 0.28, torch 2.13) on the
 # folder of `write_published`: the prompt and pixels of `QUESTION` and `noisy_clip(4)`, and what the

@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from checkpoint import write_random_checkpoint
 
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.quiet import quiet_libraries
+from tests.checkpoint import write_random_checkpoint
 from tests.loading_case import answer_logits
 
 

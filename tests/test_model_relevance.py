@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint import IMAGE_SIZE, write_random_relevance
 from hypothesis import given
 from hypothesis import strategies as st
-from local_hub import COMMIT, LocalHub, serve
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import SiglipModel, SiglipVisionConfig
@@ -28,6 +26,8 @@ from adatp_cli.model.question import QuestionTokenizer, canonical
 from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
 from adatp_cli.model.tensors import FileSource, copy_tensors, read_header
 from adatp_cli.model.transfer import HttpRanges, HubNotFoundError, HubUnreachableError
+from tests.checkpoint import IMAGE_SIZE, write_random_relevance
+from tests.local_hub import COMMIT, LocalHub, serve
 
 REPO = "owner/siglip"
 WANTED = ("text_model.", "vision_model.head.", "vision_model.post_layernorm.")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint import write_random_relevance
 from safetensors.torch import load_file
 from transformers import LlavaOnevisionForConditionalGeneration, SiglipConfig
 
@@ -16,6 +15,7 @@ from adatp_cli.model.checkpoint_size import weight_bytes
 from adatp_cli.model.checkpoints import bundled_folder
 from adatp_cli.model.shapes import model_shape, relevance_shape
 from adatp_cli.model.weights import WeightCount, count_weights, encoder_bytes
+from tests.checkpoint import write_random_relevance
 
 
 @pytest.mark.parametrize("alias", ["0.5b", "7b"])

@@ -7,17 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_case import (
-    LAYERS,
-    LAYOUT,
-    LENGTH,
-    SHAPE,
-    Fixed,
-    build_model,
-    build_prompt,
-    masked_run,
-    prefill,
-)
 from torch import Tensor
 from transformers import DynamicCache, Qwen2ForCausalLM
 
@@ -34,6 +23,17 @@ from adatp_cli.pruning.base import PrunedPrefill, PruningError
 from adatp_cli.pruning.method import ClipSignals, LayerStep, ScoreRequest
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.scores import debiased_frame_relevance
+from tests.pruning_case import (
+    LAYERS,
+    LAYOUT,
+    LENGTH,
+    SHAPE,
+    Fixed,
+    build_model,
+    build_prompt,
+    masked_run,
+    prefill,
+)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from pruning_case import LAYOUT, SHAPE, build_model, build_prompt, masked_run, prefill
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repeat_kv
@@ -21,6 +20,7 @@ from adatp_cli.pruning.methods.pyramiddrop import PyramidDrop, stage_layers
 from adatp_cli.pruning.methods.random_tokens import RandomTokens
 from adatp_cli.pruning.methods.uniform import Uniform, spread_positions
 from adatp_cli.pruning.scores import best
+from tests.pruning_case import LAYOUT, SHAPE, build_model, build_prompt, masked_run, prefill
 
 SIGNALS = ClipSignals(tower_vectors=torch.zeros(4, 2))
 SEVEN_B = KNOWN_SHAPES["7b"].language

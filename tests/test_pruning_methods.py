@@ -8,8 +8,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from engine_case import ask, engine_of, hooks_on, load_random, noisy_clip
-from pruning_case import LAYERS, SHAPE, build_model, build_prompt, enter, masked_run, prefill
 from torch import Tensor
 from transformers import DynamicCache, Qwen2ForCausalLM
 
@@ -20,6 +18,8 @@ from adatp_cli.profiles import SECTIONS, Profile, builtin_names, load_profile
 from adatp_cli.pruning.base import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import ClipSignals, LayerStep, PruningPlan, VisualLayout
 from adatp_cli.pruning.methods import METHODS, method_of
+from tests.engine_case import ask, engine_of, hooks_on, load_random, noisy_clip
+from tests.pruning_case import LAYERS, SHAPE, build_model, build_prompt, enter, masked_run, prefill
 
 PROFILES = {name: load_profile(name) for name in builtin_names()}
 PRUNING = {name: profile for name, profile in PROFILES.items() if profile.method != "vanilla"}

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pruning_case import SHAPE
 from torch import Tensor
 
 from adatp_cli.cost import paper_cost
@@ -17,6 +16,7 @@ from adatp_cli.pruning.method import ClipSignals, LayerStep, VisualLayout
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.methods.adatp_plus import thin_out
 from adatp_cli.pruning.segments import SegmentTable, weigh_segments
+from tests.pruning_case import SHAPE
 
 KNOBS = EntrySettings()
 LAYERS = SHAPE.layers

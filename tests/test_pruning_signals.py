@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_case import engine_of, load_random, noisy_clip
 from torch import Tensor
 
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import load_profile
+from tests.engine_case import engine_of, load_random, noisy_clip
 
 FRAMES = 5
 
