@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from hypothesis import settings
 
 # Threads that wait for each other spin, which costs the small models here most of their time. Set
@@ -22,8 +23,10 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from adatp_cli.cli.app import main
+from adatp_cli.model import transfer
 from tests.checkpoint import write_random_checkpoint
 from tests.decode_case import write_clip
+from tests.local_hub import LocalHub, serve
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("adatp", deadline=None)
@@ -52,6 +55,19 @@ class Finished:
 
 
 Run = Callable[..., Finished]
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """A hub of `tmp_path / "root"` for huggingface_hub to talk to, and an empty cache."""
+    (tmp_path / "root").mkdir(exist_ok=True)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    monkeypatch.setattr(transfer, "_REPORT_EVERY_S", 0.0)
+    with serve(tmp_path / "root") as server:
+        yield server
 
 
 @pytest.fixture

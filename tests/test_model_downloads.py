@@ -10,13 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkpoint import write_random_checkpoint, write_random_relevance
 from huggingface_hub import constants
-from local_hub import LocalHub, serve
 
 from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model import fitting, transfer
@@ -25,6 +22,8 @@ from adatp_cli.model.checkpoints import Checkpoint, locate
 from adatp_cli.model.encoder_files import DEFAULT_ENCODER, locate_relevance
 from adatp_cli.model.hub import HuggingFaceHub
 from adatp_cli.model.load import LoadRequest, load_model
+from tests.checkpoint import write_random_checkpoint, write_random_relevance
+from tests.local_hub import LocalHub
 
 REPO = "owner/model"
 HALF_B = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
@@ -51,15 +50,9 @@ def root(whole: Path, siglip: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A hub on this machine that huggingface_hub talks to, with an empty cache."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    monkeypatch.setattr(transfer, "_REPORT_EVERY_S", 0.0)
-    with serve(root) as server:
-        yield server
+def served(root: Path, hub_server: LocalHub) -> LocalHub:
+    assert hub_server.root == root
+    return hub_server
 
 
 def _locate(server: LocalHub, repo: str = REPO, said: list[str] | None = None) -> Checkpoint:

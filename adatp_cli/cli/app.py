@@ -17,6 +17,7 @@ from adatp_cli.cli import (
     doctor,
     evaluate,
     export,
+    models,
     profiles,
     schema,
     show,
@@ -119,6 +120,7 @@ _command(
     "adatp bench -m tiny --repeat 1",
     "adatp bench -m 0.5b-random -n 16,32 -p vanilla,adatp -o result.json",
 )
+app.add_typer(models.app, name="models", rich_help_panel=_ABOUT)
 app.add_typer(profiles.app, name="profiles", rich_help_panel=_ABOUT)
 _command(
     "schema",

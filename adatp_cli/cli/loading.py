@@ -68,11 +68,6 @@ def load_model_for(encoder: str, options: RunOptions, output: Output) -> tuple[L
     import_libraries()
     from adatp_cli.model.load import LoadRequest, load_model
 
-    def progress(text: str) -> None:
-        # What is announced once stays on the screen; what counts up to its end does not.
-        passing = text.startswith(("loading ", "fetching "))
-        (output.stage if passing else output.note)(text)
-
     loaded = load_model(
         LoadRequest(
             model=options.model,
@@ -82,7 +77,7 @@ def load_model_for(encoder: str, options: RunOptions, output: Output) -> tuple[L
             offline=options.offline,
             relevance=encoder,
         ),
-        progress,
+        output.progress_line,
     )
     return loaded, time.perf_counter() - started
 

@@ -15,7 +15,13 @@ from importlib import resources
 from pathlib import Path
 
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.downloads import Wanted, fetch, hub_failures, unreachable
+from adatp_cli.model.downloads import (
+    FETCHING_IS_OFF,
+    Wanted,
+    fetch,
+    hub_failures,
+    unreachable,
+)
 from adatp_cli.model.hub import Hub, RemoteFile
 from adatp_cli.model.layout import (
     DESCRIPTION,
@@ -71,7 +77,7 @@ NEEDED = (
 )
 
 # 16-bit weights, for the sentence that tells which choice needs less: parameters x 2 bytes.
-_APPROXIMATE_BYTES = {"0.5b": 1.8e9, "7b": 16.1e9, "72b": 146e9}
+APPROXIMATE_BYTES = {"0.5b": 1_800_000_000, "7b": 16_100_000_000, "72b": 146_000_000_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +175,17 @@ def find(name: str, *, offline: bool, hub: Hub) -> Checkpoint | Wanted:
                 raise
             why = "is damaged in the cache"
     if offline or hub.offline:
-        raise unreachable(repo, f"{why}, and fetching is off (offline)", NO_DOWNLOAD_HINT)
+        raise unreachable(repo, f"{why}{FETCHING_IS_OFF}", NO_DOWNLOAD_HINT)
     return survey(repo, why, hub)
+
+
+def survey_again(name: str, hub: Hub) -> Checkpoint | Wanted:
+    """`find`, reading what is in the cache through, so that damage within a file is found too."""
+    found = find(name, offline=False, hub=hub)
+    if isinstance(found, Wanted) or found.revision is None or hub.offline:
+        return found
+    looked_at = survey(found.name, "is damaged in the cache", hub, thorough=True)
+    return looked_at if looked_at.files else found
 
 
 def survey(repo: str, why: str, hub: Hub, *, thorough: bool = False) -> Wanted:
@@ -188,10 +203,11 @@ def survey(repo: str, why: str, hub: Hub, *, thorough: bool = False) -> Wanted:
         listing = hub.files(repo, [*NEEDED, "adapter_config.json", "*.gguf"])
         _check_remote(repo, listing)
         files = [file for file in listing if any(fnmatch(file.path, item) for item in NEEDED)]
-        first = [file for file in files if file.path in ("config.json", DESCRIPTION)]
+        lacks = [file for file in files if not hub.holds(repo, file, thorough=thorough)]
+        first = [file for file in lacks if file.path in ("config.json", DESCRIPTION)]
         folder = hub.fetch(repo, first, _silent)
         check_config(folder, repo)
-        lacks = [file for file in files if not hub.holds(repo, file, thorough=thorough)]
+        lacks = [file for file in lacks if file not in first]
     return Wanted(repo, why, folder, tuple(lacks), _needs_less(repo))
 
 
@@ -287,7 +303,7 @@ def _check_remote(repo: str, files: Sequence[RemoteFile]) -> None:
 def _needs_less(repo: str) -> str:
     """The sentence about cheaper choices than `repo`."""
     alias = next((key for key, value in ALIASES.items() if value == repo), None)
-    sizes = list(_APPROXIMATE_BYTES.items())
+    sizes = list(APPROXIMATE_BYTES.items())
     smaller = sizes[: list(ALIASES).index(alias)] if alias else sizes[:1]
     cheaper = [f"-m {name} needs about {readable_bytes(size)}" for name, size in smaller]
     return "; ".join([*cheaper, f"-m {TINY} needs none ({TINY_KNOWS})"])

@@ -19,6 +19,7 @@ from adatp_cli.model.transfer import (
 )
 
 Progress = Callable[[str], None]
+FETCHING_IS_OFF = ", and fetching is off (offline)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from adatp_cli.errors import ModelError
 from adatp_cli.model.checkpoints import NO_ENCODER_HINT, is_hub_id
-from adatp_cli.model.downloads import Wanted, fetch, hub_failures, unreachable
+from adatp_cli.model.downloads import (
+    FETCHING_IS_OFF,
+    Wanted,
+    fetch,
+    hub_failures,
+    unreachable,
+)
 from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import read_json, weight_files
 from adatp_cli.model.tensors import check_file, copy_tensors, read_header
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 DEFAULT_ENCODER = "google/siglip-so400m-patch14-384"
+APPROXIMATE_ENCODER_BYTES = 1_860_000_000  # of its text tower and pooling head, as published
 TEXT, HEAD, NORM = "text_model.", "vision_model.head.", "vision_model.post_layernorm."
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _WEIGHTS = "model.safetensors"
@@ -84,7 +91,7 @@ def find_relevance(
         )
     called = f"the relevance encoder {name}"
     if offline or hub.offline:
-        raise unreachable(called, f"{why}, and fetching is off (offline)", NO_ENCODER_HINT)
+        raise unreachable(called, f"{why}{FETCHING_IS_OFF}", NO_ENCODER_HINT)
     missing = f"the hub has no relevance encoder {name} that you may read"
     with hub_failures(name, missing, why, hub, NO_ENCODER_HINT):
         return _survey(name, why, hub)
@@ -119,7 +126,8 @@ def _is_whole(path: Path) -> bool:
 
 def _survey(name: str, why: str, hub: Hub) -> Wanted:
     """Fetch the small files, and see how large the part is that is needed of the large one."""
-    folder = hub.fetch(name, hub.files(name, _SMALL_FILES), lambda _text: None)
+    small = [file for file in hub.files(name, _SMALL_FILES) if not hub.holds(name, file)]
+    folder = hub.fetch(name, small, lambda _text: None)
     encoder_config(folder)
     if _weights_in(folder, name, hub) is not None:
         return Wanted(name, why, folder, (), NO_ENCODER_HINT)

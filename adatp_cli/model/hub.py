@@ -75,7 +75,7 @@ class Hub(Protocol):
         ...
 
     def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
-        """Download those of `files` that the cache does not hold; return the snapshot's folder."""
+        """Download `files`, in the place of what the cache has; return the snapshot's folder."""
         ...
 
     def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
@@ -175,11 +175,10 @@ class HuggingFaceHub:
         from huggingface_hub.file_download import repo_folder_name
 
         folder = self.cache_folder / repo_folder_name(repo_id=repo, repo_type="model")
-        missing = [file for file in files if not self.holds(repo, file)]
-        report = Report(repo, sum(file.size for file in missing), progress)
+        report = Report(repo, sum(file.size for file in files), progress)
         snapshot = self.cached(repo)
         try:
-            for file in missing:
+            for file in files:
                 with translated():
                     self._forget(repo, file.path)
                     if file.size >= _LARGE:

@@ -1,0 +1,175 @@
+"""`adatp models`: which models and encoders are here, fetching one, and where it lies."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adatp_cli.cli.errors import INTERRUPTED, reporting
+from adatp_cli.cli.helping import examples
+from adatp_cli.cli.options import Json, Verbose
+from adatp_cli.cli.output import Output
+from adatp_cli.cli.parsing import Command, Group
+from adatp_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from adatp_cli.model.downloads import Wanted
+    from adatp_cli.model.hub import Hub
+    from adatp_cli.model.inventory import Kept
+
+_ASK_FROM = 1_000_000_000  # bytes from which on somebody at a terminal is asked first
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Models and encoders: which are here, fetching one, where it lies.",
+    epilog=examples("adatp models list", "adatp models pull 0.5b"),
+)
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        show_default=False,
+        help="tiny, 0.5b, 7b, 72b, or the hub id of a model or of a relevance encoder.",
+    ),
+]
+
+
+@app.command(
+    "list", cls=Command, epilog=examples("adatp models list", "adatp models list --json | jq .name")
+)
+def list_models(json: Json = False) -> None:
+    """The models and encoders that adatp knows or has in the cache, and what is missing of them.
+
+    Asks nothing of the hub.
+    """
+    output = Output(json=json)
+    with reporting(output):
+        from adatp_cli.model.hub import HuggingFaceHub
+        from adatp_cli.model.inventory import kept
+
+        hub = HuggingFaceHub()
+        for item in kept(hub):
+            if json:
+                output.data(dataclasses.asdict(item))
+            else:
+                output.line(_line(item))
+        if not json:
+            output.line(f"cache: {hub.cache_folder}")
+
+
+@app.command(
+    cls=Command,
+    epilog=examples("adatp models path tiny", 'ls "$(adatp models path 0.5b)"'),
+)
+def path(name: Name, json: Json = False) -> None:
+    """Print the folder of a model or encoder that is here, whole; exit code 4 where it is not."""
+    output = Output(json=json)
+    with reporting(output):
+        from adatp_cli.model.hub import HuggingFaceHub
+        from adatp_cli.model.inventory import look
+
+        item = look(name, HuggingFaceHub())
+        if json:
+            output.data(dataclasses.asdict(item))
+        if not item.ready or item.folder is None:
+            raise ModelError(item.missing, f"`adatp models pull {name}` fetches what is missing")
+        if not json:
+            output.line(item.folder)
+
+
+@app.command(
+    cls=Command,
+    epilog=examples("adatp models pull 0.5b", "adatp models pull 7b --no-encoder --yes"),
+)
+def pull(
+    name: Name,
+    encoder: Annotated[
+        bool,
+        typer.Option(
+            "--encoder/--no-encoder",
+            help="With a model, fetch the relevance encoder that the default profile uses.",
+        ),
+    ] = True,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Fetch gigabytes without being asked first.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fetch what is missing of a model or an encoder, and replace what is damaged.
+
+    What is here is read through. On a terminal you are asked before more than a gigabyte is
+    fetched. A download that was stopped goes on where it was.
+    """
+    output = Output(verbose=verbose)
+    with reporting(output):
+        from adatp_cli.model.downloads import announcement, fetch
+        from adatp_cli.model.hub import HuggingFaceHub
+        from adatp_cli.model.inventory import look
+        from adatp_cli.model.quiet import quiet_libraries
+
+        hub = HuggingFaceHub()
+        with output.running(), quiet_libraries(verbose=verbose):
+            output.stage(f"looking up {name}")
+            wanted = _wanted(name, hub, encoder=encoder)
+            if wanted and not yes and not _agreed(wanted, output, announcement(wanted, hub)):
+                output.note("nothing was fetched")
+                raise typer.Exit(INTERRUPTED)
+            if wanted:
+                fetch(wanted, output.progress_line, hub)
+        output.note(_line(look(name, hub)))
+
+
+def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
+    """What has to be fetched of a model and its encoder, or of an encoder."""
+    from adatp_cli.model.checkpoints import ALIASES, survey_again
+    from adatp_cli.model.downloads import Wanted
+    from adatp_cli.model.encoder_files import DEFAULT_ENCODER, find_relevance
+    from adatp_cli.model.inventory import kind_in_cache
+    from adatp_cli.model.layout import read_description
+
+    found: list[object] = []
+    repo = ALIASES.get(name.lower(), name)
+    if name == DEFAULT_ENCODER or kind_in_cache(repo, hub) == "encoder":
+        found.append(find_relevance(name, offline=False, hub=hub))
+    else:
+        model = survey_again(name, hub)
+        found.append(model)
+        own = read_description(model.folder).relevance_encoder
+        if encoder:
+            found.append(find_relevance(own or DEFAULT_ENCODER, offline=False, hub=hub))
+    return [item for item in found if isinstance(item, Wanted)]
+
+
+def _agreed(wanted: list[Wanted], output: Output, announced: str) -> bool:
+    """Whether the user wants gigabytes; nobody is asked off a terminal."""
+    if sum(item.size for item in wanted) < _ASK_FROM or not _at_terminal():
+        return True
+    output.note(announced)
+    try:
+        return typer.confirm("fetch it?", default=False, err=True)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _line(item: Kept) -> str:
+    from adatp_cli.model.checkpoints import TINY, TINY_KNOWS
+    from adatp_cli.model.transfer import readable_bytes
+
+    called = item.name + (", a relevance encoder" if item.kind == "encoder" else "")
+    if item.state == "absent":
+        about = "" if item.bytes_whole is None else f", {readable_bytes(item.bytes_whole)} to fetch"
+        return f"{called}: not here{about}"
+    here = readable_bytes(item.bytes_here)
+    if item.ready:
+        known = f"; {TINY_KNOWS}" if item.name.lower() == TINY else ""
+        return f"{called}: here, {here}{known}"
+    return f"{called}: {here} here; {item.missing}"
