@@ -194,7 +194,7 @@ def test_the_other_format_and_a_damaged_midst_are_refused(tmp_path: Path, form: 
 
 
 def test_places_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="folder for it does not exist"):
+    with pytest.raises(UsageError, match="there is no such folder"):
         ResultFile.open(tmp_path / "nowhere/rows")
     with pytest.raises(UsageError, match="is a folder"):
         ResultFile.open(tmp_path)

@@ -274,7 +274,7 @@ def test_the_rows_never_replace_the_manifest(adatp: Run, tmp_path: Path) -> None
     manifest.write_text('{"video": "x.mp4", "question": "What?"}\n')
     run = adatp("batch", manifest, "-m", "tiny", "-o", manifest, "--overwrite")
     assert run.code == 2
-    assert "a source itself" in run.error
+    assert "is read by this run" in run.error
     assert manifest.read_text().startswith('{"video"')
 
 

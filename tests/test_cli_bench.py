@@ -75,7 +75,7 @@ def test_random_weights_are_called_so_wherever_they_show(
     assert said in run.out
     assert said in run.err
     assert json.loads(file.read_text())["model"]["random_weights"] is True
-    assert adatp(*arguments).error.startswith(f"error: --output {file} exists")
+    assert adatp(*arguments).error.startswith(f"error: -o {file}: exists already")
     assert adatp(*arguments, "--overwrite").code == 0
 
 
@@ -97,8 +97,8 @@ def test_the_budget_is_for_those_that_prune(bench: Any) -> None:
         (("--temperature", "1"), "bench decodes greedily"),
         (("--fps", "1"), "bench looks at numbers of frames"),
         (("--trace", "x.npz"), "--trace would slow"),
-        (("--plot", "x.pdf"), "the picture is a PNG"),
-        (("-o", "/nowhere/x.json"), "cannot be written there"),
+        (("--plot", "x.pdf"), "a plot is a .png file"),
+        (("-o", "/nowhere/x.json"), "there is no such folder"),
         (("-p", "vanilla", "-p", "vanilla"), "two of the profiles are called"),
         (("--profiles", "vanilla,adatp-light,vanilla"), "two of the profiles are called"),
         (("--profiles", "vanilla,adapt"), "did you mean 'adatp'"),

@@ -105,7 +105,7 @@ def test_a_report(adatp: Run, mine: Path, tmp_path: Path) -> None:
     assert len(rows) == 16 * 5
     assert {row["what"] for row in rows} == {"attention", "kept"}
     assert {"frames.csv", "places.csv"} <= {path.name for path in folder.iterdir()}
-    assert "holds a report already" in adatp(*given).error
+    assert "report.md: exists already" in adatp(*given).error
     assert adatp(*given, "--overwrite").code == 6
 
 
@@ -129,7 +129,7 @@ def test_a_report_without_matplotlib(
         (("shapes", "--trace", "x.npz"), "adatp ask"),
         (("shapes", "--start", "1"), "--start"),
         (("shapes", "--temperature", "1"), "no answer is generated"),
-        (("shapes", "--overwrite"), "--report"),
+        (("shapes", "--overwrite"), "nothing to replace"),
         (("shapes", "-p", "adatp", "-p", "adatp"), "two of the profiles"),
         (("shapes", "-p", "nothing"), "nothing"),
     ],

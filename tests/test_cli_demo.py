@@ -39,7 +39,7 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_hub")
 def test_demo_shows_answers_beside_the_truth(adatp: Run, bundle: Path, tmp_path: Path) -> None:
     target = tmp_path / "shapes.mp4"
-    run = adatp("demo", "--clip", target)
+    run = adatp("demo", "--save-clip", target)
     assert run.code == 0
     assert "tiny, the bundled model, knows moving coloured shapes and nothing else" in run.err
     lines = run.err.splitlines()
@@ -52,7 +52,9 @@ def test_demo_shows_answers_beside_the_truth(adatp: Run, bundle: Path, tmp_path:
     assert f'adatp show {target} "what happens?" -m tiny -o seen.html' in run.err
     info = read_frames(target, Sampling(frames=2)).info
     assert info.codec == "h264"
-    machine = adatp("demo", "--clip", target, "--json", "-p", "vanilla", "--quiet")
+    machine = adatp(
+        "demo", "--save-clip", target, "--overwrite", "--json", "-p", "vanilla", "--quiet"
+    )
     assert machine.err == ""
     for record in machine.records:
         VALIDATOR.validate(record)
@@ -67,7 +69,7 @@ def test_demo_refuses_a_place_it_cannot_write_to(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.mp4").mkdir()
-    run = adatp("demo", "--clip", name)
+    run = adatp("demo", "--save-clip", name)
     assert run.code == 2
     assert name in run.error
 

@@ -157,7 +157,7 @@ def test_a_report(adatp: Run, checkpoint: Path, mine: Path, tmp_path: Path) -> N
         assert [row["missing"] for row in csv.DictReader(file)] == ["1", "1", "1"]
     if (folder / "accuracy-cost.png").exists():
         assert "![accuracy-cost.png](accuracy-cost.png)" in text
-    assert "holds a report already" in adatp(*given).error
+    assert "report.md: exists already" in adatp(*given).error
     assert adatp(*given, "--overwrite").code == 6
 
 
@@ -248,7 +248,7 @@ def test_what_the_model_is_asked_is_the_harness_prompt(
         (("shapes", "--clips", "0"), "at least 1"),
         (("shapes", "--clips-seed", "-1"), "--clips-seed"),
         (("shapes", "--resume"), "-o FILE"),
-        (("shapes", "--overwrite"), "-o FILE"),
+        (("shapes", "--overwrite"), "nothing to replace"),
         (("shapes", "-o", "x.jsonl", "--retry-failed"), "--resume"),
         (("shapes", "--trace", "x.npz"), "adatp ask"),
         (("shapes", "--start", "1"), "--start"),

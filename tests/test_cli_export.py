@@ -133,7 +133,7 @@ def test_nothing_of_the_users_is_written_over(
     for last in (files[0], tmp_path / "out.xlsx"):
         run = adatp("export", *files, last, "--overwrite")
         assert run.code == 2
-        assert "OUT.parquet or OUT.csv" in run.error
+        assert "a table is a .parquet or .csv file" in run.error
     csv_rows = tmp_path / "rows.csv"
     fill(csv_rows, "csv", [row(0)])
     run = adatp("export", csv_rows, csv_rows, "--overwrite")

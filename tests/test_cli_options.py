@@ -163,7 +163,7 @@ def test_trace_of_each_question_has_its_file(
         (("--seed", "99999999999999999999"), "is not a number from 0 to 2^63"),
         (("-p", "random", "--seed", "-1"), "--seed -1 is not a number from 0 to 2^63"),
         (("--trace", "trace.json"), "end its name in .npz"),
-        (("--trace", "/no/such/folder/trace.npz"), "cannot be written there"),
+        (("--trace", "/no/such/folder/trace.npz"), "there is no such folder"),
         (("--quiet", "--verbose"), "exclude each other"),
         (("--frobnicate",), "there is no option --frobnicate"),
     ],

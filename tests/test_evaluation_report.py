@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from adatp_cli.errors import UsageError
+from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation import plots, report, tables
 from adatp_cli.evaluation.clips import FileClip
 from adatp_cli.evaluation.items import Average, Dataset, Item
@@ -134,7 +134,7 @@ def test_csv_has_the_same_numbers() -> None:
 def test_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "report"
     found = summary()
-    tables.prepare_folder(folder, replace=False)
+    tables.prepare_folder(folder)
     drawn = plots.draw(found, folder) if plots.available() else []
     report.write_report(folder, found, outcomes(found.dataset), ["5 questions"], drawn)
     text = (folder / "report.md").read_text(encoding="utf-8")
@@ -149,12 +149,9 @@ def test_the_folder(tmp_path: Path) -> None:
         "profile": "adatp", "truth": "A", "error": None, "answer": "?", "choice": None,
         "parsed": False, "right": False,
     }  # fmt: skip
-    with pytest.raises(UsageError, match="holds a report already"):
-        tables.prepare_folder(folder, replace=False)
-    tables.prepare_folder(folder, replace=True)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match="cannot be made"):
-        tables.prepare_folder(tmp_path / "file" / "x", replace=False)
+    with pytest.raises(AdatpError, match="cannot be made"):
+        tables.prepare_folder(tmp_path / "file" / "x")
 
 
 def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:

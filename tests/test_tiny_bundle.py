@@ -114,7 +114,7 @@ def test_scenes_become_segments(questions: Questions) -> None:
 
 
 def test_the_demo_tells_the_truth(adatp: Run, tmp_path: Path) -> None:
-    done = adatp("demo", "--clip", tmp_path / "clip.mp4", "--json")
+    done = adatp("demo", "--save-clip", tmp_path / "clip.mp4", "--json")
     assert done.code == 0
     records = done.records
     assert len(records) >= 5

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from adatp_cli import files
 from adatp_cli.errors import AdatpError, UsageError
 
 _NOT_SUPPORTED = frozenset(
@@ -54,7 +55,7 @@ def open_stream(path: str | os.PathLike[str], name: str) -> Locked:
         It cannot be opened.
     """
     try:
-        return Locked(os.open(path, os.O_WRONLY), None, False)
+        return Locked(files.open_stream(path), None, False)
     except OSError as error:
         raise cannot_write(name, error) from error
 
@@ -65,26 +66,19 @@ def open_locked(path: str | os.PathLike[str], name: str, *, may_exist: bool) -> 
     Raises
     ------
     UsageError
-        It exists and must not, is a folder, is locked by another run, or has no folder to be in.
+        It exists and must not, or is locked by another run.
     AdatpError
         It cannot be opened.
     """
-    if os.path.isdir(path):
-        raise UsageError(f"{name}: is a folder", "name a file in it with -o")
-    if not may_exist and os.path.lexists(path):
-        raise _exists(name)
     try:
         # The rewriting of the file replaces it by name, and must replace no link.
         real = Path(os.path.realpath(path))
-        if not real.parent.is_dir():
-            hint = "make it first, or name another file with -o"
-            raise UsageError(f"{name}: the folder for it does not exist", hint)
         for _ in range(_ATTEMPTS):
             locked = _try_lock(real, name, may_exist=may_exist)
             if locked is not None:
                 return locked
     except FileExistsError:
-        raise _exists(name) from None
+        raise files.exists_already(name, resumable=True) from None
     except BlockingIOError:
         pass
     except (OSError, ValueError) as error:
@@ -193,9 +187,3 @@ def is_at(fd: int, path: Path) -> bool:
     except FileNotFoundError:
         return False
     return (mine.st_dev, mine.st_ino) == (now.st_dev, now.st_ino)
-
-
-def _exists(name: str) -> UsageError:
-    return UsageError(
-        f"{name}: exists already", "go on with it with --resume, or replace it with --overwrite"
-    )

@@ -30,6 +30,7 @@ from adatp_cli.batch.rows import (
 )
 from adatp_cli.batch.scan import Scan, pieces, scan
 from adatp_cli.errors import AdatpError, UsageError
+from adatp_cli.files import OutputPath, check_outputs, is_stream
 from adatp_cli.video.source import printable
 
 __all__ = ["ResultFile", "csv_header", "csv_line", "file_stamp", "jsonl_line", "row_key"]
@@ -87,8 +88,8 @@ class ResultFile:
         Raises
         ------
         UsageError
-            The file exists and neither option is given, or both are; another run writes it; it
-            holds something else than rows of this format; its folder does not exist.
+            As `check_outputs`; both options are given; another run writes the file; it holds
+            something else than rows of this format.
         AdatpError
             The file cannot be opened, read or written.
         """
@@ -100,7 +101,9 @@ class ResultFile:
                 "--resume and --overwrite exclude each other",
                 "--resume goes on with the file, --overwrite begins it anew",
             )
-        if _is_stream(path):
+        output = OutputPath("-o", Path(path), resumable=True)
+        check_outputs([output], overwrite=overwrite, resume=resume)
+        if is_stream(path):
             if resume:
                 raise UsageError(f"{name}: a pipe or device cannot be resumed", "name a file")
             return cls(name, format, open_stream(path, name), Scan(), fresh=True)
@@ -128,6 +131,11 @@ class ResultFile:
         if found.torn:
             file.notes += (f"{name}: the last row was cut short and is dropped",)
         return file
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether the rows are seen as they come."""
+        return self._path is None and os.isatty(self._fd)
 
     def __enter__(self) -> ResultFile:
         return self
@@ -275,15 +283,6 @@ class ResultFile:
         sync_folder(self._path.parent)
         os.close(self._fd)
         self._fd, self._end = new, end
-
-
-def _is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether something other than a file or a folder is there: /dev/stdout, a named pipe."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _size(fd: int) -> int:

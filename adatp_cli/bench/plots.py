@@ -78,7 +78,7 @@ def draw(result: BenchResult, path: Path) -> None:
     figure.suptitle(_label(title), fontsize=11)
     FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
     try:
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path, dpi=_DPI, format="png")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         name = printable(os.fspath(path))

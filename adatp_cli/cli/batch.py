@@ -29,6 +29,7 @@ from adatp_cli.cli.rows import (
     check_resuming,
 )
 from adatp_cli.errors import UsageError
+from adatp_cli.files import OutputPath, check_outputs, is_stdout
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.text import plural
 
@@ -57,7 +58,6 @@ class BatchOptions:
     output: Path | None
     output_format: OutputFormat
     resume: bool
-    overwrite: bool
     retry_failed: bool
     shard: str | None
     decoders: int | None
@@ -71,8 +71,6 @@ class BatchOptions:
             Options that exclude or need each other.
         """
         check_resuming(self.output, resume=self.resume, retry_failed=self.retry_failed)
-        if self.overwrite and self.output is None:
-            raise UsageError("--overwrite has nothing to replace", "name a file with -o FILE")
         if any(not question.strip() for question in self.questions):
             raise UsageError("a question is blank", "ask something")
 
@@ -145,10 +143,6 @@ def batch(
         ),
     ] = OutputFormat.jsonl,
     resume: Resume = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", rich_help_panel=RESULTS, help="Replace -o FILE."),
-    ] = False,
     retry_failed: RetryFailed = False,
     shard: Annotated[
         str | None,
@@ -177,6 +171,8 @@ def batch(
     Rows are JSON Lines. Ctrl-C finishes the row it is at; a second one stops at once.
     """  # fmt: skip
     output = Output(json=True, quiet=options.quiet, verbose=options.verbose)
+    if output_file is not None and is_stdout(output_file):
+        output_file = None
     with reporting(output, writes=output_file is None):
         options.check()
         if options.trace is not None:
@@ -186,13 +182,9 @@ def batch(
             )
         wanted = BatchOptions(
             questions or [], questions_file, null_separated, follow_links, output_file,
-            output_format, resume, overwrite, retry_failed, shard, decoders,
+            output_format, resume, retry_failed, shard, decoders,
         )  # fmt: skip
         wanted.check()
-        if output_file is not None and any(_same_file(one, output_file) for one in sources):
-            raise UsageError(
-                f"-o {output_file} is a source itself", "write the rows to another file"
-            )
         code = Batch(sources, wanted, options, output).run()
     if code:
         raise typer.Exit(code)
@@ -220,9 +212,12 @@ class Batch:
         """
         from adatp_cli.model.quiet import quiet_libraries
 
+        self._check_output([*self._sources, self._options.profile_name])
         profile = self._options.resolved_profile()
         self._options.sampling()  # a wrong one is told before anything is loaded
         jobs = self._jobs()
+        if self._options.overwrite:
+            self._check_output([job.path for job in jobs])
         with (
             self._output.running(),
             quiet_libraries(verbose=self._options.verbose),
@@ -231,6 +226,12 @@ class Batch:
             engine, loaded = load_engine(profile, self._options, self._output, self._know)
             sampling = sampling_for(engine, loaded, self._options, self._output)
             return self._answer(engine, sampling, jobs, sink)
+
+    def _check_output(self, inputs: Sequence[str]) -> None:
+        wanted = self._wanted
+        rows = [] if wanted.output is None else [OutputPath("-o", wanted.output, resumable=True)]
+        read = [*inputs, wanted.questions_file or ""]
+        check_outputs(rows, read, overwrite=self._options.overwrite, resume=wanted.resume)
 
     def _jobs(self) -> list[ClipJob]:
         from adatp_cli.batch import inputs
@@ -273,7 +274,7 @@ class Batch:
             wanted.output,
             format=wanted.output_format.value,
             resume=wanted.resume,
-            overwrite=wanted.overwrite,
+            overwrite=self._options.overwrite,
         )
         with opened as file:
             for note in file.notes:
@@ -311,9 +312,7 @@ class Batch:
                 self._known,
                 ahead=decoders > 0,
             )
-            progress = self._output.progress(
-                total, "questions", rows_on_stdout=self._wanted.output is None
-            )
+            progress = self._output.progress(total, "questions", rows_seen=sink.on_terminal)
             remarks, said = Remarks(), set[str]()
             try:
                 for row in runner.run(pending, interrupts.asked):
@@ -386,10 +385,3 @@ class Batch:
 
 def _frames_by(reader: FrameReader, sampling: Sampling, resize: Resize) -> Callable[[str], Frames]:
     return lambda path: reader.read(path, sampling, resize=resize)
-
-
-def _same_file(source: str, output: Path) -> bool:
-    try:
-        return Path(source).samefile(output)
-    except (OSError, ValueError):  # one of them is not there, or no path
-        return False

@@ -27,6 +27,7 @@ from adatp_cli.cli.options import (
 )
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
+from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.model.checkpoints import RANDOM
 from adatp_cli.text import plural
 
@@ -61,7 +62,6 @@ class BenchOptions:
     new_tokens: int
     vision: bool
     output: Path | None
-    overwrite: bool
     plot: Path | None
 
     def check(self) -> None:
@@ -70,7 +70,7 @@ class BenchOptions:
         Raises
         ------
         UsageError
-            A value out of range, or a file that cannot be written.
+            A value out of range, or a plot without the library that draws it.
         """
         for name, value, most in (
             ("--questions", self.questions, 100),
@@ -85,12 +85,14 @@ class BenchOptions:
         if self.plot is not None:
             from adatp_cli.bench.plots import check_plots
 
-            if self.plot.suffix.lower() != ".png":
-                raise UsageError(f"--plot {self.plot}: the picture is a PNG", "end it in .png")
             check_plots()
-        for option, path in (("--output", self.output), ("--plot", self.plot)):
-            if path is not None:
-                _check_target(option, path, replace=self.overwrite)
+
+    def outputs(self) -> list[OutputPath]:
+        """The files that are written."""
+        found = [] if self.output is None else [OutputPath("-o", self.output)]
+        if self.plot is not None:
+            found.append(OutputPath("--plot", self.plot, (".png",), "a plot"))
+        return found
 
 
 @with_run_options
@@ -156,10 +158,6 @@ def bench(
             help="Write the result here too, as JSON.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", rich_help_panel=_RESULT, help="Replace -o and --plot files."),
-    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -189,10 +187,11 @@ def bench(
             max_new_tokens,
             vision,
             output_file,
-            overwrite,
             plot,
         )
         wanted.check()
+        inputs = [*wanted.profiles, *([] if video is None else [video])]
+        check_outputs(wanted.outputs(), inputs, overwrite=options.overwrite)
         _Measurement(wanted, options, output).run()
 
 
@@ -221,13 +220,6 @@ def _check_shared(options: RunOptions) -> None:
         raise UsageError("bench decodes greedily", "leave out --temperature and --top-p")
     if options.fps is not None:
         raise UsageError("bench looks at numbers of frames", "give --frames in place of --fps")
-
-
-def _check_target(option: str, path: Path, *, replace: bool) -> None:
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"{option} {path}: cannot be written there", "name a file in a folder")
-    if path.exists() and not replace:
-        raise UsageError(f"{option} {path} exists", "name another file, or give --overwrite")
 
 
 class _Measurement:
@@ -351,7 +343,6 @@ class _Measurement:
     def _show(self, result: BenchResult) -> None:
         from adatp_cli.bench.plots import draw
         from adatp_cli.bench.tables import tables
-        from adatp_cli.files import replacing
 
         data = result.to_dict()
         if self._output.json:
@@ -363,7 +354,8 @@ class _Measurement:
             with replacing(self._wanted.output, "the result") as path:
                 path.write_text(text, encoding="utf-8")
         if self._wanted.plot is not None:
-            draw(result, self._wanted.plot)
+            with replacing(self._wanted.plot, "the plot") as path:
+                draw(result, path)
 
 
 def _doing(event: object, plan: BenchPlan) -> str:

@@ -27,6 +27,7 @@ from adatp_cli.cli.options import RunOptions, profile_names, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
 from adatp_cli.errors import UsageError
+from adatp_cli.files import check_outputs
 from adatp_cli.profiles import Profile, load_profile
 from adatp_cli.text import plural
 
@@ -45,7 +46,6 @@ class BiasOptions:
 
     dataset: DatasetOptions
     profiles: Sequence[str]
-    overwrite: bool
     report: Path | None
 
 
@@ -81,9 +81,6 @@ def bias(
             help="Write a report here: Markdown, CSV and plots.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", rich_help_panel=_RESULTS, help="Replace --report.")
-    ] = False,
 ) -> None:
     """Measure where attention piles up in clip and frame, before and after debiasing.
 
@@ -95,12 +92,9 @@ def bias(
         check_shared(options)
         if options.samples or options.top_p is not None:
             raise UsageError("attention is read, no answer is generated", "leave sampling out")
-        if overwrite and report is None:
-            raise UsageError("--overwrite has nothing to replace", "name a folder with --report")
         wanted = BiasOptions(
             DatasetOptions(dataset, data, annotations, clips, clips_seed),
             profile_names(profiles, _DEFAULT_PROFILES),
-            overwrite,
             report,
         )
         wanted.dataset.check()
@@ -125,17 +119,21 @@ class Measurement:
         AdatpError
             Nothing could be begun or measured, or the report cannot be written.
         """
-        from adatp_cli.evaluation.tables import prepare_folder
+        from adatp_cli.evaluation import bias_plots, bias_report
+        from adatp_cli.evaluation.tables import report_outputs
         from adatp_cli.model.quiet import quiet_libraries
 
         wanted, output = self._wanted, self._output
+        check_outputs(
+            report_outputs(wanted.report, (*bias_report.FILES, *bias_plots.FILES)),
+            [wanted.dataset.name, wanted.dataset.annotations or "", *wanted.profiles],
+            overwrite=self._options.overwrite,
+        )
         profiles = self._profiles()
         self._options.sampling()  # a wrong one is told before anything is read
         dataset = wanted.dataset.open()
         for note in dataset.notes:
             output.note(note)
-        if wanted.report is not None:
-            prepare_folder(wanted.report, replace=wanted.overwrite)
         with output.running(), quiet_libraries(verbose=self._options.verbose):
             arena = load_arena(profiles, self._options, output, 1, keep_trace=True)
             return self._measure(dataset, arena)
@@ -168,7 +166,7 @@ class Measurement:
                 arena.loaded.model.model.language_model,
                 lambda clip: clip.read(reader, sampling, resize),
             )
-            progress = output.progress(total, "passes", rows_on_stdout=False)
+            progress = output.progress(total, "passes", rows_seen=False)
             try:
                 for measured in runner.run(planned, interrupts.asked):
                     contender, sample = measured.ask.contender, measured.sample
@@ -199,7 +197,7 @@ class Measurement:
 
     def _finish(self, dataset: Dataset, arena: Arena, summary: BiasSummary) -> None:
         from adatp_cli.evaluation import bias_plots, bias_report, plots
-        from adatp_cli.evaluation.tables import PAGE
+        from adatp_cli.evaluation.tables import PAGE, prepare_folder
 
         told = facts(dataset, arena)
         if arena.model.name == "tiny":
@@ -214,6 +212,7 @@ class Measurement:
         if folder is None:
             return
         drawn: list[str] = []
+        prepare_folder(folder)
         if plots.available():
             drawn = bias_plots.draw(summary, folder)
         else:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.options import (
     Json,
+    Overwrite,
     ProfileOption,
     Quiet,
     RunOptions,
@@ -21,19 +23,23 @@ from adatp_cli.cli.options import (
 )
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import Interview
-from adatp_cli.errors import UsageError
+from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.text import plural
+
+if TYPE_CHECKING:
+    from adatp_cli.tiny.clips import DemoClip
 
 
 def demo(
-    clip: Annotated[
-        str | None,
+    save_clip: Annotated[
+        Path | None,
         typer.Option(
-            "--clip",
+            "--save-clip",
             metavar="FILE",
             help="Write the clip here and keep it (an .mp4). Default: a temporary file.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     profile: ProfileOption = None,
     json: Json = False,
     stats: StatsOption = Stats.short,
@@ -50,44 +56,37 @@ def demo(
     )
     with reporting(output):
         options.check()
-        if clip is not None:
-            path = _check_target(clip)
-            output.note(f"{path}: a generated clip of moving coloured shapes")
-            _run(path, options, output)
-            _next(output, clip)
-            return
-        output.note("a generated clip of moving coloured shapes; --clip FILE keeps it")
-        with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
-            _run(Path(folder) / "demo.mp4", options, output)
-        _next(output, None)
+        wanted = (
+            [] if save_clip is None else [OutputPath("--save-clip", save_clip, (".mp4",), "a clip")]
+        )
+        check_outputs(wanted, [options.profile_name], overwrite=overwrite)
+        _run(save_clip, options, output)
+        _next(output, save_clip)
 
 
-def _check_target(clip: str) -> Path:
-    path = Path(clip)
-    if path.suffix.lower() != ".mp4":
-        raise UsageError(f"--clip {clip}: the clip is an mp4 file", "end its name in .mp4")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"--clip {clip}: cannot be written there", "name a file in a folder")
-    return path
-
-
-def _run(path: Path, options: RunOptions, output: Output) -> None:
-    """Write the clip, ask about it, and say how it went."""
+def _run(target: Path | None, options: RunOptions, output: Output) -> None:
+    """Write the clip, keep it at `target`, ask about it, and say how it went."""
     from adatp_cli.tiny.clips import write_demo_clip
 
+    what = "a generated clip of moving coloured shapes"
+    output.note(f"{what}; --save-clip FILE keeps it" if target is None else f"{target}: {what}")
     output.stage("writing a clip")
-    try:
-        made = write_demo_clip(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(f"{path} cannot be written: {reason}", "name another --clip") from None
+    with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
+        made = write_demo_clip(Path(folder) / "demo.mp4")
+        if target is not None:
+            with replacing(target, "the clip") as file:
+                shutil.copyfile(made.path, file)
+        _ask(made, str(target or made.path), options, output)
+
+
+def _ask(made: DemoClip, name: str, options: RunOptions, output: Output) -> None:
     output.note("tiny, the bundled model, knows moving coloured shapes and nothing else")
     interview = Interview(
-        str(path),
+        str(made.path),
         [question.text for question in made.questions],
         options,
         output,
-        video_name=str(path),
+        video_name=name,
         prefill="each",
         truths=[question.answer for question in made.questions],
     )
@@ -100,13 +99,13 @@ def _run(path: Path, options: RunOptions, output: Output) -> None:
         )
 
 
-def _next(output: Output, clip: str | None) -> None:
+def _next(output: Output, clip: Path | None) -> None:
     """What to type after the demo."""
     if output.json:
         return
     output.note("", "next:")
     if clip is not None:
-        quoted = shlex.quote(clip)
+        quoted = shlex.quote(str(clip))
         output.note(f'what it looked at: adatp show {quoted} "what happens?" -m tiny -o seen.html')
     output.note(
         "which models this machine can run: adatp doctor",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +31,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
 from adatp_cli.cli.rows import RESULTS, Resume, RetryFailed, check_resuming
 from adatp_cli.errors import UsageError
+from adatp_cli.files import OutputPath, check_outputs
 from adatp_cli.profiles import read_share
 from adatp_cli.text import plural
 
@@ -61,7 +63,6 @@ class EvalOptions:
     rule: RuleOption
     output: Path | None
     resume: bool
-    overwrite: bool
     retry_failed: bool
     report: Path | None
 
@@ -74,8 +75,6 @@ class EvalOptions:
             Options that exclude or need each other, or a value out of range.
         """
         check_resuming(self.output, resume=self.resume, retry_failed=self.retry_failed)
-        if self.overwrite and self.output is None and self.report is None:
-            raise UsageError("--overwrite has nothing to replace", "name a file with -o FILE")
         self.dataset.check()
 
     def places(self, budget: float | None) -> list[Place]:
@@ -159,10 +158,6 @@ def evaluate(
         ),
     ] = None,
     resume: Resume = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", rich_help_panel=RESULTS, help="Replace -o FILE and --report."),
-    ] = False,
     retry_failed: RetryFailed = False,
     report: Annotated[
         Path | None,
@@ -186,7 +181,7 @@ def evaluate(
         wanted = EvalOptions(
             DatasetOptions(dataset, data, annotations, clips, clips_seed),
             names, read_budgets(budgets), against,
-            rule, output_file, resume, overwrite, retry_failed, report,
+            rule, output_file, resume, retry_failed, report,
         )  # fmt: skip
         wanted.check()
         code = Evaluation(wanted, options, output).run()
@@ -210,19 +205,21 @@ class Evaluation:
         AdatpError
             Nothing could be begun, or the results cannot be written.
         """
+        from adatp_cli.evaluation.clips import FileClip
         from adatp_cli.evaluation.layouts import SHAPES
-        from adatp_cli.evaluation.tables import prepare_folder
         from adatp_cli.model.checkpoints import TINY, TINY_KNOWS
         from adatp_cli.model.quiet import quiet_libraries
 
         wanted, output = self._wanted, self._output
+        self._check_outputs([self._wanted.dataset.name, *self._wanted.profiles])
         places = wanted.places(self._options.budget)
         self._options.sampling()  # a wrong one is told before anything is read
         dataset = wanted.dataset.open()
+        if self._options.overwrite:
+            clips = {item.clip for item in dataset.items}
+            self._check_outputs([clip.path for clip in clips if isinstance(clip, FileClip)])
         for note in dataset.notes:
             output.note(note)
-        if wanted.report is not None:
-            prepare_folder(wanted.report, replace=wanted.overwrite or wanted.resume)
         with (
             output.running(),
             quiet_libraries(verbose=self._options.verbose),
@@ -235,6 +232,17 @@ class Evaluation:
             if wanted.budgets:
                 arena = self._within_reach(arena)
             return self._answer(dataset, arena, places, file)
+
+    def _check_outputs(self, inputs: Sequence[str | Path]) -> None:
+        from adatp_cli.evaluation import plots, report
+        from adatp_cli.evaluation.tables import report_outputs
+
+        wanted, overwrite = self._wanted, self._options.overwrite
+        outputs = report_outputs(wanted.report, (*report.FILES, *plots.FILES))
+        if wanted.output is not None:
+            outputs.append(OutputPath("-o", wanted.output, resumable=True))
+        read = [*inputs, wanted.dataset.annotations or ""]
+        check_outputs(outputs, read, overwrite=overwrite, resume=wanted.resume)
 
     def _within_reach(self, arena: Arena) -> Arena:
         """Without those that cannot reach their budget; shorter clips may still be errors."""
@@ -257,7 +265,9 @@ class Evaluation:
         if wanted.output is None:
             yield None
             return
-        opened = ResultFile.open(wanted.output, resume=wanted.resume, overwrite=wanted.overwrite)
+        opened = ResultFile.open(
+            wanted.output, resume=wanted.resume, overwrite=self._options.overwrite
+        )
         with opened as file:
             for note in file.notes:
                 self._output.note(note)
@@ -285,7 +295,8 @@ class Evaluation:
                 lambda clip: clip.read(reader, sampling, resize),
                 lambda error: failure_of(error).info,
             )
-            progress = output.progress(total, "answers", rows_on_stdout=output.json)
+            seen = (output.json and sys.stdout.isatty()) or (file is not None and file.on_terminal)
+            progress = output.progress(total, "answers", rows_seen=seen)
             try:
                 for ask, row in runner.run(without(planned, before), interrupts.asked):
                     if file is not None:
@@ -366,9 +377,10 @@ class Evaluation:
     ) -> None:
         from adatp_cli.evaluation import plots
         from adatp_cli.evaluation.report import write_report
-        from adatp_cli.evaluation.tables import PAGE
+        from adatp_cli.evaluation.tables import PAGE, prepare_folder
 
         drawn: list[str] = []
+        prepare_folder(folder)
         if plots.available():
             drawn = plots.draw(summary, folder)
         else:

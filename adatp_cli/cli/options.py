@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adatp_cli.errors import UsageError
+from adatp_cli.files import OutputPath
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.model.device import check_device
 from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile, read_share
@@ -252,6 +253,14 @@ StatsOption = Annotated[
         "each stage's time.",
     ),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        rich_help_panel=_OUTPUT,
+        help="Replace what is written to and exists already. Without it that is an error.",
+    ),
+]
 Quiet = Annotated[
     bool,
     typer.Option(
@@ -292,6 +301,7 @@ class RunOptions:
     seed: Seed = None
     json: Json = False
     trace: TraceFile = None
+    overwrite: Overwrite = False
     quiet: Quiet = False
     verbose: Verbose = False
 
@@ -318,8 +328,6 @@ class RunOptions:
         check_name(self.model, tuple(models))
         check_device(self.device)
         self.generation()
-        if self.trace is not None:
-            _check_trace(Path(self.trace))
 
     @property
     def samples(self) -> bool:
@@ -413,19 +421,18 @@ def profile_names(given: Sequence[Path] | None, default: Sequence[str]) -> list[
     ]
 
 
+def trace_outputs(trace: str | None, count: int) -> list[OutputPath]:
+    """The files that `--trace` writes for so many questions."""
+    if trace is None:
+        return []
+    paths = [trace_path(trace, index) for index in range(count)]
+    return [OutputPath("--trace", path, (".npz",), "a trace") for path in paths]
+
+
 def trace_path(trace: str, index: int) -> Path:
     """Where the trace of question `index` (from 0) goes: FILE.npz, FILE-2.npz, FILE-3.npz, ..."""
     path = Path(trace)
     return path if index == 0 else path.with_stem(f"{path.stem}-{index + 1}")
-
-
-def _check_trace(path: Path) -> None:
-    if path.suffix != ".npz":
-        raise UsageError(f"--trace {path}: a trace is an .npz file", "end its name in .npz")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(
-            f"--trace {path}: cannot be written there", "give a file in an existing folder"
-        )
 
 
 Command = typing.TypeVar("Command", bound=Callable[..., None])

@@ -159,9 +159,9 @@ class Output:
         """What is announced once stays on the screen; what counts up to its end does not."""
         (self.stage if text.startswith(("loading ", "fetching ")) else self.note)(text)
 
-    def progress(self, total: int, noun: str, *, rows_on_stdout: bool) -> BatchProgress:
+    def progress(self, total: int, noun: str, *, rows_seen: bool) -> BatchProgress:
         """How far a run of `total` rows is: a bar, where it does not stand between the rows."""
-        moving = self._stderr.is_terminal and not (rows_on_stdout and sys.stdout.isatty())
+        moving = self._stderr.is_terminal and not rows_seen
         self._clear_status()
         return BatchProgress(self._stderr, total, noun=noun, moving=moving, quiet=self.quiet)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -60,6 +61,10 @@ class Sink(Protocol):
     def done(self) -> Mapping[str, bool]:
         """Keys of the rows that are there already, and whether they are answers."""
 
+    @property
+    def on_terminal(self) -> bool:
+        """Whether the rows are seen as they come: no bar can stand between them."""
+
     def write(self, row: dict[str, Any]) -> None:
         """Add a row for good."""
 
@@ -75,6 +80,7 @@ class StdoutRows:
         self._csv = form is OutputFormat.csv
         self._begun = False
         self.done: Mapping[str, bool] = {}
+        self.on_terminal = sys.stdout.isatty()
 
     def write(self, row: dict[str, Any]) -> None:
         from adatp_cli.batch.results import csv_header, csv_line

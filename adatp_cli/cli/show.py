@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,21 @@ from adatp_cli.cli.ask import STDIN, check_arguments, read_clip, read_questions
 from adatp_cli.cli.contending import Arena, load_arena, load_profiles
 from adatp_cli.cli.costs import statistics
 from adatp_cli.cli.errors import failure_of, reporting
-from adatp_cli.cli.options import RunOptions, Stats, StatsOption, trace_path, with_run_options
+from adatp_cli.cli.options import (
+    RunOptions,
+    Stats,
+    StatsOption,
+    trace_outputs,
+    trace_path,
+    with_run_options,
+)
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.files import replacing
+from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.text import plural
-from adatp_cli.video.source import STDIN_NAME, check_source, printable
+from adatp_cli.video.source import STDIN_NAME, check_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,10 +86,6 @@ def show(
             help="Show this profile beside the other, on the same frames.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", rich_help_panel=_PICTURE, help="Replace -o FILE."),
-    ] = False,
     stats: StatsOption = Stats.short,
 ) -> None:
     """Ask one question and draw what the model looked at: which patches were kept to which layer.
@@ -97,10 +99,17 @@ def show(
         (asked, *more) = read_questions([question], stdin_is_video=video == STDIN)
         if more:
             raise UsageError("a picture is about one question", "draw one for each")
-        _check_target(output_file, None if video == STDIN else video, overwrite=overwrite)
+        names = [options.profile_name, *([] if compare is None else [compare])]
+        check_outputs(
+            [
+                OutputPath("-o", output_file, _ENDINGS, "a picture"),
+                *trace_outputs(options.trace, len(names)),
+            ],
+            [video, *names],
+            overwrite=options.overwrite,
+        )
         source = read_clip() if video == STDIN else video
         name = STDIN_NAME if video == STDIN else video
-        names = [options.profile_name, *([] if compare is None else [compare])]
         Show(Clipping(source, name, asked), names, output_file, options, output).run()
 
 
@@ -255,14 +264,14 @@ class Show:
 
 
 def _drawer(target: Path) -> Callable[[Scene, Path], None]:
-    """What draws the kind of picture that the target's name ends in.
+    """What draws the kind of picture that the target's name ends in; a stream gets a PNG.
 
     Raises
     ------
     ModelError
         It needs matplotlib, which is not installed.
     """
-    ending = target.suffix.lower()
+    ending = target.suffix.lower() or ".png"
     if ending == _PAGE:
         from adatp_cli.pictures.page import save_page
 
@@ -278,44 +287,3 @@ def _drawer(target: Path) -> Callable[[Scene, Path], None]:
     from adatp_cli.pictures.sheet import save_sheet
 
     return save_film if ending == ".mp4" else save_sheet
-
-
-def _check_target(target: Path, source: str | None, *, overwrite: bool) -> None:
-    """What can be said of the output file before anything is run.
-
-    Raises
-    ------
-    UsageError
-        It is of no kind that can be drawn, cannot be written there, or must not be replaced.
-    """
-    shown = f"-o {printable(os.fspath(target))}"
-    if target.suffix.lower() not in _ENDINGS:
-        raise UsageError(
-            f"{shown}: a picture is a {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]} file",
-            "end its name in one of these",
-        )
-    try:
-        folder = target.absolute().parent
-        if not folder.is_dir():
-            raise UsageError(f"{shown}: there is no such folder", "make it first")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise UsageError(f"{shown}: no permission to write there", "name another folder")
-        target.lstat()
-        if source is not None and _same_file(target, source):
-            raise UsageError(f"{shown} is the video itself", "write the picture to another file")
-        if target.is_dir() or (target.exists() and not target.is_file()):
-            raise UsageError(f"{shown}: is no file that can be replaced", "name another one")
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{shown}: cannot be written: {reason}", "name another file") from None
-    if not overwrite:
-        raise UsageError(f"{shown}: exists already", "replace it with --overwrite")
-
-
-def _same_file(target: Path, source: str) -> bool:
-    try:
-        return target.samefile(source)
-    except (OSError, ValueError):  # one of them is not there, or no path
-        return False

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BY_LAYER = "bias-layers.png"
 ALONG = "bias-frames.png"
 PLACES = "bias-places.png"
+FILES = (BY_LAYER, ALONG, PLACES)
 _MAPS = 5  # heat maps of attention, spread over the layers
 
 

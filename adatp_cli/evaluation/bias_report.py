@@ -15,6 +15,7 @@ from adatp_cli.text import markdown_cell
 LAYERS = "layers.csv"
 FRAMES = "frames.csv"
 PLACES = "places.csv"
+FILES = (PAGE, LAYERS, FRAMES, PLACES)
 _EVEN = percent(1 / EIGHTHS)
 SMALL_MODEL = (
     "tiny is a small model that was trained on clips of moving shapes, part of it to look at what "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COST = "accuracy-cost.png"
 KINDS = "kinds.png"
+FILES = (COST, KINDS)
 MISSING = "no plots: they need matplotlib (pip install matplotlib)"
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")

@@ -16,6 +16,7 @@ from adatp_cli.text import markdown_cell
 SUMMARY = "summary.csv"
 PARTS = "parts.csv"
 ANSWERS = "answers.jsonl"
+FILES = (PAGE, SUMMARY, PARTS, ANSWERS)
 _RULES = {
     Rule.strict: "an answer counts when it names exactly one option; any other is wrong",
     Rule.harness: "lmms-eval's own rule for this benchmark",

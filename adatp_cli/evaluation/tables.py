@@ -6,30 +6,36 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from adatp_cli.errors import AdatpError, UsageError
+from adatp_cli.errors import AdatpError
+from adatp_cli.files import OutputPath
 from adatp_cli.text import csv_line, markdown_cell, printable
 
 PAGE = "report.md"
 NONE = "-"
 
 
-def prepare_folder(folder: Path, *, replace: bool) -> None:
-    """Make the report's folder, before anything is run.
+def report_outputs(folder: Path | None, names: Iterable[str]) -> list[OutputPath]:
+    """The files of a report, to be checked before anything is run; none without a folder."""
+    if folder is None:
+        return []
+    return [OutputPath("--report", folder / name, makes_folder=True) for name in names]
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the report's folder.
 
     Raises
     ------
-    UsageError
-        It cannot be made, or holds a report that must not be replaced.
+    AdatpError
+        It cannot be made.
     """
-    shown = printable(os.fspath(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
+        shown = printable(os.fspath(folder))
+        raise AdatpError(
             f"--report {shown}: cannot be made: {error.strerror}", "name another folder"
         ) from None
-    if (folder / PAGE).exists() and not replace:
-        raise UsageError(f"--report {shown}: holds a report already", "replace it with --overwrite")
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
