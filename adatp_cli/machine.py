@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import platform
+import traceback
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "av")
 OPTIONAL = {"decord": "PyAV decodes in its place", "bitsandbytes": "needed for --quantize alone"}
 MISSING = "missing"
+# What of a package is used, where importing the package itself imports nothing.
+_USED = {"transformers": "transformers.models.llava_onevision.modeling_llava_onevision"}
+# What transformers imports where it is there, and adatp has no need of.
+_BESIDE = ("torchvision", "torchaudio")
 _SIDE = 64
 
 
@@ -120,14 +125,42 @@ def _packages(report: Report) -> None:
     for name in (*REQUIRED, *OPTIONAL):
         try:
             report.packages[name] = metadata.version(name)
-            importlib.import_module(name)
+            importlib.import_module(_USED.get(name, name))
         except Exception as error:  # a broken package can raise anything at import
             report.packages[name] = None
             if name in REQUIRED:
-                first = next(iter(str(error).splitlines()), type(error).__name__)
-                report.problems.append(
-                    f"the package {name} does not work ({first}); install adatp again"
-                )
+                broken = broken_package(error) or name
+                report.problems.append("; ".join(import_problem(broken, error)))
+
+
+def broken_package(error: BaseException) -> str | None:
+    """The package that failed in this way while it was imported; None for any other failure."""
+    first = _first(error)
+    name = first.name if isinstance(first, ImportError) else None
+    if not name:
+        frames = [frame for frame, _ in traceback.walk_tb(first.__traceback__)]
+        modules = [frame.f_globals for frame in frames if frame.f_code.co_name == "<module>"]
+        name = str(modules[-1].get("__name__", "")) if modules else ""
+    package = name.partition(".")[0]
+    return None if package in ("", "__main__", "adatp_cli") else package
+
+
+def import_problem(package: str, error: BaseException) -> tuple[str, str]:
+    """What a package that cannot be imported is told as, and what to do about it."""
+    first = _first(error)
+    reason = next(iter(str(first).splitlines()), type(first).__name__)
+    cure = "install adatp again"
+    if package in _BESIDE:
+        goes = "the version that goes with torch"
+        cure = f"pip uninstall {package}, which adatp does not need, or install {goes}"
+    return f"the package {package} cannot be imported ({reason})", cure
+
+
+def _first(error: BaseException) -> BaseException:
+    """What all the others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def usable_cores() -> int:

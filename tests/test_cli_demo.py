@@ -12,6 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from adatp_cli import machine
+from adatp_cli.cli import loading
 from adatp_cli.errors import ModelError
 from adatp_cli.model import checkpoints
 from adatp_cli.record import schema_text
@@ -186,4 +188,26 @@ def test_doctor_with_a_broken_package(
     assert run.code == 4
     assert "decord does not work; PyAV decodes in its place" in run.out
     (problem,) = [line for line in run.out.splitlines() if line.startswith("PROBLEM")]
-    assert "accelerate does not work (accelerate.so: cannot open shared object file)" in problem
+    assert (
+        "accelerate cannot be imported (accelerate.so: cannot open shared object file)" in problem
+    )
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_package_that_does_not_go_with_torch_is_named(
+    adatp: Run, bundle: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "operator torchaudio::nms does not exist"
+    (tmp_path / "torchaudio.py").write_text(f"raise RuntimeError({reason!r})")
+    (tmp_path / "reader.py").write_text("import torchaudio")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(machine._USED, "transformers", "reader")
+    monkeypatch.setattr(loading, "import_libraries", lambda: importlib.import_module("reader"))
+    run = adatp("doctor")
+    assert run.code == 4
+    (problem,) = [line for line in run.out.splitlines() if line.startswith("PROBLEM")]
+    run = adatp("ask", clip, "What?", "-m", "tiny")
+    assert run.code == 4
+    for text in (problem, run.error):
+        assert f"the package torchaudio cannot be imported ({reason})" in text
+        assert "pip uninstall torchaudio" in text

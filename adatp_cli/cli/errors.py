@@ -14,7 +14,8 @@ import typer
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import refusal
 from adatp_cli.cli.streams import OutputClosedError, check_stdout
-from adatp_cli.errors import AdatpError, MemoryLimitError, UsageError
+from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, UsageError
+from adatp_cli.machine import broken_package, import_problem
 from adatp_cli.record import ErrorInfo
 from adatp_cli.text import one_line
 
@@ -44,6 +45,9 @@ def failure_of(error: BaseException) -> Failure:
     if _is_out_of_memory(error):
         info = ErrorInfo(MemoryLimitError.default_kind, "out of memory", _LESS_MEMORY)
         return Failure(MemoryLimitError.exit_code, info)
+    package = broken_package(error)
+    if package is not None:
+        return failure_of(ModelError(*import_problem(package, error)))
     name, text = type(error).__name__, one_line(str(error))
     message = f"unexpected {name}: {text}" if text else f"unexpected {name}"
     return Failure(1, ErrorInfo("unexpected", message, "run it again with --verbose to see where"))
