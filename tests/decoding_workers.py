@@ -6,12 +6,15 @@ the clip's name holds.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +66,25 @@ def stumble(_canvas: Canvas) -> None:
 
 def talk_nonsense(_canvas: Canvas) -> None:
     os.write(int(sys.argv[-1]), b"\xff\xff\xff\xffdecord")
+
+
+def reach(_canvas: Canvas) -> None:
+    """Whatever code that has taken over a decoder would want."""
+    wants = {
+        "a file": lambda: Path(__file__).read_bytes(),
+        "a folder": lambda: os.listdir("/"),
+        "writing": lambda: (Path(__file__).parent / "written").write_bytes(b""),
+        "the network": lambda: socket.create_connection(("127.0.0.1", 9), 1),
+        "names": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "a program": lambda: subprocess.run([sys.executable, "-c", ""]),
+        "a token": lambda: os.environ["HF_TOKEN"],
+    }
+    reached = []
+    for name, take in wants.items():
+        with contextlib.suppress(PermissionError, KeyError):
+            take()
+            reached.append(name)
+    raise ZeroDivisionError(f"reached {', '.join(reached) or 'nothing'}")
 
 
 def chatter(_canvas: Canvas) -> None:

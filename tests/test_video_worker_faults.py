@@ -353,3 +353,34 @@ def test_the_child_dies_with_its_parent(busy: bool) -> None:
         assert child.is_running()
         parent.kill()
     child.wait(30)
+
+
+def test_a_stopped_child_dies_with_its_parent() -> None:
+    code = f"""
+        import sys
+        from adatp_cli.video.isolated import IsolatedReader
+        from adatp_cli.video.sampling import Sampling
+        reader = IsolatedReader()
+        reader.read({str(CLIP)!r}, Sampling(frames=1))
+        print(reader._child._process.pid, flush=True)
+        sys.stdin.read()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        child.suspend()
+        parent.kill()
+    child.wait(30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a way")
+def test_the_child_reaches_neither_files_nor_network_nor_secrets(
+    faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "reached nothing" in failed(faulty("reach")).message

@@ -20,6 +20,10 @@ WORKER = (sys.executable, "-P", "-m", "adatp_cli.video.worker")
 CLIP_S = 300.0
 # decord leaves the other half of a clip's time to PyAV.
 _DECORD_SHARE = 0.5
+_ENVIRONMENT = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR",
+    "PYTHONHOME", "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX",
+)  # fmt: skip
 # Imports from a cold disk, on a machine that has other things to do.
 _STARTING_S = 120.0
 _DYING_S = 5.0
@@ -99,7 +103,7 @@ class Child:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
-                    env={**os.environ, "PYTHONPATH": paths},
+                    env={**_environment(), "PYTHONPATH": paths},
                     start_new_session=True,
                 )
         except OSError as error:
@@ -216,6 +220,12 @@ class Child:
         with contextlib.suppress(ValueError):
             return signal.Signals(-code).name
         return f"exit code {code}"
+
+
+def _environment() -> dict[str, str]:
+    """Of this process's environment what an interpreter needs: no tokens, no keys, no proxies."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return {**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def overrun(limits: Limits) -> ChildFailedError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import importlib
 import mmap
 import os
 import signal
@@ -34,6 +36,7 @@ from adatp_cli.video.channel import (
     room_message,
     shared_file,
 )
+from adatp_cli.video.confine import confine
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.resize import Resize
@@ -42,6 +45,11 @@ from adatp_cli.video.source import Source, printable
 
 # Between two signs of life.
 _PROGRESS_S = 0.5
+# What is imported in the middle of decoding, some of it by these libraries themselves.
+_LIBRARIES = (
+    "av", "av.subtitles.stream", "av.sidedata.sidedata", "av.logging", "av.stream", "numpy.ma",
+    "PIL.Image", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
+)  # fmt: skip
 # Of what FFmpeg says: that it says something is enough, and it can say gigabytes.
 _HEARD_BYTES = 1 << 12
 
@@ -63,13 +71,12 @@ def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None
         os.dup2(ear, 2)
         settings, _ = channel.receive()
         _limit_memory(settings["memory_bytes"])
-        import av  # noqa: F401
-        from PIL import Image  # noqa: F401
-
+        _load()
         channel.send({"ready": True, "memory_bytes": private_bytes()})
         if settings["decord"]:
             # Only now: where loading it is fatal, that is to count as its own failure.
             decord_decoder.installed()
+        confine()
         while True:
             request, files = channel.receive()
             reply = _reply(request, files, channel, read, ear)
@@ -77,11 +84,21 @@ def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None
             channel.send({**reply, "memory_bytes": private_bytes()})
 
 
+def _load() -> None:
+    """Import all that decoding may need: nothing can be opened later."""
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+
+
+@functools.cache
+def _statm() -> int:
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def private_bytes() -> int:
     """Memory of this process alone; elsewhere than on Linux the most that it ever took."""
     try:
-        with open("/proc/self/statm", "rb") as file:
-            _, resident, shared, *_ = map(int, file.read().split())
+        _, resident, shared, *_ = map(int, os.pread(_statm(), 200, 0).split())
         return (resident - shared) * mmap.PAGESIZE
     except (OSError, ValueError):
         import resource
@@ -174,8 +191,9 @@ def _end_with_the_parent() -> None:
     if sys.platform == "linux":
         import fcntl
 
-        # A signal when stdin closes, which no hanging decoder can hold up, as it could a thread.
-        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        # Killed when stdin closes, which neither a hanging decoder can hold up, as it could a
+        # thread, nor a process that is stopped.
+        fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
     threading.Thread(target=_wait_for_the_end, daemon=True).start()
