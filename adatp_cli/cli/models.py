@@ -64,7 +64,7 @@ def list_models(json: Json = False) -> None:
 
 @app.command(
     cls=Command,
-    epilog=examples("adatp models path tiny", 'ls "$(adatp models path 0.5b)"'),
+    epilog=examples("adatp models path tiny", "adatp models path 0.5b --json"),
 )
 def path(name: Name, json: Json = False) -> None:
     """Print the folder of a model or encoder that is here, whole; exit code 4 where it is not."""
