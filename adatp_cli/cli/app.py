@@ -69,7 +69,7 @@ def _command(name: str, panel: str, function: Callable[..., None], *shown: str) 
     decorate(function)
 
 
-_command("demo", _START, demo.demo, "adatp demo", "adatp demo --clip shapes.mp4 --stats full")
+_command("demo", _START, demo.demo, "adatp demo", "adatp demo --save-clip shapes.mp4")
 _command("doctor", _START, doctor.doctor, "adatp doctor", "adatp doctor -m 7b --json")
 _command(
     "ask",
