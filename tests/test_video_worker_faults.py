@@ -384,3 +384,19 @@ def test_the_child_reaches_neither_files_nor_network_nor_secrets(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert "reached nothing" in failed(faulty("reach")).message
+
+
+def test_a_limit_on_file_sizes_is_named_and_is_not_out_of_memory() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    clip = DATA / "flipping_a_pancake.mkv"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        for source in (clip, clip.read_bytes()):  # in the child, and here
+            with IsolatedReader() as reader, pytest.raises(ModelError, match="ulimit -f") as caught:
+                reader.read(source, Sampling(frames=8))
+            assert caught.value.exit_code == 4
+            assert "--frames" in caught.value.hint
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import mmap
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from adatp_cli.errors import AdatpError, MemoryLimitError, UsageError, VideoError
+from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, UsageError, VideoError
 from adatp_cli.video.canvas import Pixels
 from adatp_cli.video.frames import Frames, VideoInfo
 
@@ -32,7 +33,8 @@ _MOST_FILES = 2
 # Timestamps of some million frames; more is no message.
 _MOST_BYTES = 1 << 28
 _ERRORS: dict[str, type[AdatpError]] = {
-    kind.__name__: kind for kind in (AdatpError, MemoryLimitError, UsageError, VideoError)
+    kind.__name__: kind
+    for kind in (AdatpError, MemoryLimitError, ModelError, UsageError, VideoError)
 }
 
 
@@ -127,7 +129,13 @@ class Channel:
 
 @contextmanager
 def shared_file(content: bytes = b"") -> Iterator[int]:
-    """A file in memory without a name, for as long as anybody has it open."""
+    """A file in memory without a name, for as long as anybody has it open.
+
+    Raises
+    ------
+    ModelError
+        The content is larger than files may be here.
+    """
     try:
         file = os.memfd_create("adatp", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except (AttributeError, OSError):  # not Linux, or not allowed there
@@ -136,10 +144,23 @@ def shared_file(content: bytes = b"") -> Iterator[int]:
     try:
         rest = memoryview(content)
         while rest:
-            rest = rest[os.write(file, rest) :]
+            try:
+                rest = rest[os.write(file, rest) :]
+            except OSError as error:
+                if error.errno == errno.EFBIG:
+                    raise file_limit_error(len(content)) from None
+                raise
         yield file
     finally:
         os.close(file)
+
+
+def file_limit_error(size: int) -> ModelError:
+    """That the limit on the size of files, which counts for shared memory too, is in the way."""
+    return ModelError(
+        f"decoding shares {size / 1e6:.1f} MB, and the limit on file sizes (ulimit -f) is lower",
+        "raise it with `ulimit -f unlimited`, or use fewer --frames",
+    )
 
 
 def map_pixels(file: int, shape: tuple[int, ...]) -> Pixels:

@@ -30,6 +30,7 @@ from adatp_cli.video.channel import (
     ChannelClosedError,
     Message,
     error_message,
+    file_limit_error,
     frames_message,
     keep_size,
     map_pixels,
@@ -118,12 +119,14 @@ class _Room:
         """Room at the start of the file; MemoryError where there is none."""
         try:
             # Never less than before: the parent may be looking at what was there.
-            there = os.fstat(self._file).st_size
-            os.ftruncate(self._file, max(1, there, int(np.prod(shape, dtype=np.int64))))
+            needed = max(1, os.fstat(self._file).st_size, int(np.prod(shape, dtype=np.int64)))
+            os.ftruncate(self._file, needed)
             self._given = map_pixels(self._file, shape)
             self.number += 1
         except OSError as error:
-            if error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EFBIG):
+            if error.errno == errno.EFBIG:
+                raise file_limit_error(needed) from None
+            if error.errno in (errno.ENOMEM, errno.ENOSPC):
                 raise MemoryError from error
             raise
         return self._given
