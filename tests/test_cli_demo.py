@@ -178,10 +178,10 @@ def test_doctor_with_a_broken_package(
 ) -> None:
     original = importlib.import_module
 
-    def broken(name: str, *arguments: Any) -> Any:
+    def broken(name: str, package: str | None = None) -> Any:
         if name in ("decord", "accelerate"):
             raise OSError(f"{name}.so: cannot open shared object file\nand more")
-        return original(name, *arguments)
+        return original(name, package)
 
     monkeypatch.setattr(importlib, "import_module", broken)
     run = adatp("doctor")
