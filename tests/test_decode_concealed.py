@@ -9,6 +9,7 @@ import av
 import pytest
 
 from adatp_cli.errors import VideoError
+from adatp_cli.video.decode import read_frames
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 from tests.decode_case import DATA, EVERY, failure
@@ -62,3 +63,14 @@ def test_the_first_second_of_a_clip_is_not_the_clip(name: str) -> None:
         assert (
             f"of the {asked} frames asked for" in error.message or " s asked for" in error.message
         )
+
+
+@pytest.mark.parametrize(
+    "digits", ["9" * 400, "-" + "9" * 399, "inf".rjust(400), "0" * 396 + "9" * 4, "1_0" * 133 + "1"]
+)
+def test_an_absurd_duration_is_not_believed(digits: str) -> None:
+    data = (HOSTILE / "long_duration_tag.mkv").read_bytes()
+    assert b"9" * 400 in data
+    read = read_frames(data.replace(b"9" * 400, digits.encode()), EVERY)
+    assert (len(read), read.info.frames_lost) == (20, 0)
+    assert read.info.duration_s == pytest.approx(2.0, abs=0.1)

@@ -7,6 +7,7 @@ Both decoders are held to it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _MADE_UP_TIMES = "it holds no usable timestamps: a constant frame rate is assumed"
 # Headers count a decoder's delay as part of the length; more than that is a frame shown long.
 _LONGER_S = 0.5
+# And a last frame of more than a day is the header's mistake.
+_LONGEST_STILL_S = 86_400.0
 # A stream with fewer than a fiftieth of another one's frames is its cover or its previews.
 _STILL_SHARE = 50
 
@@ -266,13 +269,15 @@ def _stated_end(
         return None
     # Some writers count from zero and some from where their clock starts.
     late = float(container.start_time or 0) / 1e6
-    return known - late if known - late > floor - 1.0 else known
+    known = known - late if known - late > floor - 1.0 else known
+    return known if known < floor + _LONGEST_STILL_S else None
 
 
 def _tagged_seconds(text: str) -> float | None:
     hours, _, rest = text.partition(":")
     minutes, _, seconds = rest.partition(":")
     try:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
+        known = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except (ValueError, OverflowError):
         return None
+    return known if math.isfinite(known) else None
