@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import adatp_cli.model.load
 from adatp_cli.cli.evaluate import read_budgets
 from adatp_cli.errors import ModelError
 from adatp_cli.profiles import load_profile, read_share
@@ -246,3 +247,48 @@ def test_paths_are_taken_as_people_and_programs_write_them(here: Path) -> None:
 def test_home_behind_an_equals_sign_is_home(adatp: Run, here: Path) -> None:
     run = adatp("profiles", "show", "adatp", "--model=~/none")
     assert f"--model '{here}/home/none' is neither" in run.error
+
+
+FAR = "name: far\nmethod: adatp\nbudget: 0.3\nlocal: "
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("-p far.yaml", "local.first_layer is 900 and local.last_layer 9, but tokens are dropped"),
+        ("-p past.yaml", "in layers 1 to 9 of this model's 0 to 15; choose layers in that range"),
+        ("--budget 0.001", "the smallest reachable budget here is"),
+        ("-p fastv.yaml", "fastv.layer is 900, but this model has layers 0 to 15"),
+    ],
+)
+def test_a_profile_that_a_model_cannot_have_is_told_before_it_is_loaded(
+    adatp: Run, here: Path, monkeypatch: pytest.MonkeyPatch, typed: str, said: str
+) -> None:
+    (here / "far.yaml").write_text(FAR + "{first_layer: 900}\n")
+    (here / "past.yaml").write_text(FAR + "{last_layer: 16}\n")
+    (here / "fastv.yaml").write_text("name: f\nmethod: fastv\nbudget: 0.5\nfastv: {layer: 900}\n")
+    monkeypatch.setattr(adatp_cli.model.load, "_load_weights", None)
+    for command in ("ask a.mp4 What?", "show a.mp4 What? -o x.html", "batch a.mp4 -q What?"):
+        run = adatp(*command.split(), "-m", "tiny", *typed.split())
+        assert run.code == 2
+        assert said in run.error
+
+
+def test_a_local_step_that_is_off_may_name_any_layer(adatp: Run, here: Path) -> None:
+    (here / "off.yaml").write_text(FAR + "{first_layer: 900, mode: 'off'}\n")
+    assert adatp("profiles", "show", "off.yaml", "-m", "tiny").code == 0
+    (here / "far.yaml").write_text(FAR + "{first_layer: 900}\n")
+    assert adatp("profiles", "show", "far.yaml", "-m", "tiny").code == 2
+
+
+def test_budgets_that_nobody_can_reach_are_refused_before_a_model_is_loaded(
+    adatp: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adatp_cli.model.load, "_load_weights", None)
+    for profiles in ("adatp", "vanilla,adatp,fastv"):
+        run = adatp("eval", "shapes", "-m", "tiny", "-p", profiles, "--budgets", "0.001,0.1%")
+        assert run.code == 2
+        assert "a budget is given twice" in run.error
+        run = adatp("eval", "shapes", "-m", "tiny", "-p", profiles, "--budgets", "0.001,0.002")
+        assert run.code == 2
+        assert "no profile can reach any of these budgets; the smallest reachable" in run.error

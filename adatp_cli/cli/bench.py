@@ -367,8 +367,13 @@ def _doing(event: object, plan: BenchPlan) -> str:
     return f"{plural(event.frames, 'frame')}, {turn}: {event.contender}"
 
 
-def _load(encoder: str, options: RunOptions, output: Output) -> tuple[LoadedModel, float]:
-    """Load as every command does, or build one of random weights."""
+def _load(
+    encoder: str, options: RunOptions, output: Output, _accepts: object
+) -> tuple[LoadedModel, float]:
+    """Load as every command does, or build one of random weights.
+
+    What does not fit is not measured, and told, which is no reason to measure nothing.
+    """
     if options.model.lower() not in RANDOM:
         return load_model_for(encoder, options, output)
     from adatp_cli.bench.random_model import load_random

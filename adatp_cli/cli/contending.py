@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adatp_cli.cli.loading import (
+    check_fits,
     frames_note,
     load_model_for,
     weights_of,
@@ -20,13 +21,15 @@ from adatp_cli.record import ErrorInfo, FailureRecord, ModelInfo, Versions
 from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
+    from adatp_cli.cost import ModelShape
     from adatp_cli.evaluation.runner import Contender
-    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.model.load import Accepts, LoadedModel
     from adatp_cli.settings import GenerationSettings
     from adatp_cli.video.sampling import Sampling
 
-# From an encoder's name, options and output to a model, and the seconds that loading took.
-Load = Callable[[str, RunOptions, Output], "tuple[LoadedModel, float]"]
+# From an encoder's name, options, output and a judge of its dimensions to a model, and the seconds
+# that loading took.
+Load = Callable[[str, RunOptions, Output, "Accepts"], "tuple[LoadedModel, float]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,23 @@ def load_profiles(names: Sequence[str], budget: float | None) -> list[Profile]:
     ]
 
 
+def one_fits(profiles: Sequence[Profile], options: RunOptions) -> Accepts:
+    """Refuses a model on which no profile that prunes reaches its budget; one that does will do."""
+
+    def accepts(shape: ModelShape, default: int) -> None:
+        pruning = [profile for profile in profiles if profile.method != "vanilla"]
+        refused = []
+        for profile in pruning:
+            try:
+                check_fits([profile], options, shape, default)
+            except UsageError as error:
+                refused.append(error)
+        if refused and len(refused) == len(pruning):
+            raise UsageError("no profile can reach any of these budgets", refused[0].hint)
+
+    return accepts
+
+
 def load_arena(
     profiles: Sequence[Profile],
     options: RunOptions,
@@ -97,6 +117,7 @@ def load_arena(
     *,
     keep_trace: bool = False,
     load: Load = load_model_for,
+    accepts: Accepts | None = None,
 ) -> Arena:
     """Load the model once for all profiles.
 
@@ -108,6 +129,8 @@ def load_arena(
         Collect a trace with every answer.
     load
         Loads the model.
+    accepts
+        Judges the model's dimensions. Default: every profile has to fit them.
 
     Raises
     ------
@@ -118,7 +141,11 @@ def load_arena(
     """
     encoder = _encoder(profiles)
     frames = _frames(profiles, options)
-    loaded, seconds = load(encoder, options, output)
+
+    def every_one(shape: ModelShape, default: int) -> None:
+        check_fits(profiles, options, shape, default)
+
+    loaded, seconds = load(encoder, options, output, accepts or every_one)
     from adatp_cli import account
     from adatp_cli.engine import Engine
     from adatp_cli.evaluation.runner import Contender

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.contending import Arena, load_arena, load_profiles, one_fits
 from adatp_cli.cli.datasets import (
     AnnotationsFile,
     ClipCount,
@@ -226,7 +226,13 @@ class Evaluation:
             self._file() as file,
         ):
             profiles = [place.profile for place in places]
-            arena = load_arena(profiles, self._options, output, dataset.max_new_tokens)
+            arena = load_arena(
+                profiles,
+                self._options,
+                output,
+                dataset.max_new_tokens,
+                accepts=one_fits(profiles, self._options) if wanted.budgets else None,
+            )
             if arena.model.name == TINY and wanted.dataset.name != SHAPES:
                 output.note(f"{TINY_KNOWS}: its answers about other clips mean nothing")
             if wanted.budgets:

@@ -118,11 +118,12 @@ def forecast(
     UsageError
         The profile's layers or budget do not fit the model.
     """
-    from adatp_cli.pruning.methods import method_of
+    from adatp_cli.pruning.method import Circumstances
+    from adatp_cli.pruning.methods import method_of, resolve_profile
 
     language = target.shape.language
     per_frame = target.shape.tokens_per_frame
-    method = method_of(profile)
+    method = method_of(resolve_profile(profile, Circumstances(language.layers)))
     relevance = None
     if method.needs.encoder and target.relevance is not None:
         reads = method.needs.question_vector

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from adatp_cli.cli.costs import percent
@@ -17,9 +17,10 @@ from adatp_cli.profiles import Profile
 from adatp_cli.text import plural
 
 if TYPE_CHECKING:
+    from adatp_cli.cost import ModelShape
     from adatp_cli.engine import Engine
     from adatp_cli.frame_budget import FrameBudget
-    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.model.load import Accepts, LoadedModel
     from adatp_cli.video.sampling import Sampling
 
 
@@ -39,7 +40,11 @@ def load_engine(
     ModelError, MemoryLimitError, UsageError
         The model cannot be had, does not fit, or does not go with the profile.
     """
-    loaded, seconds = load_model_for(profile.encoder, options, output)
+
+    def accepts(shape: ModelShape, default: int) -> None:
+        check_fits([profile], options, shape, default)
+
+    loaded, seconds = load_model_for(profile.encoder, options, output, accepts)
     from adatp_cli import account
     from adatp_cli.engine import Engine
 
@@ -55,13 +60,44 @@ def load_engine(
     return engine, loaded
 
 
-def load_model_for(encoder: str, options: RunOptions, output: Output) -> tuple[LoadedModel, float]:
+def check_fits(
+    profiles: Iterable[Profile], options: RunOptions, shape: ModelShape, default: int
+) -> None:
+    """Refuse profiles whose layers or budget a model cannot have, before it is loaded.
+
+    Parameters
+    ----------
+    default
+        Frames that the model looks at where nothing else says how many.
+
+    Raises
+    ------
+    UsageError
+        One of them does not fit.
+    """
+    from adatp_cli.pruning.methods import check_fit
+
+    for profile in profiles:
+        sampling = options.sampling().with_default_frames(profile.frames or default)
+        check_fit(profile, shape, sampling.frames)
+
+
+def load_model_for(
+    encoder: str, options: RunOptions, output: Output, accepts: Accepts | None = None
+) -> tuple[LoadedModel, float]:
     """Load the model that the options name with a relevance encoder, and how long that took.
+
+    Parameters
+    ----------
+    accepts
+        As `LoadRequest` has it.
 
     Raises
     ------
     ModelError, MemoryLimitError
         The model cannot be had or does not fit.
+    UsageError
+        Whatever `accepts` refuses.
     """
     started = time.perf_counter()
     output.stage("importing PyTorch and transformers")
@@ -76,6 +112,7 @@ def load_model_for(encoder: str, options: RunOptions, output: Output) -> tuple[L
             dtype=options.dtype.value,
             offline=options.offline,
             relevance=encoder,
+            accepts=accepts,
         ),
         output.progress_line,
     )

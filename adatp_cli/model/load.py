@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 
 Progress = Callable[[str], None]
+Accepts = Callable[[ModelShape, int], None]
 
 # What LLaVA-OneVision's own evaluations sample, for checkpoints that do not say.
 DEFAULT_FRAMES = 32
@@ -72,6 +73,9 @@ class LoadRequest:
     relevance
         `auto`, what the checkpoint names, else SigLIP so400m; `none` or `attention`, no encoder; a
         hub id; a folder.
+    accepts
+        Gets the model's dimensions and its usual number of frames before anything large is fetched
+        or read, and raises what makes the run impossible on it.
     """
 
     model: str = "auto"
@@ -80,6 +84,7 @@ class LoadRequest:
     dtype: str = "auto"
     offline: bool = False
     relevance: str = "auto"
+    accepts: Accepts | None = None
 
 
 @dataclass(slots=True)
@@ -163,6 +168,9 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     found = checkpoints.find(name, offline=request.offline, hub=hub)
     called = found.name if isinstance(found, Checkpoint) else found.repo
     description = read_description(found.folder)
+    if request.accepts is not None:
+        shape = _shape_of(found.folder)
+        request.accepts(shape, description.default_frames or DEFAULT_FRAMES)
     place, encoder_name = _wanted_encoder(request, called, found.folder, description)
     encoder = None
     if place not in NO_ENCODER:
@@ -208,6 +216,14 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
         video_token_id=config.video_token_id,
         context_length=config.text_config.max_position_embeddings,
     )
+
+
+def _shape_of(folder: Path) -> ModelShape:
+    from transformers import LlavaOnevisionConfig
+
+    with readable_failures(f"{folder}'s configuration"):
+        config = LlavaOnevisionConfig.from_pretrained(folder, local_files_only=True)
+    return model_shape(config)
 
 
 def _load_weights(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from adatp_cli.cost import ModelShape
 from adatp_cli.errors import ProfileError
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import Circumstances, PruningMethod
@@ -64,6 +65,24 @@ def resolve_profile(profile: Profile, known: Circumstances) -> Profile:
         As `method_of`; its layers do not exist in the model.
     """
     return _entry(profile).resolve(profile, known)
+
+
+def check_fit(profile: Profile, shape: ModelShape, frames: int | None) -> None:
+    """Refuse what a profile cannot do on a model, from the model's dimensions alone.
+
+    Parameters
+    ----------
+    frames
+        As many as a clip will have at most: more frames reach smaller budgets. None: not known.
+
+    Raises
+    ------
+    UsageError
+        Its layers do not exist in the model, or its budget cannot be reached.
+    """
+    resolved = resolve_profile(profile, Circumstances(shape.language.layers))
+    if frames is not None:
+        method_of(resolved).outlook(frames, shape.tokens_per_frame, shape.language)
 
 
 def _entry(profile: Profile) -> Entry:

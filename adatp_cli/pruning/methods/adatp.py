@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
-from adatp_cli.errors import ProfileError
+from adatp_cli.errors import ProfileError, UsageError
 from adatp_cli.profiles import (
     LocalSettings,
     Positions,
@@ -222,15 +222,30 @@ def resolve(profile: Profile, known: Circumstances) -> Profile:
     encoder = profile.relevance.encoder
     if encodes and known.encoder is not None:
         encoder = known.encoder
+    local = dataclasses.replace(
+        local,
+        first_layer=first if local.first_layer == "auto" else local.first_layer,
+        last_layer=last if local.last_layer == "auto" else local.last_layer,
+    )
+    _check_local(local, first, last, known.layers)
     return dataclasses.replace(
         profile,
         schedule=dataclasses.replace(knobs, first_layer=first, last_layer=last),
         segments=dataclasses.replace(profile.segments, signal=signal),
         relevance=dataclasses.replace(profile.relevance, encoder=encoder),
-        local=dataclasses.replace(
-            local,
-            first_layer=first if local.first_layer == "auto" else local.first_layer,
-            last_layer=last if local.last_layer == "auto" else local.last_layer,
-        ),
+        local=local,
         positions=profile.positions_or("original"),
     )
+
+
+def _check_local(local: LocalSettings, first: int, last: int, layers: int) -> None:
+    """Refuse layers in which nothing is dropped: the step would be off without a word."""
+    if local.mode == "off":
+        return
+    begin, end = int(local.first_layer), int(local.last_layer)
+    if end >= layers or max(begin, first) > min(end, last):
+        raise UsageError(
+            f"local.first_layer is {begin} and local.last_layer {end}, but tokens are dropped in "
+            f"layers {first} to {last} of this model's 0 to {layers - 1}",
+            "choose layers in that range, or leave the step out with mode: off",
+        )
