@@ -292,3 +292,33 @@ def test_budgets_that_nobody_can_reach_are_refused_before_a_model_is_loaded(
         run = adatp("eval", "shapes", "-m", "tiny", "-p", profiles, "--budgets", "0.001,0.002")
         assert run.code == 2
         assert "no profile can reach any of these budgets; the smallest reachable" in run.error
+
+
+def test_a_missing_matplotlib_is_exit_4_wherever_a_picture_is_wanted(
+    adatp: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for command in ("show a.mp4 What? -o x.png", "show a.mp4 What? -o x.mp4", "bench --plot x.png"):
+        run = adatp(*command.split(), "-m", "tiny")
+        assert run.code == 4
+        assert "needs matplotlib, which is not installed" in run.error
+
+
+def test_a_second_comparison_is_refused(adatp: Run, here: Path) -> None:
+    run = adatp(
+        *[
+            "show",
+            "a.mp4",
+            "What?",
+            "-o",
+            "x.png",
+            "--compare",
+            "fastv",
+            "--compare",
+            "vanilla",
+            "-m",
+            "tiny",
+        ]
+    )
+    assert run.code == 2
+    assert "--compare is given twice, and a picture shows two profiles" in run.error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from adatp_cli.bench.report import BenchResult
 from adatp_cli.bench.scaling import Curve, Growth
 from adatp_cli.bench.summary import Row, Spread
-from adatp_cli.errors import AdatpError, UsageError
+from adatp_cli.errors import AdatpError, ModelError
 from adatp_cli.video.source import printable
 
 if TYPE_CHECKING:
@@ -40,13 +40,15 @@ def check_plots() -> None:
 
     Raises
     ------
-    UsageError
+    ModelError
         matplotlib is not installed.
     """
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib", "pip install matplotlib")
+        raise ModelError(
+            "--plot needs matplotlib, which is not installed", "pip install matplotlib"
+        )
 
 
 def draw(result: BenchResult, path: Path) -> None:

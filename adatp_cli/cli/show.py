@@ -77,7 +77,7 @@ def show(
         ),
     ],
     compare: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--compare",
             metavar="PROFILE",
@@ -99,7 +99,11 @@ def show(
         (asked, *more) = read_questions([question], stdin_is_video=video == STDIN)
         if more:
             raise UsageError("a picture is about one question", "draw one for each")
-        names = [options.profile_name, *([] if compare is None else [compare])]
+        if len(compare or ()) > 1:
+            raise UsageError(
+                "--compare is given twice, and a picture shows two profiles", "draw one for each"
+            )
+        names = [options.profile_name, *(compare or ())]
         check_outputs(
             [
                 OutputPath("-o", output_file, _ENDINGS, "a picture"),
