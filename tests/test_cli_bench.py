@@ -137,5 +137,5 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_measured(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     run = bench("--plot", "x.png")
-    assert run.code == 2
+    assert run.code == 4
     assert "--plot needs matplotlib" in run.error
