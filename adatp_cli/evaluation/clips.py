@@ -6,13 +6,11 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from adatp_cli.batch.rows import file_stamp
-from adatp_cli.errors import UsageError, VideoError
+from adatp_cli.errors import VideoError
 from adatp_cli.evaluation.annotations import Row
-from adatp_cli.video.frames import Frames, VideoInfo
+from adatp_cli.video.frames import Frames
+from adatp_cli.video.picture_list import PictureList
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
@@ -67,7 +65,6 @@ class FrameFolder:
         return file_stamp(self.path)
 
     def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
-        del reader  # pictures need no video decoder
         pictures = self._pictures()
         # Bounds may lie a little behind the last picture; they are no option of the user's.
         end = len(pictures) / self.fps
@@ -75,19 +72,9 @@ class FrameFolder:
         stop = end if self.end_s is None else min(self.end_s, end)
         wanted = replace(sampling, start_s=start, end_s=max(stop, start + 1e-3))
         chosen = sample_indices((len(pictures), self.fps), wanted, name=printable(self.path))
-        size = _size(pictures[0])
-        pixels = [_picture(pictures[index], size, resize) for index in chosen]
-        info = VideoInfo(
-            decoder="pillow",
-            codec="pictures",
-            width=size[0],
-            height=size[1],
-            fps=self.fps,
-            duration_s=end,
-            frames_total=len(pictures),
-            rotation=0,
-        )
-        return Frames(np.stack(pixels), chosen / self.fps, chosen, info)
+        paths = [os.fspath(pictures[index]) for index in chosen]
+        picked = PictureList(paths, chosen.tolist(), self.fps, len(pictures))
+        return reader.read_pictures(picked, resize)
 
     def _pictures(self) -> list[Path]:
         try:
@@ -147,34 +134,3 @@ def _check_name(name: str, row: Row) -> None:
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
         raise row.error(f"the video's name {printable(name)!r} leads out of the folder")
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise _damaged(path, error) from None
-
-
-def _picture(path: Path, size: tuple[int, int], resize: Resize) -> npt.NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            if picture.size != size:
-                raise UsageError(f"{printable(os.fspath(path))}: is not as large as the first one")
-            pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise _damaged(path, error) from None
-    return resize(pixels)
-
-
-def _damaged(path: Path, error: Exception) -> VideoError:
-    return VideoError(
-        f"{printable(os.fspath(path))}: the picture cannot be read: {error}",
-        "unpack the frames again",
-    )

@@ -142,17 +142,29 @@ def shared_file(content: bytes = b"") -> Iterator[int]:
         with tempfile.TemporaryFile() as unnamed:
             file = os.dup(unnamed.fileno())
     try:
-        rest = memoryview(content)
-        while rest:
-            try:
-                rest = rest[os.write(file, rest) :]
-            except OSError as error:
-                if error.errno == errno.EFBIG:
-                    raise file_limit_error(len(content)) from None
-                raise
+        append(file, content)
         yield file
     finally:
         os.close(file)
+
+
+def append(file: int, content: bytes) -> int:
+    """Write all of `content` where the file stands; how much that is.
+
+    Raises
+    ------
+    ModelError
+        The content is larger than files may be here.
+    """
+    rest = memoryview(content)
+    while rest:
+        try:
+            rest = rest[os.write(file, rest) :]
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise file_limit_error(len(content)) from None
+            raise
+    return len(content)
 
 
 def file_limit_error(size: int) -> ModelError:

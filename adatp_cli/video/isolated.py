@@ -20,6 +20,7 @@ from adatp_cli.errors import AdatpError, ModelError
 from adatp_cli.video.canvas import Canvas, Filled, Pixels, not_watched
 from adatp_cli.video.channel import (
     Message,
+    append,
     error_of,
     frames_of,
     keep_size,
@@ -37,9 +38,11 @@ from adatp_cli.video.child import (
 )
 from adatp_cli.video.decode import check_decoder, read_frames
 from adatp_cli.video.frames import Frames
+from adatp_cli.video.picture_list import PictureList, picture_bytes
+from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
-from adatp_cli.video.source import Source, check_source, unreadable
+from adatp_cli.video.source import Source, check_source, printable, unreadable
 
 
 class IsolatedReader:
@@ -122,6 +125,24 @@ class IsolatedReader:
                 raise failure.explained(checked.name) from None
             note = f"decoded by PyAV: at the first try {first}"
             return dataclasses.replace(frames, notes=(note, *frames.notes))
+
+    def read_pictures(self, pictures: PictureList, resize: Resize | None = None) -> Frames:
+        """See `FrameReader.read_pictures`; also ModelError where the child does not start."""
+        if not can_isolate():
+            return InProcessReader().read_pictures(pictures, resize)
+        with self._reading, shared_file() as clip:
+            sizes = [append(clip, picture_bytes(path)) for path in pictures.paths]
+            request = {
+                "pictures": {**dataclasses.asdict(pictures), "paths": _shown(pictures.paths)},
+                "sizes": sizes,
+                "resize": None if resize is None else dataclasses.asdict(resize),
+                "decoder": "pyav",
+            }
+            deadline = Deadline(time.monotonic() + self._limits.clip_s)
+            try:
+                return self._decoded(request, clip, not_watched, deadline)
+            except ChildFailedError as failure:
+                raise failure.explained(_shown(pictures.paths)[0]) from None
 
     def close(self) -> None:
         """End the child, in the middle of a clip too; for any thread.
@@ -231,6 +252,10 @@ def _bytes_of(source: Source) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
+
+
+def _shown(paths: Sequence[str]) -> list[str]:
+    return [printable(path) for path in paths]
 
 
 def _request(source: Source, sampling: Sampling, resize: Resize | None, decoder: str) -> Message:

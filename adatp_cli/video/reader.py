@@ -8,6 +8,7 @@ from typing import Protocol
 from adatp_cli.video.canvas import Canvas, Filled, not_watched
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
+from adatp_cli.video.picture_list import PictureList, picture_bytes, read_pictures
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 
@@ -37,6 +38,10 @@ class FrameReader(Protocol):
         """
         ...
 
+    def read_pictures(self, pictures: PictureList, resize: Resize | None = None) -> Frames:
+        """Frames that are files; errors are those of `picture_list.read_pictures`."""
+        ...
+
 
 class InProcessReader:
     """Decodes in this process: for clips that can be trusted, as tests and the demo's are."""
@@ -54,3 +59,8 @@ class InProcessReader:
         """See `FrameReader.read`."""
         canvas = Canvas(resize, filled=on_frames)
         return read_frames(source, sampling, decoder=decoder, name=name, canvas=canvas)
+
+    def read_pictures(self, pictures: PictureList, resize: Resize | None = None) -> Frames:
+        """See `FrameReader.read_pictures`."""
+        contents = [picture_bytes(path) for path in pictures.paths]
+        return read_pictures(contents, pictures, Canvas(resize))

@@ -40,6 +40,7 @@ from adatp_cli.video.channel import (
 from adatp_cli.video.confine import confine
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
+from adatp_cli.video.picture_list import PictureList, read_pictures
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, printable
@@ -49,7 +50,7 @@ _PROGRESS_S = 0.5
 # What is imported in the middle of decoding, some of it by these libraries themselves.
 _LIBRARIES = (
     "av", "av.subtitles.stream", "av.sidedata.sidedata", "av.logging", "av.stream", "numpy.ma",
-    "PIL.Image", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
+    "PIL.Image", "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "PIL.MpoImagePlugin",
 )  # fmt: skip
 # Of what FFmpeg says: that it says something is enough, and it can say gigabytes.
 _HEARD_BYTES = 1 << 12
@@ -89,6 +90,7 @@ def _load() -> None:
     """Import all that decoding may need: nothing can be opened later."""
     for name in _LIBRARIES:
         importlib.import_module(name)
+    importlib.import_module("PIL.Image").preinit()
 
 
 @functools.cache
@@ -166,12 +168,16 @@ def _reply(
     try:
         at("pyav")
         resize = Resize(**request["resize"]) if request["resize"] else None
+        canvas = Canvas(resize, room.allocate, progress, filled, at, ear)
+        if "pictures" in request:
+            frames = _pictures(request, files[1], canvas)
+            return {**frames_message(frames), "room": room.number}
         frames = read(
             Source(request["name"], None, None, request["size"], files[1], request["ending"]),
             Sampling(**request["sampling"]),
             decoder=request["decoder"],
             name=request["name"],
-            canvas=Canvas(resize, room.allocate, progress, filled, at, ear),
+            canvas=canvas,
         )
         room.take(frames.pixels)
         return {**frames_message(frames), "room": room.number}
@@ -186,6 +192,13 @@ def _reply(
     finally:
         for file in files:
             os.close(file)
+
+
+def _pictures(request: Message, file: int, canvas: Canvas) -> Frames:
+    sizes = request["sizes"]
+    begins = np.cumsum([0, *sizes]).tolist()
+    contents = [os.pread(file, size, begin) for size, begin in zip(sizes, begins, strict=False)]
+    return read_pictures(contents, PictureList(**request["pictures"]), canvas)
 
 
 def _end_with_the_parent() -> None:
