@@ -100,6 +100,8 @@ def test_gigabytes_wait_for_a_yes_on_a_terminal(
     assert fetched == (answer == "y")
     assert run.code == (0 if answer == "y" else 130)
     assert "llava-hf/llava-onevision-qwen2-0.5b-ov-hf is not in the cache: fetching" in run.err
+    assert "fetch it? [y/N] " in run.err
+    assert run.out == ""
 
 
 def test_a_name_that_is_none_is_a_usage_error(adatp: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import itertools
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import typer
 
+import adatp_cli
 from adatp_cli.cli.app import app
 from tests.conftest import Finished
 from tests.streams import SAME, Programs, screen
@@ -202,7 +204,7 @@ def test_a_closed_stdout_is_no_error_where_nothing_goes_there(
     assert json.loads(rows.read_text())["ok"]
 
 
-@pytest.mark.parametrize("stderr", ["closed", "full"])
+@pytest.mark.parametrize("stderr", ["closed", "full", "unread"])
 def test_a_stderr_that_takes_nothing_changes_no_exit_code(
     programs: Programs, clip: Path, stderr: str
 ) -> None:
@@ -271,3 +273,27 @@ def test_no_name_writes_a_line_or_moves_the_cursor_of_a_terminal(
                 assert obeyed not in told
             if stream == "pipe":  # a terminal's lines break where they end
                 assert not any(line.startswith(forged) for line in run.err.splitlines())
+
+
+def test_rows_and_the_bar_share_no_terminal_whatever_the_rows_file_is_called(
+    programs: Programs, clip: Path
+) -> None:
+    asked = ("batch", clip, "-q", "What?", "-q", "Who?", *TINY, "-o")
+    to_stderr = programs.run(*asked, "/dev/stderr", stdout="closed", stderr="pty")
+    assert len(told(untorn(to_stderr.err, "jsonl"), "jsonl")) == 2  # type: ignore[arg-type]
+    to_stdout = programs.run(*asked, "/dev/stdout", stdout="file", stderr="pty")
+    assert [row["question"] for row in to_stdout.records] == ["What?", "Who?"]
+    assert "\x1b[?25l" in to_stdout.err  # the bar
+
+
+def test_nothing_that_moves_takes_stdout_for_its_own() -> None:
+    """rich redirects stdout to the terminal of stderr while anything of it moves, unless told."""
+    calls = []
+    for path in (Path(adatp_cli.__file__).parent / "cli").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"rich\.status|\.status\(|\btrack\(|rich\.prompt", text), path
+        found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        calls += [call for call in found if getattr(call.func, "id", "") in ("Live", "Progress")]
+    given = [{one.arg: ast.unparse(one.value) for one in call.keywords} for call in calls]
+    assert len(given) >= 2
+    assert all(call["redirect_stdout"] == call["redirect_stderr"] == "False" for call in given)

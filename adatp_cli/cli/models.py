@@ -106,7 +106,7 @@ def pull(
     fetched. A download that was stopped goes on where it was.
     """
     output = Output(verbose=verbose)
-    with reporting(output):
+    with reporting(output, writes=False):
         from adatp_cli.model.downloads import announcement, fetch
         from adatp_cli.model.hub import HuggingFaceHub
         from adatp_cli.model.inventory import look
@@ -150,14 +150,11 @@ def _agreed(wanted: list[Wanted], output: Output, announced: str) -> bool:
     if sum(item.size for item in wanted) < _ASK_FROM or not _at_terminal():
         return True
     output.note(announced)
-    try:
-        return typer.confirm("fetch it?", default=False, err=True)
-    except typer.Abort:
-        raise KeyboardInterrupt from None
+    return output.agreed("fetch it?")
 
 
 def _at_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _line(item: Kept) -> str:

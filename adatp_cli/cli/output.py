@@ -155,6 +155,13 @@ class Output:
                 )
                 self._status.start()
 
+    def agreed(self, question: str) -> bool:
+        """Ask on stderr, and take a yes from stdin; anything else is a no."""
+        self._clear_status()
+        # typer's own way writes the last letter of its question to stdout.
+        self._stderr.print(Text(f"{question} [y/N] "), end="", soft_wrap=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def progress_line(self, text: str) -> None:
         """What is announced once stays on the screen; what counts up to its end does not."""
         (self.stage if text.startswith(("loading ", "fetching ")) else self.note)(text)
