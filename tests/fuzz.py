@@ -24,6 +24,8 @@ import av
 import numpy as np
 
 from tests.checkpoint import write_random_checkpoint
+from tests.in_a_row import disagreements
+from tests.structure import mutate as mutate_parts
 
 DATA = Path(__file__).parent / "data"
 # Extension, encoder, pixel format: what PyAV's own FFmpeg can write.
@@ -163,13 +165,20 @@ def _occurrences(data: bytearray, mark: bytes) -> list[int]:
     return found
 
 
+def structure(data: bytearray, rng: random.Random) -> bytes:
+    """Boxes, elements, chunks or packets are missing, doubled, swapped, or say what is not so."""
+    return mutate_parts(data, rng)
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     flip_bits, flip_bits_in_the_header, cut, behead, swap, repeat, blank, noise, wrong_header,
-    absurd_sizes,
+    absurd_sizes, structure, structure, structure,
 )  # fmt: skip
 
 
-def write_corpus(folder: Path, count: int, seed: int) -> None:
+def write_corpus(
+    folder: Path, count: int, seed: int, mutations: Sequence[Mutation] = MUTATIONS
+) -> None:
     """Write `count` mutated clips, the same ones for the same seed.
 
     Each is named by its number, its mutations and the clip that it was.
@@ -179,7 +188,7 @@ def write_corpus(folder: Path, count: int, seed: int) -> None:
     for number in range(count):
         rng = random.Random(f"{seed}-{number}")
         name, data = bases[number % len(bases)]
-        chosen = rng.sample(MUTATIONS, rng.choice((1, 1, 1, 2, 3)))
+        chosen = rng.sample(mutations, min(len(mutations), rng.choice((1, 1, 1, 2, 3))))
         for mutation in chosen:
             data = mutation(bytearray(data or b"\0"), rng)
         made = "+".join(mutation.__name__ for mutation in chosen)
@@ -260,6 +269,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keep the clips and the rows here")
+    parser.add_argument("--compared", type=int, default=1000, help="clips decoded in a row too")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         home: Path = given.folder or Path(scratch)
@@ -268,12 +278,15 @@ def main() -> None:
         write_corpus(clips, given.count, given.seed)
         model = write_random_checkpoint(home / "model")
         outcome = drive(clips, out, str(model), ("--overwrite", "--quiet"))
+        said = disagreements(sorted(clips.iterdir())[: given.compared])
     names = Counter(row["video"] for row in outcome.rows)
     lines = [
         f"{given.count} clips, seed {given.seed}: exit {outcome.code}, {len(outcome.rows)} rows",
         f"{len(names)} different clips, {outcome.seconds:.0f} s, "
         f"grown by {outcome.growth(10) / 1e6:.0f} MB after ten rows",
         *(f"{count:6} {kind}" for kind, count in outcome.kinds().most_common()),
+        f"{len(said)} served as more whole than they are",
+        *said,
     ]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import pytest
 
 from adatp_cli.errors import VideoError
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
+from tests import fuzz, in_a_row
 from tests.decode_case import DATA, EVERY, failure
 
 HOSTILE = DATA / "hostile"
@@ -24,24 +24,11 @@ def reader() -> Iterator[IsolatedReader]:
         yield made
 
 
-def whole_frames(path: Path) -> tuple[int, int]:
-    """Frames that decode without a flag, and packets, when all are decoded in a row."""
-    frames = packets = 0
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_type = "SLICE"
-        for packet in container.demux(stream):
-            packets += packet.size > 0
-            try:
-                frames += sum(not frame.is_corrupt for frame in packet.decode())
-            except av.FFmpegError:
-                continue
-    return frames, packets
-
-
 @pytest.mark.parametrize("path", DAMAGED, ids=lambda path: path.name)
 def test_frames_that_were_made_up_count_as_lost(reader: IsolatedReader, path: Path) -> None:
-    frames, packets = whole_frames(path)
+    known = in_a_row.count(str(path))
+    assert known is not None
+    frames, packets = known
     assert frames < packets
     for asked in (EVERY, Sampling(frames=packets)):
         if 2 * frames < packets:
@@ -52,6 +39,17 @@ def test_frames_that_were_made_up_count_as_lost(reader: IsolatedReader, path: Pa
         assert (len(read), read.info.frames_lost) == (frames, packets - frames)
         assert any("not be decoded" in note for note in read.notes)
         assert not any("every frame" in note for note in read.notes)
+
+
+def test_damage_that_leaves_a_containers_structure_whole_is_not_passed_over(tmp_path: Path) -> None:
+    """Boxes, elements and packets dropped, swapped, resized; `tests/fuzz.py` does it by thousands."""
+    fuzz.write_corpus(tmp_path, 60, seed=7, mutations=(fuzz.structure,))
+    assert in_a_row.disagreements(sorted(tmp_path.iterdir())) == []
+
+
+def test_the_harness_finds_what_is_passed_over() -> None:
+    whole, damaged = DATA / "flipping_a_pancake.mkv", HOSTILE / "damaged" / "m2_00738_b_h264.mp4"
+    assert in_a_row.counts([whole, damaged]) == [(310, 310), (18, 20)]
 
 
 @pytest.mark.parametrize("name", ["pancake_05.mkv", "pancake_10.mp4"])

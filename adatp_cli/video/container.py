@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from adatp_cli.errors import VideoError
 from adatp_cli.video.source import Source, explain_unopened
@@ -28,6 +28,11 @@ _SHUT = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 # Below: pixels of one frame that are still decoded (16384 x 8192).
 MAX_FRAME_PIXELS = 1 << 27
 MAX_THREADS = 8
+# Where threads keep damage to themselves: of VP8 they give the frame before for one that does not
+# decode, of MPEG-2 they lose the flag that frames were made up.
+_THREADS: dict[str, Literal["SLICE", "NONE"]] = {
+    "vp8": "SLICE", "mpeg1video": "NONE", "mpeg2video": "NONE",
+}  # fmt: skip
 # Containers whose demuxers find their way back to the first packet by an index of them all.
 _REWIND = ("mov", "matroska")
 _BEFORE_ALL = -(1 << 62)
@@ -145,7 +150,9 @@ def open_clip(
         if not chosen.codec_context.is_open:
             chosen.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
             chosen.codec_context.thread_count = max(1, min(MAX_THREADS, os.cpu_count() or 1))
-            chosen.codec_context.thread_type = "SLICE" if share_frames else "AUTO"
+            chosen.codec_context.thread_type = _THREADS.get(
+                chosen.codec_context.name, "SLICE" if share_frames else "AUTO"
+            )
         yield container, chosen
 
 

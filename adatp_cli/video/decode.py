@@ -31,6 +31,7 @@ from adatp_cli.video.source import Source, check_source
 
 DECODERS = ("auto", "decord", "pyav")
 MAX_PIXEL_BYTES = 6 << 30
+_A_FRAME_A_PACKET = ("h264", "hevc", "mpeg2video")
 # Of the time asked for, what the frames that are left must stand for.
 _LEAST_COVERED = 1 / 3
 # Identical neighbours are looked at with a second decoder; in a still clip a few will do.
@@ -245,7 +246,8 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
     times, positions = _surveyed_times(clip, survey.pts, until is not None)
     expected = len(index) if until is None else int(np.searchsorted(index.pts, until, "right"))
     before = clip.first.before
-    lost = max(0, expected - len(times)) if survey.errors else before
+    missing = max(0, expected - len(times))
+    lost = missing if survey.errors or _vanished(index, missing, expected) else before
     if lost > before:
         notes += (f"{lost} of {expected} frames could not be decoded: left out",)
     elif survey.errors and not lost:
@@ -257,7 +259,7 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
         chosen = chosen[times[chosen] >= index.timestamps_s[max(int(shown), 0)]]
     if len(chosen) == 0:
         raise _too_few(clip, 0)
-    if survey.errors or index.missing:
+    if survey.errors or lost > before or index.missing:
         _check_enough(clip, times[chosen], positions)
     pixels = pyav_decoder.decode_by_count(
         source, index, clip.first, chosen, canvas, careful=careful
@@ -265,6 +267,14 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
     if len(pixels) < len(chosen):
         raise _too_few(clip, len(pixels))
     return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes, lost)
+
+
+def _vanished(index: ClipIndex, missing: int, expected: int) -> bool:
+    """Whether so many frames less than packets, without a word, are lost.
+
+    Other codecs have packets that show nothing, and fields may come in packets of their own.
+    """
+    return index.codec in _A_FRAME_A_PACKET and missing < expected / 3
 
 
 def _check_enough(clip: _Clip, used: TimeArray, there: IndexArray) -> None:

@@ -24,6 +24,8 @@ from adatp_cli.video.tone import is_hdr
 # Where it is faster than PyAV (docs/decoding.md): small frames of a clip that is soon read whole.
 _FASTER_PIXELS = 200_000
 _FASTER_FRAMES = 1000
+# Those of which its FFmpeg says what is damaged; it says nothing of VP8.
+_HEARD = ("h264", "mpeg4")
 # Smaller than one frame of any clip: one recovered (repeated) frame is already an error.
 _NO_FAULTS = 1e-9
 # It keeps frames by the dozen as it decodes: at 4K two gigabytes, where PyAV takes a third of one.
@@ -99,7 +101,7 @@ def worth(index: ClipIndex, first: FirstFrame) -> bool:
     """Whether decord is worth trying unasked: faster, over a clip with nothing odd about it."""
     clean = not index.missing and not index.notes and not first.before
     small = first.width * first.height <= _FASTER_PIXELS and len(index) <= _FASTER_FRAMES
-    return clean and small
+    return clean and small and index.codec in _HEARD
 
 
 def _listen(canvas: Canvas) -> None:
