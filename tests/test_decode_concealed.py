@@ -42,7 +42,7 @@ def test_frames_that_were_made_up_count_as_lost(reader: IsolatedReader, path: Pa
 
 
 def test_damage_that_leaves_a_containers_structure_whole_is_not_passed_over(tmp_path: Path) -> None:
-    """Boxes, elements and packets dropped, swapped, resized; `tests/fuzz.py` does it by thousands."""
+    """Boxes, elements, packets dropped, swapped, resized; `tests/fuzz.py` does it by thousands."""
     fuzz.write_corpus(tmp_path, 60, seed=7, mutations=(fuzz.structure,))
     assert in_a_row.disagreements(sorted(tmp_path.iterdir())) == []
 

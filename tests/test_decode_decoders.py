@@ -163,7 +163,7 @@ def test_repeated_frames_are_checked_with_pyav(
 def test_repeats_in_a_still_clip_are_believed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listening: Callable[[], Canvas]
 ) -> None:
-    write_clip(tmp_path / "still.mkv", 60, still=True)
+    write_clip(tmp_path / "still.mkv", 60, options={"qp": "0"}, still=True)
     fake_decord(monkeypatch, _FakeReader)
     frames = read_frames(tmp_path / "still.mkv", Sampling(frames=6), canvas=listening())
     assert frames.info.decoder == "decord"
