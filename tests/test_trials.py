@@ -239,6 +239,18 @@ def test_a_recording_that_begins_in_the_middle_of_a_group_of_pictures_says_what_
     assert len(read_frames(clip, Sampling(frames=8, end_s=2.0))) == 8
 
 
+def test_joined_recordings_that_lack_frames_keep_the_times_of_the_others() -> None:
+    twice = (TRIALS / "d4_midgop.ts").read_bytes() * 2
+    frames = read_frames(twice, EVERY)
+    first = frames.timestamps_s < 8.15
+    assert frames.timestamps_s[0] == pytest.approx(1.2)
+    clear = np.array(shown_numbers(frames))[first]
+    assert frames.timestamps_s[first] == pytest.approx((clear - 18) / 10)
+    # The second one's beginning is decoded from the wrong frames, or not at all.
+    late = frames.timestamps_s > 8.2 + 1.2 - 1e-6
+    assert (np.array(shown_numbers(frames))[late] == np.arange(30, 100)).all()
+
+
 def test_a_refusal_counts_the_frames_asked_for_and_not_those_of_the_file(tmp_path: Path) -> None:
     write_clip(tmp_path / "intra.mp4", 60, options={"g": "1", "preset": "ultrafast"})
     damaged = wipe(tmp_path / "intra.mp4", range(30, 38))

@@ -28,6 +28,8 @@ class Clock:
     ----------
     times
         (n,) seconds from the start of the clip, strictly increasing, in the order of showing.
+    ticks
+        (n,) the timestamps that they come from, in the same order.
     one
         Whether it is the file's own clock: not counted on over several.
     notes
@@ -35,6 +37,7 @@ class Clock:
     """
 
     times: TimeArray
+    ticks: npt.NDArray[np.int64]
     one: bool
     notes: tuple[str, ...] = ()
 
@@ -69,7 +72,7 @@ def read_clock(packets: Packets, base: float, start_s: float) -> Clock | None:
     start = max(0.0, start_s)
     if start > times[0] or times[0] - start < 1e-3:
         start = times[0]
-    return Clock(times - start, one=True)
+    return Clock(times - start, parts[0], one=True)
 
 
 def _counted_on(parts: list[npt.NDArray[np.int64]], base: float) -> Clock | None:
@@ -83,7 +86,7 @@ def _counted_on(parts: list[npt.NDArray[np.int64]], base: float) -> Clock | None
         times.append(shown + end)
         end += float(shown[-1]) + float(np.median(np.diff(shown)))
     note = f"joined of {len(parts)} parts, each with a clock of its own: times are counted on"
-    return Clock(np.concatenate(times), one=False, notes=(note,))
+    return Clock(np.concatenate(times), np.concatenate(parts), one=False, notes=(note,))
 
 
 def holes(times: TimeArray) -> tuple[str, ...]:

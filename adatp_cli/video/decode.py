@@ -23,7 +23,7 @@ from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.container import Kept
 from adatp_cli.video.endings import encrypted, is_encrypted
 from adatp_cli.video.frames import Frames, VideoInfo
-from adatp_cli.video.index import ClipIndex, index_clip
+from adatp_cli.video.index import ClipIndex, index_clip, times_of
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.shown import FirstFrame, Orientation
@@ -243,7 +243,7 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
     careful = index.exact or survey.errors > 0
     if careful and not index.exact:
         survey = pyav_decoder.survey(source, index, until, careful=True, progress=canvas.progress)
-    times, positions = _surveyed_times(clip, survey.pts, until is not None)
+    times, positions = times_of(index, survey.pts, clip.first.before, partial=until is not None)
     expected = len(index) if until is None else int(np.searchsorted(index.pts, until, "right"))
     before = clip.first.before
     missing = max(0, expected - len(times))
@@ -299,24 +299,6 @@ def _check_enough(clip: _Clip, used: TimeArray, there: IndexArray) -> None:
     covered = min(seen / len(whole), seconds / max(end - start, 1e-9)) >= _LEAST_COVERED
     if not covered or 2 * len(used) < len(whole):
         raise _too_few(clip, len(used), None if covered else seconds)
-
-
-def _surveyed_times(
-    clip: _Clip, pts: list[int | None], partial: bool
-) -> tuple[TimeArray, IndexArray]:
-    """When each frame that came out is shown, and which frame of the clip it is."""
-    index, before = clip.index, clip.first.before
-    count = len(pts)
-    ordinals = np.arange(count, dtype=np.int64)
-    known = [moment for moment in pts if moment is not None]
-    rising = np.asarray(known, dtype=np.int64)
-    if index.exact and len(known) == count and bool((np.diff(rising) > 0).all()):
-        positions = np.minimum(np.searchsorted(index.pts, rising), len(index) - 1)
-        if bool((index.pts[positions] == rising).all()):
-            return index.timestamps_s[positions], positions.astype(np.int64)
-    if count == len(index) - before or (partial and count < len(index) - before):
-        return index.timestamps_s[before : before + count], ordinals + before
-    return float(index.timestamps_s[0]) + ordinals / index.fps, ordinals
 
 
 def _check_promised_range(source: Source, index: ClipIndex, sampling: Sampling) -> None:

@@ -7,6 +7,7 @@ Both decoders are held to it.
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,8 +49,8 @@ class ClipIndex:
     video_streams
         Video streams in the file, cover pictures not counted.
     pts
-        (n,) int64, ascending: presentation timestamps in units of `time_base_s`. Read only where
-        `exact`.
+        (n,) int64: presentation timestamps in units of `time_base_s`, in the order of showing.
+        Ascending where `exact`; fewer than n where timestamps make no sense.
     stored_pts, stored_sizes
         (m,) int64: of all packets in the order they are stored, with those that an edit list hides:
         when they are shown, and their bytes. What is read after a seek is held against them.
@@ -200,7 +201,7 @@ def _build_index(
         codec=codec,
         stream=stream.index,
         video_streams=len(container.streams.video),
-        pts=np.unique(np.asarray(packets.pts, dtype=np.int64)),
+        pts=np.unique(np.asarray(packets.pts, dtype=np.int64)) if clock is None else clock.ticks,
         stored_pts=stored,
         stored_sizes=np.asarray(packets.sizes, dtype=np.int64),
         keys=keys[in_time],
@@ -281,3 +282,51 @@ def _tagged_seconds(text: str) -> float | None:
     except (ValueError, OverflowError):
         return None
     return known if math.isfinite(known) else None
+
+
+def times_of(
+    index: ClipIndex, pts: list[int | None], before: int, *, partial: bool
+) -> tuple[TimeArray, npt.NDArray[np.int64]]:
+    """When each frame that came out of decoding in a row is shown, and which of the clip it is.
+
+    Parameters
+    ----------
+    pts
+        The timestamps that they came with.
+    before
+        How many frames are known not to come out at the beginning.
+    partial
+        Whether decoding ended before the clip does.
+    """
+    count = len(pts)
+    ordinals = np.arange(count, dtype=np.int64)
+    known = [moment for moment in pts if moment is not None]
+    rising = np.asarray(known, dtype=np.int64)
+    if index.exact and len(known) == count and bool((np.diff(rising) > 0).all()):
+        positions = np.minimum(np.searchsorted(index.pts, rising), len(index) - 1)
+        if bool((index.pts[positions] == rising).all()):
+            return index.timestamps_s[positions], positions.astype(np.int64)
+    if count == len(index) - before or (partial and count < len(index) - before):
+        return index.timestamps_s[before : before + count], ordinals + before
+    found = _in_order(index, known) if len(known) == count else None
+    if found is not None:
+        return index.timestamps_s[found], found
+    return float(index.timestamps_s[0]) + ordinals / index.fps, ordinals
+
+
+def _in_order(index: ClipIndex, pts: list[int]) -> npt.NDArray[np.int64] | None:
+    """The places of frames with these timestamps, each behind the one before; None without them.
+
+    Of joined clips a timestamp may stand at several places.
+    """
+    places: dict[int, list[int]] = {}
+    for place, moment in enumerate(index.pts.tolist()):
+        places.setdefault(moment, []).append(place)
+    found: list[int] = []
+    for moment in pts:
+        here = places.get(moment, [])
+        later = bisect.bisect(here, found[-1] if found else -1)
+        if later == len(here):
+            return None
+        found.append(here[later])
+    return np.array(found, dtype=np.int64) if len(index.pts) == len(index) else None
