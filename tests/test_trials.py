@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import av
@@ -115,6 +116,15 @@ def test_a_pipe_cut_by_its_writer_is_whole_in_every_container(
     assert frames.info.duration_s == pytest.approx(1.2, abs=0.05)
 
 
+def test_a_flash_pipe_promises_nothing_either(clips: Path) -> None:
+    data = bytearray(remuxed(clips / "plain.mp4", "flv", 36))
+    place = data.index(b"duration\0") + 9
+    data[place : place + 8] = struct.pack(">d", 600.0)
+    frames = read_frames(bytes(data), EVERY)
+    assert (len(frames), frames.info.frames_lost) == (36, 0)
+    assert frames.info.duration_s == pytest.approx(1.2, abs=0.05)
+
+
 @pytest.mark.parametrize("container", ["matroska", "mp4", "flv", "mpegts", "nut"])
 def test_a_clock_may_begin_late_in_every_container(clips: Path, container: str) -> None:
     frames = read_frames(remuxed(clips / "plain.mp4", container, 60, late_s=500.0), EVERY)
@@ -163,6 +173,23 @@ def test_a_picture_before_the_clip_and_marked_as_the_default_is_not_the_clip(
                 packet.stream = copy
                 out.mux(packet)
     assert numbers(read_frames(tmp_path / "both.mkv", Sampling(frames=3))) == [10, 30, 50]
+
+
+def test_of_two_streams_that_move_the_default_is_the_clip(tmp_path: Path, clips: Path) -> None:
+    write_clip(tmp_path / "large.mp4", still=True, options={"preset": "ultrafast", "g": "12"})
+    with (
+        av.open(tmp_path / "two.mkv", "w") as out,
+        av.open(tmp_path / "large.mp4") as other,
+        av.open(clips / "plain.mp4") as clip,
+    ):
+        copies = [out.add_stream_from_template(one.streams.video[0]) for one in (other, clip)]
+        copies[0].disposition, copies[1].disposition = 0, 1
+        for one, copy in ((other, copies[0]), (clip, copies[1])):
+            for packet in one.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = copy
+                    out.mux(packet)
+    assert numbers(read_frames(tmp_path / "two.mkv", Sampling(frames=3))) == [10, 30, 50]
 
 
 # Side data of any kind.

@@ -208,7 +208,7 @@ def _build_index(
         keys_seek=found_by[in_time],
         time_base_s=base,
         timestamps_s=times,
-        end_s=floor if missing else end,
+        end_s=round(floor if missing else end, 9),
         fps=fps,
         exact=packets.exact and clock is not None and clock.one and not reordered,
         closed=packets.closed,
