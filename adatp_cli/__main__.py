@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import MutableMapping
 from types import TracebackType
 
 
@@ -14,7 +15,10 @@ def main() -> int:
     half-written file is left behind.
     """
     sys.excepthook = _without_interrupts  # before anything that takes time to import
+    import os
     import signal
+
+    wait_briefly(os.environ)
 
     from adatp_cli.cli.app import main as run
 
@@ -24,6 +28,17 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     return code
+
+
+def wait_briefly(environment: MutableMapping[str, str]) -> None:
+    """Have PyTorch's threads sleep soon when they wait for each other, unless the user chose.
+
+    By default they spin for milliseconds, which on a machine with other work keeps those from
+    running that they wait for. To sleep at once would double the time of small steps where the
+    machine is idle. PyTorch reads this as it loads.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
+        environment["GOMP_SPINCOUNT"] = "2000"
 
 
 def _without_interrupts(

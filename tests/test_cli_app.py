@@ -18,6 +18,7 @@ import pytest
 from typer.main import get_command
 
 from adatp_cli import __version__
+from adatp_cli.__main__ import wait_briefly
 from adatp_cli.cli.app import app
 from adatp_cli.record import schema_text
 from tests.conftest import Run
@@ -237,3 +238,13 @@ def test_only_the_command_line_knows_the_screen() -> None:
         if path.name != "__main__.py":
             used = [name for name in modules_imported(path) if name.startswith("adatp_cli.cli")]
             assert not used, path
+
+
+def test_threads_wait_briefly_unless_the_user_chose() -> None:
+    environment = {"PATH": "/bin"}
+    wait_briefly(environment)
+    assert environment == {"PATH": "/bin", "GOMP_SPINCOUNT": "2000"}
+    for chosen in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}):
+        environment = dict(chosen)
+        wait_briefly(environment)
+        assert environment == chosen
