@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_video_worker import same
 
 from adatp_cli import encoding
 from adatp_cli.cost import KNOWN_SHAPES, VisionShape
@@ -38,6 +37,7 @@ from tests.engine_case import (
     noisy_clip,
     profile,
 )
+from tests.test_video_worker import same
 
 DATA = Path(__file__).parent / "data"
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_model_memory import SEVEN, whole_bytes
 
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model import fitting
@@ -18,6 +17,7 @@ from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.relevance import expected_bytes
 from adatp_cli.model.weights import count_weights
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
+from tests.test_model_memory import SEVEN, whole_bytes
 
 GIB = 2**30
 
