@@ -62,9 +62,8 @@ def test_json_is_one_object_on_stdout(bench: Any) -> None:
 def test_random_weights_are_called_so_wherever_they_show(
     adatp: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_bench_random import small
-
     from adatp_cli.bench import random_model
+    from tests.test_bench_random import small
 
     monkeypatch.setattr(random_model, "load_random", lambda *_: small())
     file = tmp_path / "result.json"

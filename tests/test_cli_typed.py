@@ -42,11 +42,20 @@ def here(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("", None),
         ("profiles", None),
-        ("ask", "VIDEO is missing; `adatp ask --help` tells what is possible"),
+        (
+            "ask",
+            "VIDEO is missing; usage: adatp ask [OPTIONS] VIDEO QUESTION...; `adatp ask --help`",
+        ),
         ("ask a.mp4", "QUESTION is missing"),
         ("batch", "SOURCE is missing"),
-        ("show a.mp4 what", "--output is missing; `adatp show --help`"),
-        ("profiles show", "NAME is missing; `adatp profiles show --help`"),
+        (
+            "show a.mp4 what",
+            "--output is missing; usage: adatp show [OPTIONS] VIDEO QUESTION; `adatp show --help`",
+        ),
+        (
+            "profiles show",
+            "NAME is missing; usage: adatp profiles show [OPTIONS] NAME; `adatp profiles",
+        ),
         ("bach", "there is no command 'bach' (did you mean 'batch'?); one of: ask, batch"),
         ("profiles shwo", "there is no command 'shwo' (did you mean 'show'?); one of: list"),
         ("xyzzy", "there is no command 'xyzzy'; one of: ask"),
@@ -246,7 +255,7 @@ def test_paths_are_taken_as_people_and_programs_write_them(here: Path) -> None:
 
 def test_home_behind_an_equals_sign_is_home(adatp: Run, here: Path) -> None:
     run = adatp("profiles", "show", "adatp", "--model=~/none")
-    assert f"--model '{here}/home/none' is neither" in run.error
+    assert f"--model {here}/home/none: there is no such folder" in run.error
 
 
 FAR = "name: far\nmethod: adatp\nbudget: 0.3\nlocal: "

@@ -67,7 +67,7 @@ HOSTILE = [
     ("[1]", "expects an object"),
     ('[{"a": 1}]', "there is no column"),
     ("[" * 100_000, "not JSON"),
-    ("\xff\xfe".encode("latin-1"), "UTF-8"),
+    (b"\xff\xfd", "UTF-8"),
 ]
 
 
