@@ -109,6 +109,37 @@ def test_several_questions_read_and_encode_the_clip_once(
     assert "2. Which colour?" in shown.err
 
 
+@pytest.mark.parametrize(
+    ("command", "more", "code", "said"),
+    [
+        ("ask", ("--start", "9"), 2, "--start 9 s is beyond the end"),
+        ("show", ("--start", "9"), 2, "--start 9 s is beyond the end"),
+        ("bench", ("--start", "9"), 2, "--start 9 s is beyond the end"),
+        ("ask", (), 3, "holds text, not a video"),
+        ("show", (), 3, "holds text, not a video"),
+        ("bench", (), 3, "holds text, not a video"),
+    ],
+)
+def test_a_clip_is_looked_at_before_a_model_is(
+    adatp: Run,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    more: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr("adatp_cli.model.load.load_model", None)  # calling it would be unexpected
+    (tmp_path / "text.mp4").write_text("no video")
+    source = clip if more else tmp_path / "text.mp4"
+    question = () if command == "bench" else ("What?",)
+    output = ("-o", tmp_path / "x.png") if command == "show" else ()
+    run = adatp(command, source, *question, *output, *more, "-m", "tiny")
+    assert run.code == code
+    assert said in run.error
+
+
 def test_a_clip_on_stdin_that_does_not_end_is_left(
     adatp: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,10 +259,12 @@ class _Measurement:
     def _clip(self) -> Iterator[Path]:
         """The clip's path; one that was made for the purpose is gone afterwards."""
         if self._wanted.video is not None:
-            from adatp_cli.video.source import check_source, local_path
+            from adatp_cli.video.isolated import IsolatedReader
+            from adatp_cli.video.source import local_path
 
             clip = local_path(self._wanted.video)
-            check_source(clip, self._wanted.video)
+            with IsolatedReader(self._options.limits()) as reader:
+                reader.check(clip, self._options.sampling(), name=self._wanted.video)
             yield Path(clip)
             return
         from adatp_cli.bench.clip import HEIGHT, SECONDS, WIDTH, write_clip

@@ -6,8 +6,9 @@ import atexit
 import contextlib
 import dataclasses
 import gc
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from adatp_cli.cli.costs import percent
@@ -31,9 +32,18 @@ class Know(Protocol):
 
 
 def load_engine(
-    profile: Profile, options: RunOptions, output: Output, know: Know
+    profile: Profile,
+    options: RunOptions,
+    output: Output,
+    know: Know,
+    check: Callable[[], None] | None = None,
 ) -> tuple[Engine, LoadedModel]:
     """Load the model that the options name, saying what goes on and what was chosen.
+
+    Parameters
+    ----------
+    check
+        As for `load_model_for`.
 
     Raises
     ------
@@ -44,7 +54,7 @@ def load_engine(
     def accepts(shape: ModelShape, default: int) -> None:
         check_fits([profile], options, shape, default)
 
-    loaded, seconds = load_model_for(profile.encoder, options, output, accepts)
+    loaded, seconds = load_model_for(profile.encoder, options, output, accepts, check)
     from adatp_cli import account
     from adatp_cli.engine import Engine
 
@@ -83,7 +93,11 @@ def check_fits(
 
 
 def load_model_for(
-    encoder: str, options: RunOptions, output: Output, accepts: Accepts | None = None
+    encoder: str,
+    options: RunOptions,
+    output: Output,
+    accepts: Accepts | None = None,
+    check: Callable[[], None] | None = None,
 ) -> tuple[LoadedModel, float]:
     """Load the model that the options name with a relevance encoder, and how long that took.
 
@@ -91,6 +105,9 @@ def load_model_for(
     ----------
     accepts
         As `LoadRequest` has it.
+    check
+        Refuses what needs no model, a clip for one. It runs while the libraries are imported, and
+        what it raises goes on before a model is looked for.
 
     Raises
     ------
@@ -101,7 +118,8 @@ def load_model_for(
     """
     started = time.perf_counter()
     output.stage("importing PyTorch and transformers")
-    import_libraries()
+    with _beside(check):
+        import_libraries()
     from adatp_cli.model.load import LoadRequest, load_model
 
     loaded = load_model(
@@ -117,6 +135,27 @@ def load_model_for(
         output.progress_line,
     )
     return loaded, time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _beside(check: Callable[[], None] | None) -> Iterator[None]:
+    """Run `check` in a thread while the block runs, and raise what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            if check is not None:
+                check()
+        except BaseException as error:
+            raised.append(error)
+
+    # Not waited for where the block fails: closing the reader ends it.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+    for error in raised:
+        raise error
 
 
 def import_libraries() -> None:

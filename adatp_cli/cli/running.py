@@ -95,10 +95,14 @@ class Interview:
         options, name = self._options, self._known.video
         profile = options.resolved_profile()
         self._know(profile=profile.to_dict())
-        options.sampling()  # a wrong one is told before anything is loaded
-        check_source(self._source, name)  # a wrong path must not wait for a model to load
-        reader.start()  # it is ready by the time that the model is
-        engine, loaded = load_engine(profile, options, self._output, self._know)
+        wanted = options.sampling()  # a wrong one is told before anything is loaded
+        check_source(self._source, name)  # a wrong path must not wait for PyTorch
+        reader.start()
+
+        def check() -> None:
+            reader.check(self._source, wanted, name=name)
+
+        engine, loaded = load_engine(profile, options, self._output, self._know, check)
         from adatp_cli.events import ClipReady
 
         sampling = sampling_for(engine, loaded, options, self._output, self._questions)

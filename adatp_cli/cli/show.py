@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from adatp_cli.cli.ask import STDIN, check_arguments, read_clip, read_questions
 from adatp_cli.cli.contending import Arena, load_arena, load_profiles
 from adatp_cli.cli.costs import statistics
 from adatp_cli.cli.errors import failure_of, reporting
+from adatp_cli.cli.loading import load_model_for
 from adatp_cli.cli.options import (
     RunOptions,
     Stats,
@@ -180,11 +182,19 @@ class Show:
         from adatp_cli.video.isolated import IsolatedReader
 
         profiles = load_profiles(self._profiles, self._options.budget)
-        self._options.sampling()  # a wrong one is told before anything is read
-        check_source(self._about.source, self._about.name)
+        self._known = [
+            dataclasses.replace(known, profile=profile.to_dict())
+            for known, profile in zip(self._known, profiles, strict=True)
+        ]
+        wanted = self._options.sampling()  # a wrong one is told before anything is read
+        source, name = self._about.source, self._about.name
+        check_source(source, name)
         with IsolatedReader(self._options.limits()) as reader:
-            reader.start()  # it is ready by the time that the model is
-            arena = load_arena(profiles, self._options, self._output, keep_trace=True)
+            reader.start()
+            load = functools.partial(
+                load_model_for, check=lambda: reader.check(source, wanted, name=name)
+            )
+            arena = load_arena(profiles, self._options, self._output, keep_trace=True, load=load)
             self._known = [
                 dataclasses.replace(
                     contender.known, video=self._about.name, question=self._about.question

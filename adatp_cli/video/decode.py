@@ -87,7 +87,26 @@ def read_frames(
         return _read(dataclasses.replace(checked, kept=kept), sampling, decoder, canvas)
 
 
-def _read(checked: Source, sampling: Sampling, decoder: str, canvas: Canvas) -> Frames:
+def check_clip(
+    source: str | os.PathLike[str] | bytes | Source,
+    sampling: Sampling,
+    *,
+    name: str | None = None,
+    canvas: Canvas | None = None,
+) -> None:
+    """Refuse whatever `read_frames` refuses before it decodes the frames that it was asked for.
+
+    Parameters and errors are those of `read_frames`.
+    """
+    checked = check_source(source, name)
+    with contextlib.closing(Kept()) as kept:
+        source = dataclasses.replace(checked, kept=kept)
+        clip = _open(source, sampling.with_default_frames(1), canvas or Canvas(None))
+        clip.chosen(clip.index.timestamps_s[clip.first.before :])
+
+
+def _open(checked: Source, sampling: Sampling, canvas: Canvas) -> _Clip:
+    """The clip, once its packets are read and its first frame is decoded."""
     try:
         index = index_clip(checked, canvas.progress)
         first = pyav_decoder.probe(checked, index)
@@ -102,6 +121,12 @@ def _read(checked: Source, sampling: Sampling, decoder: str, canvas: Canvas) -> 
     if index.missing:
         clip.whole()  # a range beyond the whole clip is told before anything is decoded
     _check_beginning(clip)
+    return clip
+
+
+def _read(checked: Source, sampling: Sampling, decoder: str, canvas: Canvas) -> Frames:
+    clip = _open(checked, sampling, canvas)
+    index, first = clip.index, clip.first
     wanted = clip.chosen(index.timestamps_s[first.before :]) + first.before
     if index.missing:
         _check_enough(clip, index.timestamps_s[wanted], np.arange(first.before, len(index)))

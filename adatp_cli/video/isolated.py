@@ -12,9 +12,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TypeVar
 
 from adatp_cli.errors import AdatpError, ModelError
 from adatp_cli.video.canvas import Canvas, Filled, Pixels, not_watched
@@ -36,13 +37,15 @@ from adatp_cli.video.child import (
     NotStartedError,
     overrun,
 )
-from adatp_cli.video.decode import check_decoder, read_frames
+from adatp_cli.video.decode import check_clip, check_decoder, read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.picture_list import PictureList, picture_bytes
 from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, check_source, printable, unreadable
+
+Found = TypeVar("Found")
 
 
 class IsolatedReader:
@@ -87,6 +90,26 @@ class IsolatedReader:
         with self._reading:
             if can_isolate():
                 self._running(decord=True)
+
+    def check(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        sampling: Sampling,
+        *,
+        name: str | None = None,
+    ) -> None:
+        """Refuse a clip by its packets and its first frame; parameters and errors are `read`'s."""
+        if not can_isolate():
+            check_clip(source, sampling, name=name)
+            return
+        checked = check_source(source, name)
+        with self._reading, _bytes_of(checked) as clip:
+            request = {**_request(checked, sampling, None, "pyav"), "check": True}
+            deadline = Deadline(time.monotonic() + self._limits.clip_s)
+            try:
+                self._asked(request, clip, not_watched, deadline, lambda reply, _: reply["checked"])
+            except ChildFailedError as failure:
+                raise failure.explained(checked.name) from None
 
     def read(
         self,
@@ -175,7 +198,22 @@ class IsolatedReader:
     def _decoded(
         self, request: Message, clip: int, on_frames: Filled, deadline: Deadline
     ) -> Frames:
-        """One attempt; a child that did not get through it is gone afterwards."""
+        """One attempt to get a clip's frames."""
+
+        def frames(reply: Message, rooms: _Rooms) -> Frames:
+            return frames_of(reply, rooms.pixels(reply))
+
+        return self._asked(request, clip, on_frames, deadline, frames)
+
+    def _asked(
+        self,
+        request: Message,
+        clip: int,
+        on_frames: Filled,
+        deadline: Deadline,
+        read: Callable[[Message, _Rooms], Found],
+    ) -> Found:
+        """What the child finds; one that did not get through it is gone afterwards."""
         self._at = ""
         try:
             began = time.monotonic()
@@ -187,7 +225,7 @@ class IsolatedReader:
                     reply = child.ask(request, (file, clip), self._limits, deadline, rooms.heard)
                 finally:
                     self._at = child.decoder
-                frames = _frames_or_error(reply, rooms, self._limits)
+                found = _found_or_error(reply, rooms, self._limits, read)
         except BaseException as error:
             # An interrupt too: what the child says next would answer what nobody asks any more.
             self._drop()
@@ -196,9 +234,9 @@ class IsolatedReader:
             raise
         if child.used_up(self._limits):
             self._drop()
-        if isinstance(frames, AdatpError):
-            raise frames
-        return frames
+        if isinstance(found, AdatpError):
+            raise found
+        return found
 
     def _started(self, *, decord: bool) -> Child:
         """A child that is ready, or the second one's failure to start."""
@@ -309,7 +347,9 @@ class _Rooms:
         return self._pixels
 
 
-def _frames_or_error(reply: Message, rooms: _Rooms, limits: Limits) -> Frames | AdatpError:
+def _found_or_error(
+    reply: Message, rooms: _Rooms, limits: Limits, read: Callable[[Message, _Rooms], Found]
+) -> Found | AdatpError:
     """What the child found.
 
     Raises
@@ -325,6 +365,6 @@ def _frames_or_error(reply: Message, rooms: _Rooms, limits: Limits) -> Frames | 
     try:
         if "error" in reply:
             return error_of(reply)
-        return frames_of(reply, rooms.pixels(reply))
+        return read(reply, rooms)
     except (KeyError, TypeError, ValueError):
         raise ChildFailedError("decoder_crashed", "the decoder gave no frames") from None

@@ -38,7 +38,7 @@ from adatp_cli.video.channel import (
     shared_file,
 )
 from adatp_cli.video.confine import confine
-from adatp_cli.video.decode import read_frames
+from adatp_cli.video.decode import check_clip, read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.picture_list import PictureList, read_pictures
 from adatp_cli.video.resize import Resize
@@ -172,9 +172,14 @@ def _reply(
         if "pictures" in request:
             frames = _pictures(request, files[1], canvas)
             return {**frames_message(frames), "room": room.number}
+        clip = Source(request["name"], None, None, request["size"], files[1], request["ending"])
+        sampling = Sampling(**request["sampling"])
+        if request.get("check"):
+            check_clip(clip, sampling, name=request["name"], canvas=canvas)
+            return {"checked": True}
         frames = read(
-            Source(request["name"], None, None, request["size"], files[1], request["ending"]),
-            Sampling(**request["sampling"]),
+            clip,
+            sampling,
             decoder=request["decoder"],
             name=request["name"],
             canvas=canvas,
