@@ -20,8 +20,13 @@ def main() -> int:
 
     wait_briefly(os.environ)
 
-    from adatp_cli.cli.app import main as run
-
+    try:
+        from adatp_cli.cli.app import main as run
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "failed to map segment" not in str(error):
+            raise
+        sys.stderr.write("error: out of memory before anything began; raise ulimit -v\n")
+        return 5
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     code = run()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from adatp_cli import __version__
 from adatp_cli.errors import AdatpError
+from adatp_cli.model.memory import check_address_space
 from adatp_cli.text import one_line, plural
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ def examine(model: str | None = None) -> Report:
         has to be, or else the hub has to be there to fetch it from.
     """
     report = Report()
+    try:
+        check_address_space()
+    except AdatpError as error:
+        report.problems.append(_line(error.message, error.hint))
+        return report
     _bundled(report)
     _packages(report)
     if any(report.packages[name] is None for name in REQUIRED):

@@ -248,3 +248,16 @@ def test_threads_wait_briefly_unless_the_user_chose() -> None:
         environment = dict(chosen)
         wait_briefly(environment)
         assert environment == chosen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize("kilobytes", [30_000, 100_000, 500_000, 1_200_000])
+def test_too_small_a_limit_of_the_shell_is_named_before_a_library_crashes(
+    clip: Path, kilobytes: int
+) -> None:
+    command = f'ulimit -v {kilobytes}; "{sys.executable}" -m adatp_cli ask "{clip}" "What?" -m tiny'
+    run = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert run.returncode == 5
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "ulimit -v" in line

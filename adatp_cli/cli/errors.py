@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ import typer
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import refusal
 from adatp_cli.cli.streams import OutputClosedError, check_stdout
-from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, UsageError
+from adatp_cli.errors import AdatpError, ModelError, UsageError
 from adatp_cli.machine import broken_package, import_problem
+from adatp_cli.model.memory import is_out_of_memory, out_of_memory
 from adatp_cli.record import ErrorInfo
 from adatp_cli.text import one_line
 
@@ -42,9 +42,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(INTERRUPTED, ErrorInfo("interrupted", "interrupted", ""))
     if isinstance(error, typer.TyperException):
         return failure_of(refusal(error))
-    if _is_out_of_memory(error):
-        info = ErrorInfo(MemoryLimitError.default_kind, "out of memory", _LESS_MEMORY)
-        return Failure(MemoryLimitError.exit_code, info)
+    if is_out_of_memory(error):
+        return failure_of(out_of_memory("", _LESS_MEMORY))
     package = broken_package(error)
     if package is not None:
         return failure_of(ModelError(*import_problem(package, error)))
@@ -107,11 +106,3 @@ def _need_a_folder() -> None:
         os.getcwd()
     except OSError:
         raise UsageError("the current folder has been deleted", "cd to one that exists") from None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if "torch" not in sys.modules:  # a failed allocation of torch's needs a loaded torch
-        return isinstance(error, MemoryError)
-    from adatp_cli.model.memory import is_out_of_memory
-
-    return is_out_of_memory(error)

@@ -20,6 +20,7 @@ from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.model.device import check_device
+from adatp_cli.model.memory import check_address_space
 from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile, read_share
 from adatp_cli.settings import GenerationSettings
 
@@ -317,7 +318,10 @@ class RunOptions:
         ------
         UsageError
             Options that exclude each other, or a value out of range.
+        MemoryLimitError
+            The process may not take as many addresses as the libraries need.
         """
+        check_address_space()
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
         if self.seed is not None and not 0 <= self.seed < 2**63:

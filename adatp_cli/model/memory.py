@@ -6,6 +6,7 @@ held at the same time, with one stated allowance for the rest.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,25 @@ from adatp_cli.errors import MemoryLimitError
 _ALLOWANCE = 1.1
 # Frames that the relevance encoder looks at in one go, as it does so in float32.
 LOOKS_AT_ONCE = 16
+# Fewer addresses than these do not hold PyTorch's libraries and their heap: importing it or a first
+# product ends in one of a dozen ways, a crash among them.
+_LEAST_ADDRESSES = 5 * 2**28
+_RAISE_LIMIT = "raise it with ulimit -v unlimited"
+# How libraries word a failed allocation; the second kind has other causes too.
+_FAILED = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "bad_alloc",
+    "failed to map segment",
+)
+_FAILED_UNDER_A_LIMIT = (
+    "could not create a primitive",
+    "can't start new thread",
+    "error return without exception set",
+)
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -178,11 +198,65 @@ def available_memory(device: str) -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     import psutil
 
-    limits = [int(psutil.virtual_memory().available)]
-    group = cgroup_available()
-    if group is not None:
-        limits.append(group)
-    return min(limits)
+    limits = [int(psutil.virtual_memory().available), cgroup_available(), address_space_left()]
+    return min(limit for limit in limits if limit is not None)
+
+
+def address_space_limit() -> int | None:
+    """Bytes of addresses that this process may take (`ulimit -v`); None without a limit."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def address_space_left() -> int | None:
+    """Bytes of addresses that are left of the limit; None without one, or where nobody tells."""
+    limit = address_space_limit()
+    if limit is None:
+        return None
+    import psutil
+
+    return max(0, limit - int(psutil.Process().memory_info().vms))
+
+
+def check_address_space() -> None:
+    """Refuse a limit under which libraries end the process, before they are imported.
+
+    Raises
+    ------
+    MemoryLimitError
+        PyTorch does not fit.
+    """
+    limit = address_space_limit()
+    if limit is not None and limit < _LEAST_ADDRESSES:
+        raise MemoryLimitError(
+            f"{_limited(limit)}, and PyTorch alone needs {_LEAST_ADDRESSES / 2**30:.1f}",
+            _RAISE_LIMIT,
+        )
+
+
+def out_of_memory(doing: str, hint: str) -> MemoryLimitError:
+    """The error for an allocation that failed: a limit of the shell's is named where there is one.
+
+    Parameters
+    ----------
+    doing
+        In what, as in `while loading tiny`; may be empty.
+    hint
+        What needs less.
+    """
+    limit = address_space_limit()
+    told = f"the memory ran out {doing}".rstrip()
+    if limit is None:
+        return MemoryLimitError(told, hint)
+    return MemoryLimitError(f"{told}: {_limited(limit)}", f"{_RAISE_LIMIT}; {hint}")
+
+
+def _limited(limit: int) -> str:
+    return f"this process may take {limit / 2**30:.1f} GiB of addresses (ulimit -v)"
 
 
 def cgroup_available(
@@ -243,20 +317,14 @@ def _left_in(group: Path, limit_name: str, used_name: str, cache_name: str) -> i
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception is a failed allocation; the CPU's is told by its wording alone."""
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    torch = sys.modules.get("torch")  # without it nothing of it can have failed
+    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
+    if not isinstance(error, (RuntimeError, ImportError, OSError, SystemError)):
+        return False
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        phrase in text
-        for phrase in (
-            "not enough memory",
-            "can't allocate memory",
-            "out of memory",
-            "cublas_status_alloc_failed",
-        )
-    )
+    phrases = _FAILED if address_space_limit() is None else _FAILED + _FAILED_UNDER_A_LIMIT
+    return any(phrase in text for phrase in phrases)
 
 
 @contextmanager
@@ -273,7 +341,7 @@ def memory_errors(doing: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, MemoryLimitError) or not is_out_of_memory(error):
             raise
-        raise MemoryLimitError(
-            f"the memory ran out while {doing}",
+        raise out_of_memory(
+            f"while {doing}",
             "fewer --frames, --quantize nf4 or a smaller model (-m 0.5b, -m tiny) needs less",
         ) from error

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError
-from adatp_cli.model.memory import is_out_of_memory
+from adatp_cli.errors import AdatpError, ModelError
+from adatp_cli.model.memory import is_out_of_memory, out_of_memory
 
 _SLOW_S = 1.0
 
@@ -54,8 +54,8 @@ def readable_failures(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise MemoryLimitError(
-                f"the memory ran out while loading {name}",
+            raise out_of_memory(
+                f"while loading {name}",
                 "--quantize nf4 or a smaller model (-m 0.5b, -m tiny) needs less",
             ) from error
         known = (
