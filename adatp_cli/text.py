@@ -8,6 +8,9 @@ import io
 import re
 from collections.abc import Iterable
 
+# At the start of a CSV file: Excel takes one without it for the country's old encoding. Readers of
+# CSV know it, but not every tool in a pipe does, so that a stream gets none.
+CSV_MARK = "\ufeff"
 # Spreadsheets run a cell that begins so as a formula, and file names and answers are anyone's.
 # The full-width signs count as their plain ones in some languages.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # noqa: RUF001

@@ -35,7 +35,7 @@ def key(item: dict[str, Any]) -> str:
 def keys_in(path: Path, form: str) -> list[str]:
     """The keys in a file, read as anybody would."""
     if form == "csv":
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return [line["key"] for line in csv.DictReader(file, strict=True)]
     return [key(json.loads(line)) for line in path.read_text("ascii").splitlines()]
 

@@ -237,3 +237,15 @@ def test_shards_are_merged_by_the_documented_command(tmp_path: Path, form: str) 
     assert keys_in(tmp_path / "all", form) == [key(item) for item in rows]
     fill(tmp_path / "all", form, [*rows, row(3)], resume=True)
     assert keys_in(tmp_path / "all", form) == [key(item) for item in [*rows, row(3)]]
+
+
+def test_a_csv_file_begins_with_the_mark_that_spreadsheets_need_and_is_resumed_without_one_too(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rows.csv"
+    fill(path, "csv", [row(0)])
+    assert path.read_bytes().startswith(b"\xef\xbb\xbfok,video,")
+    path.write_bytes(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))  # as it was once written
+    fill(path, "csv", [row(1)], resume=True)
+    assert keys_in(path, "csv") == [key(row(0)), key(row(1))]
+    assert path.read_bytes().startswith(b"ok,video,")

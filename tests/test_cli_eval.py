@@ -305,7 +305,7 @@ def test_profiles_run_at_several_budgets_and_against_one_of_them(
     )  # fmt: skip
     assert run.code == 6, run.err
     assert "fastv@0.05 is left out: the smallest reachable budget here is" in run.err
-    with (tmp_path / "report" / "summary.csv").open(encoding="utf-8", newline="") as file:
+    with (tmp_path / "report" / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = {row["profile"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["vanilla", "adatp-plus@0.5", "adatp-plus@0.05", "fastv@0.5"]
     assert 0.49 < float(rows["fastv@0.5"]["paper"]) <= 0.5

@@ -31,7 +31,7 @@ from adatp_cli.batch.rows import (
 from adatp_cli.batch.scan import Scan, pieces, scan
 from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, is_stream
-from adatp_cli.video.source import printable
+from adatp_cli.text import CSV_MARK, printable
 
 __all__ = ["ResultFile", "csv_header", "csv_line", "file_stamp", "jsonl_line", "row_key"]
 
@@ -221,7 +221,8 @@ class ResultFile:
             except OSError as error:
                 raise cannot_write(self._name, error) from error
             self._end = 0
-        self._append(csv_header() if self._form == "csv" else "")
+        mark = "" if self._path is None else CSV_MARK
+        self._append(mark + csv_header() if self._form == "csv" else "")
         self._fresh = False
 
     def _append(self, text: str) -> None:

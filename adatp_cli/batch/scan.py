@@ -13,13 +13,18 @@ from typing import Any
 from adatp_cli.batch.rows import COLUMNS, OLD_COLUMNS, Columns, csv_header
 from adatp_cli.errors import UsageError
 from adatp_cli.record import READ_VERSIONS
+from adatp_cli.text import CSV_MARK
 
 # No row is this long. It keeps a film that was given by mistake out of the memory.
 _MAX_ROW_BYTES = 1 << 26
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ROW_END = re.compile(rb",[0-9a-f]{64}\r?\n")  # the key is a CSV row's last cell
 _JSON_START = b'{"schema_version"'
-_TABLES = {csv_header(columns).rstrip().encode(): columns for columns in (COLUMNS, OLD_COLUMNS)}
+_TABLES = {
+    f"{mark}{csv_header(columns).rstrip()}".encode(): columns
+    for columns in (COLUMNS, OLD_COLUMNS)
+    for mark in (CSV_MARK, "")
+}
 _HINT = "name another file with -o, or replace this one with --overwrite"
 
 

@@ -20,7 +20,7 @@ from adatp_cli.batch.rows import own_seconds
 from adatp_cli.batch.scan import stored
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.record import schema_text
-from adatp_cli.text import csv_line, printable
+from adatp_cli.text import CSV_MARK, csv_line, printable
 
 _ROWS_AT_ONCE = 1000  # of a Parquet file's groups
 _JSON = "json"
@@ -128,6 +128,7 @@ def write_csv(rows: Iterable[tuple[str, list[object]]], path: Path) -> int:
     """Write a table of comma-separated values, UTF-8; how many rows it got."""
     count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(CSV_MARK if path.is_file() else "")
         file.write(csv_line(column.name for column in columns()))
         for count, (_, cells) in enumerate(rows, 1):  # noqa: B007
             file.write(csv_line(cells))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adatp_cli.errors import AdatpError
 from adatp_cli.files import OutputPath
-from adatp_cli.text import csv_line, markdown_cell, printable
+from adatp_cli.text import CSV_MARK, csv_line, markdown_cell, printable
 
 PAGE = "report.md"
 NONE = "-"
@@ -48,7 +48,8 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
     """
     for name, text in texts.items():
         try:
-            (folder / name).write_text(text, encoding="utf-8", newline="")
+            mark = CSV_MARK if name.endswith(".csv") else ""
+            (folder / name).write_text(mark + text, encoding="utf-8", newline="")
         except OSError as error:
             raise AdatpError(
                 f"{printable(os.fspath(folder / name))}: cannot be written: {error.strerror}",
