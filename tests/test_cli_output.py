@@ -7,9 +7,11 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from adatp_cli import record
 from adatp_cli.cli.costs import amount, ending, percent, statistics, summary
+from adatp_cli.cli.streams import WordWrap
 from adatp_cli.text import one_line
 from tests.records import answer_record
 
@@ -109,3 +111,19 @@ def test_text_from_outside_stays_one_printable_line(text: str) -> None:
 
 def test_words_are_kept() -> None:
     assert one_line("a  name\nwith\x1b[31m colour") == "a name with\\x1b[31m colour"
+
+
+@given(st.lists(st.text("ab  \n日x", max_size=9)), st.integers(5, 30))
+def test_an_answer_that_comes_in_pieces_breaks_between_words(
+    pieces: list[str], columns: int
+) -> None:
+    wrap = WordWrap(columns)
+    shown = "".join(map(wrap.feed, pieces)) + wrap.rest()
+    assert shown.split() == "".join(pieces).split()
+    for line in shown.split("\n"):
+        assert cell_len(line) <= columns or " " not in line.strip()
+    whole = "".join(pieces)
+    if all(cell_len(line) <= columns for line in whole.split("\n")):
+        assert [line.rstrip() for line in shown.split("\n")] == (
+            [line.rstrip() for line in whole.split("\n")]
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from rich.text import Text
 from adatp_cli.cli.costs import ending, statistics, summary
 from adatp_cli.cli.options import Stats
 from adatp_cli.cli.progress import BatchProgress
-from adatp_cli.cli.streams import OutputClosedError, Stderr, write_stdout
+from adatp_cli.cli.streams import OutputClosedError, Stderr, WordWrap, write_stdout
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord, Seconds, json_line
 from adatp_cli.text import for_terminal, one_line, printable
 
@@ -50,6 +51,9 @@ class Output:
         self._spinner = Spinner("dots", style="status.spinner")
         self._status: Live | None = None
         self._mid_line = False
+        self._wrap: WordWrap | None = None
+        if sys.stdout.isatty():
+            self._wrap = WordWrap(shutil.get_terminal_size().columns)
         self._asked = -1
 
     # stdout
@@ -83,8 +87,8 @@ class Output:
 
     def text_chunk(self, text: str) -> None:
         """A piece of the answer, as it comes; nothing in JSON mode."""
-        if not self.json:
-            self.write(text)
+        if not self.json and (shown := text if self._wrap is None else self._wrap.feed(text)):
+            self.write(shown)
 
     def answered(
         self, record: AnswerRecord, *, own: Seconds | None = None, truth: str | None = None
@@ -101,7 +105,7 @@ class Output:
         if self.json:
             self.line(record.to_json())
         else:
-            self.write("\n")
+            self.write(f"{self._rest()}\n")
         said = ending(record)
         if said is not None:
             self.note(said)
@@ -213,8 +217,13 @@ class Output:
 
     def _end_line(self) -> None:
         """Finish a half-written answer, so that an error does not stand behind it on a terminal."""
-        if self._mid_line:
+        rest = self._rest()
+        if self._mid_line or rest:
             self._mid_line = False
             if sys.stdout.isatty():
                 with contextlib.suppress(OutputClosedError):
-                    self.write("\n")
+                    self.write(f"{rest}\n")
+
+    def _rest(self) -> str:
+        """The word of an answer that is not shown yet."""
+        return "" if self._wrap is None else self._wrap.rest()

@@ -13,6 +13,7 @@ import os
 import sys
 from typing import TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 
 from adatp_cli.errors import AdatpError
@@ -111,3 +112,47 @@ def stdout_failure(error: OSError) -> OutputClosedError | AdatpError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     hint = "make room, or write elsewhere" if full else "write elsewhere, as in > FILE"
     return AdatpError(f"the output cannot be written: {error.strerror or error}", hint)
+
+
+class WordWrap:
+    """Breaks a text that comes in pieces between words; each word is given out once it is whole.
+
+    Parameters
+    ----------
+    columns
+        Of the terminal.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._at = 0
+        self._gap = self._word = ""
+
+    def feed(self, text: str) -> str:
+        """What can be shown now that `text` has come."""
+        shown = ""
+        for character in text:
+            if character == "\n":
+                shown += self.rest() + "\n"
+            elif character.isspace():
+                shown += self._flushed()
+                self._gap += character
+            else:
+                self._word += character
+        return shown
+
+    def rest(self) -> str:
+        """The last word; the next one begins a line."""
+        shown = self._flushed()
+        self._at, self._gap = 0, ""
+        return shown
+
+    def _flushed(self) -> str:
+        if not self._word:
+            return ""
+        shown = self._gap + self._word
+        if self._at and self._at + cell_len(shown) > self._columns:
+            self._at, shown = 0, f"\n{self._word}"
+        self._at += cell_len(shown.removeprefix("\n"))
+        self._gap = self._word = ""
+        return shown
