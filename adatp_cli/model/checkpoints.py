@@ -169,7 +169,7 @@ def find(name: str, *, offline: bool, hub: Hub) -> Checkpoint | Wanted:
             needed = lacking(cached)
             if not needed:
                 return Checkpoint(repo, check_layout(cached), cached.name)
-            why = f"is in the cache without its {' and '.join(needed)}"
+            why = f"is in the cache without its {', '.join(needed)}"
         except ModelError as error:
             if error.kind != DAMAGED or offline or hub.offline:
                 raise

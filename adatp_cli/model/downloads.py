@@ -17,6 +17,7 @@ from adatp_cli.model.transfer import (
     HubUnreachableError,
     readable_bytes,
 )
+from adatp_cli.text import plural
 
 Progress = Callable[[str], None]
 FETCHING_IS_OFF = ", and fetching is off (offline)"
@@ -79,18 +80,16 @@ def fetch(wanted: Sequence[Wanted], progress: Progress, hub: Hub) -> None:
 
 def announcement(wanted: Sequence[Wanted], hub: Hub) -> str:
     """What will be fetched, how large it is and what would need less, in one line."""
-    parts = []
-    for item in wanted:
-        number, size = len(item.files), readable_bytes(item.size)
-        files = f"{number} file{'s' if number != 1 else ''}, {size}"
-        parts.append(item.part_of or files)
-    in_all = readable_bytes(sum(item.size for item in wanted))
-    total = f", {in_all} in all" if len(wanted) > 1 else ""
-    lacking_here = ", and ".join(f"{item.repo} {item.why}" for item in wanted)
-    return (
-        f"{lacking_here}: fetching {' and '.join(parts)}{total}, "
-        f"to {hub.cache_folder}; {'; '.join(item.otherwise for item in reversed(wanted))}"
-    )
+    told = [f"{item.repo} {item.why}: fetching {_what(item)}" for item in wanted]
+    if len(wanted) > 1:
+        told.append(f"{readable_bytes(sum(item.size for item in wanted))} in all")
+    cheaper = [item.otherwise for item in reversed(wanted)]
+    return "; ".join([f"{'; '.join(told)}, to {hub.cache_folder}", *cheaper])
+
+
+def _what(item: Wanted) -> str:
+    files = f"{plural(len(item.files), 'file')}, {readable_bytes(item.size - item.part_size)}"
+    return " and ".join(([files] if item.files else []) + ([item.part_of] if item.part else []))
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def find_relevance(
         if found is not None and not needed:
             return found
         if found is not None:
-            why = f"is in the cache without its {' and '.join(needed)}"
+            why = f"is in the cache without its {', '.join(needed)}"
     if named_by is not None:
         raise ModelError(
             f"{named_by} names a relevance encoder on the hub, {name}, which is not fetched "
