@@ -14,33 +14,34 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.text import plural
 from adatp_cli.video import decord_decoder, pyav_decoder
 from adatp_cli.video.canvas import Canvas, Pixels
+from adatp_cli.video.clip import (
+    Clip,
+    IndexArray,
+    TimeArray,
+    check_beginning,
+    check_enough,
+    check_memory,
+    check_promised_range,
+    nothing_decodes,
+    too_few,
+)
 from adatp_cli.video.container import Kept
 from adatp_cli.video.endings import encrypted, is_encrypted
 from adatp_cli.video.frames import Frames, VideoInfo
 from adatp_cli.video.index import ClipIndex, index_clip, times_of
 from adatp_cli.video.resize import Resize
-from adatp_cli.video.sampling import Sampling, sample_indices
-from adatp_cli.video.shown import FirstFrame, Orientation
+from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, check_source
 
 DECODERS = ("auto", "decord", "pyav")
-MAX_PIXEL_BYTES = 6 << 30
 _A_FRAME_A_PACKET = ("h264", "hevc", "mpeg2video")
-# Of the time asked for, what the frames that are left must stand for.
-_LEAST_COVERED = 1 / 3
 # Identical neighbours are looked at with a second decoder; in a still clip a few will do.
 _REPEATS_CHECKED = 3
-# Frames that a header may promise beyond those in the file, for what would have been chosen.
-_MOST_MISSING = 1_000_000
-
-IndexArray = npt.NDArray[np.int64]
-TimeArray = npt.NDArray[np.float64]
 
 
 def read_frames(
@@ -105,22 +106,22 @@ def check_clip(
         clip.chosen(clip.index.timestamps_s[clip.first.before :])
 
 
-def _open(checked: Source, sampling: Sampling, canvas: Canvas) -> _Clip:
+def _open(checked: Source, sampling: Sampling, canvas: Canvas) -> Clip:
     """The clip, once its packets are read and its first frame is decoded."""
     try:
         index = index_clip(checked, canvas.progress)
         first = pyav_decoder.probe(checked, index)
         if first is None:
-            raise _nothing_decodes(checked, index, sampling)
+            raise nothing_decodes(checked, index, sampling)
     except VideoError:
         if is_encrypted(checked):
             raise encrypted(checked) from None
         raise
-    _check_promised_range(checked, index, sampling)
-    clip = _Clip(checked, index, first, sampling, canvas)
+    check_promised_range(checked, index, sampling)
+    clip = Clip(checked, index, first, sampling, canvas)
     if index.missing:
         clip.whole()  # a range beyond the whole clip is told before anything is decoded
-    _check_beginning(clip)
+    check_beginning(clip)
     return clip
 
 
@@ -129,8 +130,8 @@ def _read(checked: Source, sampling: Sampling, decoder: str, canvas: Canvas) -> 
     index, first = clip.index, clip.first
     wanted = clip.chosen(index.timestamps_s[first.before :]) + first.before
     if index.missing:
-        _check_enough(clip, index.timestamps_s[wanted], np.arange(first.before, len(index)))
-    _check_memory(clip, len(wanted))
+        check_enough(clip, index.timestamps_s[wanted], np.arange(first.before, len(index)))
+    check_memory(clip, len(wanted))
     try:
         picked = _decode(clip, wanted, decoder)
     except MemoryError as error:
@@ -148,49 +149,6 @@ def check_decoder(decoder: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clip:
-    """A clip that can be decoded, and what is wanted of it."""
-
-    source: Source
-    index: ClipIndex
-    first: FirstFrame
-    sampling: Sampling
-    canvas: Canvas
-
-    def chosen(self, times: TimeArray) -> IndexArray:
-        """Which frames to use where those at `times` are there.
-
-        A range that ends where only the missing end of a cut file would be ends with the file.
-        """
-        sampling, end = self.sampling, self.index.end_s
-        if self.index.missing and sampling.end_s is not None and sampling.end_s > end:
-            sampling = dataclasses.replace(sampling, end_s=end)
-        return sample_indices(times, sampling, duration_s=end, name=self.source.name)
-
-    def asked(self) -> tuple[float, float]:
-        """The range asked for, in seconds, as far as the whole clip would go."""
-        start = max(self.sampling.start_s or 0.0, float(self.index.timestamps_s[0]))
-        end = self.index.promised_end_s
-        return start, max(
-            start, end if self.sampling.end_s is None else min(self.sampling.end_s, end)
-        )
-
-    def whole(self) -> TimeArray:
-        """When the frames are shown that would be used if nothing were damaged or missing.
-
-        Raises
-        ------
-        UsageError
-            The time range is beyond even that.
-        """
-        index = self.index
-        missing = np.arange(1, min(index.missing, _MOST_MISSING) + 1) / index.fps
-        times = np.concatenate([index.timestamps_s, index.timestamps_s[-1] + missing])
-        end = index.promised_end_s
-        return times[sample_indices(times, self.sampling, duration_s=end, name=self.source.name)]
-
-
-@dataclass(frozen=True, slots=True)
 class _Picked:
     """Decoded frames: (T, H, W, 3) pixels, their times and positions, and who decoded them."""
 
@@ -202,7 +160,7 @@ class _Picked:
     lost: int = 0
 
 
-def _decode(clip: _Clip, wanted: IndexArray, decoder: str) -> _Picked:
+def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> _Picked:
     source, index, first, canvas = clip.source, clip.index, clip.first, clip.canvas
     times = index.timestamps_s[wanted]
     notes: tuple[str, ...] = ()
@@ -228,7 +186,7 @@ def _decode(clip: _Clip, wanted: IndexArray, decoder: str) -> _Picked:
     return _decode_in_a_row(clip, notes)
 
 
-def _decord_first(clip: _Clip, decoder: str) -> bool:
+def _decord_first(clip: Clip, decoder: str) -> bool:
     """Whether decord is tried unasked: only where it would be heard if it found damage."""
     if decoder != "auto" or clip.canvas.ear is None or not decord_decoder.installed():
         return False
@@ -237,7 +195,7 @@ def _decord_first(clip: _Clip, decoder: str) -> bool:
     return decord_decoder.unfit(clip.source, clip.index, clip.first) is None
 
 
-def _check_repeats(clip: _Clip, wanted: IndexArray, pixels: Pixels) -> None:
+def _check_repeats(clip: Clip, wanted: IndexArray, pixels: Pixels) -> None:
     """DecordUnfitError where frames that decord gave twice differ for PyAV."""
     repeats = decord_decoder.repeated(pixels)
     if len(repeats) == 0:
@@ -254,7 +212,7 @@ def _check_repeats(clip: _Clip, wanted: IndexArray, pixels: Pixels) -> None:
         raise decord_decoder.DecordUnfitError("decord repeats frames that differ")
 
 
-def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
+def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> _Picked:
     """Sample over the frames that really come out when all are decoded in a row."""
     source, index, sampling, canvas = clip.source, clip.index, clip.sampling, clip.canvas
     until = None
@@ -283,14 +241,14 @@ def _decode_in_a_row(clip: _Clip, notes: tuple[str, ...]) -> _Picked:
         shown = np.searchsorted(index.timestamps_s, sampling.start_s, side="right") - 1
         chosen = chosen[times[chosen] >= index.timestamps_s[max(int(shown), 0)]]
     if len(chosen) == 0:
-        raise _too_few(clip, 0)
+        raise too_few(clip, 0)
     if survey.errors or lost > before or index.missing:
-        _check_enough(clip, times[chosen], positions)
+        check_enough(clip, times[chosen], positions)
     pixels = pyav_decoder.decode_by_count(
         source, index, clip.first, chosen, canvas, careful=careful
     )
     if len(pixels) < len(chosen):
-        raise _too_few(clip, len(pixels))
+        raise too_few(clip, len(pixels))
     return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes, lost)
 
 
@@ -302,100 +260,7 @@ def _vanished(index: ClipIndex, missing: int, expected: int) -> bool:
     return index.codec in _A_FRAME_A_PACKET and missing < expected / 3
 
 
-def _check_enough(clip: _Clip, used: TimeArray, there: IndexArray) -> None:
-    """VideoError where what is left of a damaged clip is not worth having.
-
-    Parameters
-    ----------
-    used
-        When the frames that would be used are shown.
-    there
-        Positions of all frames that decode, or are not known not to.
-
-    Half of the frames asked for must be there, and they must stand for a third of the time: less
-    leaves most moments unseen, and refusing at the first lost frame would throw away long
-    recordings for a scratch. Many frames from the first second show the first second.
-    """
-    whole, index = clip.whole(), clip.index
-    seen = len(np.unique(np.searchsorted((whole[1:] + whole[:-1]) / 2, used)))
-    start, end = clip.asked()
-    shown = np.append(index.timestamps_s, index.end_s).clip(start, end)
-    seconds = float(np.diff(shown)[there].sum())
-    covered = min(seen / len(whole), seconds / max(end - start, 1e-9)) >= _LEAST_COVERED
-    if not covered or 2 * len(used) < len(whole):
-        raise _too_few(clip, len(used), None if covered else seconds)
-
-
-def _check_promised_range(source: Source, index: ClipIndex, sampling: Sampling) -> None:
-    """A range that the header promises and the file no longer holds is no usage error."""
-    beyond = sampling.start_s or 0.0
-    if index.missing and index.end_s <= beyond < index.promised_end_s:
-        raise VideoError(
-            f"{source.name}: cut short: its frames end at {index.end_s:.2f} s "
-            f"of {index.promised_end_s:.2f} s, before --start {beyond:g} s",
-            "get or record the whole file again",
-            kind="truncated",
-        )
-
-
-def _check_beginning(clip: _Clip) -> None:
-    """A range before the first frame that decodes shows nothing."""
-    before, end = clip.first.before, clip.sampling.end_s
-    if before and end is not None and end <= (begins := clip.index.timestamps_s[before]):
-        raise VideoError(
-            f"{clip.source.name}: nothing before {begins:.2f} s can be decoded: it begins in the "
-            "middle of a group of pictures",
-            f"ask for a time after --start {begins:.2f}",
-            kind="truncated",
-        )
-
-
-def _nothing_decodes(source: Source, index: ClipIndex, sampling: Sampling) -> VideoError:
-    """Not a single frame of the file can be decoded."""
-    if index.missing:
-        unseen = FirstFrame(1, 1, Orientation())
-        return _too_few(_Clip(source, index, unseen, sampling, Canvas()), 0)
-    return VideoError(
-        f"{source.name}: none of its {plural(len(index), 'frame')} can be decoded ({index.codec})",
-        "the file is damaged; get or record it again",
-    )
-
-
-def _too_few(clip: _Clip, used: int, seconds: float | None = None) -> VideoError:
-    """Too few of the frames that were asked for, or frames of too little of the time."""
-    needed = len(clip.whole())
-    start, end = clip.asked()
-    what = (
-        f"{used} of the {needed} frames asked for can be decoded, at least "
-        f"{-(-needed // 2)} are needed"
-    )
-    hint = f"ask for --frames {used} or fewer, or get" if used else "get"
-    if seconds is not None:
-        hint = "look at what is left of it with --start and --end, or get"
-    if seconds is not None and 2 * used >= needed:
-        what = (
-            f"frames of {seconds:.2f} of the {end - start:.2f} s asked for can be decoded, at "
-            "least a third is needed"
-        )
-    return VideoError(
-        f"{clip.source.name}: cut short or damaged: {what}",
-        f"{hint} the whole file again",
-        kind="truncated",
-    )
-
-
-def _check_memory(clip: _Clip, frames: int) -> None:
-    height, width = clip.canvas.kept(clip.first.height, clip.first.width)
-    each = height * width * 3
-    if frames * each > MAX_PIXEL_BYTES:
-        raise MemoryLimitError(
-            f"{clip.source.name}: {plural(frames, 'frame')} of {width}x{height} would take "
-            f"{frames * each / 2**30:.1f} GB",
-            f"ask for --frames {max(1, MAX_PIXEL_BYTES // each)} or fewer",
-        )
-
-
-def _frames(clip: _Clip, picked: _Picked) -> Frames:
+def _frames(clip: Clip, picked: _Picked) -> Frames:
     index, first, sampling = clip.index, clip.first, clip.sampling
     notes = list(index.notes + picked.notes)
     used = len(picked.pixels)
@@ -412,8 +277,9 @@ def _frames(clip: _Clip, picked: _Picked) -> Frames:
     if sampling.fps is not None and sampling.fps > 1.01 * index.fps:
         notes.append(f"--fps {sampling.fps:g} is above the clip's rate of {index.fps:.3g}")
     if first.before:
+        which = "frame" if first.before == 1 else f"{first.before} frames"
         notes.append(
-            f"it begins in the middle of a group of pictures: its first {first.before} frames, to "
+            f"it begins in the middle of a group of pictures: its first {which}, to "
             f"{index.timestamps_s[first.before]:.2f} s, cannot be decoded"
         )
     notes.extend(first.notes())
