@@ -12,6 +12,8 @@ from rich.cells import cell_len
 from adatp_cli import record
 from adatp_cli.cli.costs import amount, ending, percent, statistics, summary
 from adatp_cli.cli.streams import WordWrap
+from adatp_cli.cli.tables import aligned
+from adatp_cli.evaluation.tables import markdown
 from adatp_cli.text import one_line
 from tests.records import answer_record
 
@@ -127,3 +129,25 @@ def test_an_answer_that_comes_in_pieces_breaks_between_words(
         assert [line.rstrip() for line in shown.split("\n")] == (
             [line.rstrip() for line in whole.split("\n")]
         )
+
+
+def test_tables_are_aligned_on_a_terminal_and_no_wider_than_it() -> None:
+    page = (
+        "# Title\n\n- a fact\n\n"
+        + markdown(
+            ["method", "right", "cost"], [["a|b*", "98.5 %", "27.3 %"], ["日本", "9.5 %", "-"]]
+        )
+        + "\nend.\n"
+    )
+    assert aligned(page, 80) == (
+        "Title\n\n- a fact\n\n"
+        "method   right    cost\n"
+        "a|b*    98.5 %  27.3 %\n"
+        "日本     9.5 %       -\n"
+        "\nend.\n"
+    )
+    wide = markdown([f"column {n}" for n in range(9)], [[str(n) for n in range(9)]] * 2)
+    parts = aligned(wide, 40).split("\n\n")
+    assert len(parts) > 2
+    assert all(part.startswith("column 0") for part in parts)
+    assert max(cell_len(line) for line in aligned(wide, 40).split("\n")) <= 40

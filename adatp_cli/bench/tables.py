@@ -55,8 +55,8 @@ def _title(result: BenchResult) -> str:
     told += [
         f"{result.date:%Y-%m-%d}, {machine.cpus} CPUs, {machine.threads} threads, "
         f"torch {result.versions.torch}, transformers {result.versions.transformers}. "
-        f"{result.plan.repeat} rounds, {result.plan.new_tokens} new tokens, "
-        f"{result.text_tokens} text tokens{alone}. Seconds are medians, ± half the range."
+        f"{plural(result.plan.repeat, 'round')}, {plural(result.plan.new_tokens, 'new token')}, "
+        f"{plural(result.text_tokens, 'text token')}{alone}. Seconds are medians, ± half the range."
     ]
     return "\n".join(told)
 

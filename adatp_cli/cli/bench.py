@@ -350,7 +350,7 @@ class _Measurement:
         if self._output.json:
             self._output.data(data)
         else:
-            self._output.write(tables(result))
+            self._output.page(tables(result))
         if self._wanted.output is not None:
             text = json.dumps(data, indent=1, allow_nan=False) + "\n"
             with replacing(self._wanted.output, "the result") as path:

@@ -205,7 +205,7 @@ class Measurement:
         if self._output.json:
             self._output.data(bias_report.as_data(summary, told))
         else:
-            self._output.write(bias_report.tables(summary))
+            self._output.page(bias_report.tables(summary))
             if arena.model.name == "tiny":
                 self._output.line(f"\n{bias_report.SMALL_MODEL}.")
         folder = self._wanted.report

@@ -370,7 +370,7 @@ class Evaluation:
             against=self._wanted.against,
         )
         if not self._output.json:
-            self._output.write(tables(summary))
+            self._output.page(tables(summary))
         if self._wanted.report is not None:
             self._report(self._wanted.report, summary, arena, outcomes)
 

@@ -16,6 +16,7 @@ from adatp_cli.cli.costs import ending, statistics, summary
 from adatp_cli.cli.options import Stats
 from adatp_cli.cli.progress import BatchProgress
 from adatp_cli.cli.streams import OutputClosedError, Stderr, WordWrap, write_stdout
+from adatp_cli.cli.tables import aligned
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord, Seconds, json_line
 from adatp_cli.text import for_terminal, one_line, printable
 
@@ -75,6 +76,11 @@ class Output:
     def line(self, text: str) -> None:
         """Write one line, or several, to stdout."""
         self.write(f"{text}\n")
+
+    def page(self, text: str) -> None:
+        """Write Markdown as it is, and on a terminal with its tables' columns aligned."""
+        width = shutil.get_terminal_size().columns
+        self.write(aligned(text, width) if sys.stdout.isatty() else text)
 
     def csv_row(self, text: str) -> None:
         """Write a row of a table as it is, and on one line to a terminal."""
