@@ -161,6 +161,19 @@ def test_time_starts_where_the_clip_does(tmp_path: Path) -> None:
     assert (frames.timestamps_s >= 1.0).all()
 
 
+@pytest.mark.parametrize("ending", ["mkv", "webm", "ts", "mpg", "avi"])
+def test_recordings_put_behind_each_other_are_read_to_the_end(tmp_path: Path, ending: str) -> None:
+    codec = {"webm": "libvpx", "mpg": "mpeg2video", "avi": "mpeg4"}.get(ending, "libx264")
+    write_clip(tmp_path / f"a.{ending}", 40, codec)
+    write_clip(tmp_path / f"b.{ending}", 60, codec)
+    joined = tmp_path / f"joined.{ending}"
+    joined.write_bytes(b"".join((tmp_path / f"{name}.{ending}").read_bytes() for name in "ab"))
+    frames = read_frames(joined, Sampling(frames=100))
+    assert numbers(frames) == [*range(40), *range(60)]
+    assert np.abs(frames.timestamps_s - np.arange(100) / 30).max() < 0.002
+    assert frames.info.frames_lost == 0
+
+
 def test_clips_strung_together_keep_their_order(tmp_path: Path) -> None:
     write_clip(tmp_path / "one.ts", 40, pts_ms=[37 * number for number in range(40)])
     write_clip(tmp_path / "long.ts", 250)  # Its clock has run for eight seconds at the joint.

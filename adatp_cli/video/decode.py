@@ -110,6 +110,10 @@ def _open(checked: Source, sampling: Sampling, canvas: Canvas) -> Clip:
     """The clip, once its packets are read and its first frame is decoded."""
     try:
         index = index_clip(checked, canvas.progress)
+        if not index.exact and checked.kept is not None:
+            # A demuxer that has read on into a second recording does not come back from it whole.
+            checked.kept.close()
+            checked = dataclasses.replace(checked, kept=None)
         first = pyav_decoder.probe(checked, index)
         if first is None:
             raise nothing_decodes(checked, index, sampling)
