@@ -290,7 +290,8 @@ class Engine(Planner):
     def _plan(self, layout: VisualLayout, clip: Clip, question: str) -> PruningPlan:
         vector, relevance = None, self._loaded.relevance
         if self.needs.question_vector and relevance is not None:
-            vector = relevance.text_vector(question, self._profile.relevance.text_tokens)
+            with self._loaded.turn:
+                vector = relevance.text_vector(question, self._profile.relevance.text_tokens)
             synchronize(self._loaded.device)
         signals = clip.encoded.signals(vector)
         return self._method.plan(layout, signals, self._loaded.shape.language)

@@ -87,13 +87,14 @@ class Planner:
             It is longer than what the model can read, or the question is no text.
         """
         loaded = self._loaded
-        prompt = build_prompt(
-            loaded.tokenizer,
-            question,
-            frames=frames,
-            grid=loaded.shape.grid,
-            video_token_id=loaded.video_token_id,
-        )
+        with loaded.turn:  # how a tokenizer reads special tokens is a switch that all threads share
+            prompt = build_prompt(
+                loaded.tokenizer,
+                question,
+                frames=frames,
+                grid=loaded.shape.grid,
+                video_token_id=loaded.video_token_id,
+            )
         room = loaded.context_length - self._settings.max_new_tokens
         if prompt.length > room:
             fitting = frames_in_context(room, prompt.text_tokens, loaded.shape)

@@ -278,7 +278,9 @@ def test_the_child_is_replaced_before_it_grows_old(faulty: Faulty) -> None:
         found = []
         for _ in range(4):
             reader.start()
-            found.append(children()[0].pid)
+            while not (there := children()):  # forked, and not yet the program that it will be
+                time.sleep(0.01)
+            found.append(there[0].pid)
             reader.read(CLIP, TWO)
         reader.close()
         return found
