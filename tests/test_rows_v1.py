@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from adatp_cli.batch.rows import row_key
+from adatp_cli.profiles import load_profile
 from tests.conftest import Run
 
 DATA = Path(__file__).parent / "data"
@@ -103,3 +105,16 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def steady(row: dict[str, Any]) -> tuple[object, ...]:
     """What the question is, and whether it can be answered."""
     return row["ok"], row["video"], row["question"]
+
+
+def test_a_profile_gives_the_key_that_it_gave_unless_it_chooses_other_tokens() -> None:
+    """`profiles.json` is what all profiles were when these rows were written."""
+    before = json.loads((DATA / "rows_v1" / "profiles.json").read_text(encoding="utf-8"))
+
+    def key(profile: dict[str, Any]) -> str:
+        return row_key("a.mp4", 1, 2, "What?", {"profile": profile})
+
+    other = [name for name in before if key(load_profile(name).to_dict()) != key(before[name])]
+    assert other == ["uniform"]
+    mine = before["adatp"] | {"description": "mine"}
+    assert key(mine) != key(before["adatp"])
