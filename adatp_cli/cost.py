@@ -197,7 +197,7 @@ def relevance_cost(frames: int, patches: int, shape: RelevanceShape) -> int:
     """FLOP of scoring `frames` frames of `patches` patches against one question.
 
     The pooling head has one fixed query, so it multiplies every patch with one row per head and
-    projects nothing but the weighted means (`adatp_cli.model.pooling`); the text tower runs on its
+    projects nothing but the weighted means (`model.relevance`); the text tower runs on its
     padded length. The cosines themselves (frames x width) are left out.
     """
     width = shape.head_hidden
@@ -212,14 +212,16 @@ def relevance_cost(frames: int, patches: int, shape: RelevanceShape) -> int:
     return 2 * (frames * head + text + shape.text_hidden * shape.projection)
 
 
-def prefill_cost(tokens_per_layer: Sequence[int], shape: LanguageShape, held: int = 0) -> int:
+def prefill_cost(
+    tokens_per_layer: Sequence[int], shape: LanguageShape, cached_tokens: int = 0
+) -> int:
     """FLOP of the prompt's pass through the decoder, and of the head on its last position.
 
     Parameters
     ----------
     tokens_per_layer
         All tokens, text and visual, that enter each layer.
-    held
+    cached_tokens
         How many of them, at the front, have keys and values in the layers' caches already: they
         are looked at and do not run.
     """
@@ -227,7 +229,7 @@ def prefill_cost(tokens_per_layer: Sequence[int], shape: LanguageShape, held: in
     attention_width = shape.heads * shape.head_dim
     macs = shape.hidden * shape.vocab
     for tokens in tokens_per_layer:
-        running = tokens - held
+        running = tokens - cached_tokens
         macs += running * _decoder_token_cost(shape) + 2 * running * tokens * attention_width
     return 2 * macs
 
@@ -293,7 +295,7 @@ def end_to_end_cost(
     score_keys: Mapping[int, int] | None = None,
     choosing_macs: int = 0,
     relevance: RelevanceShape | None = None,
-    held: int = 0,
+    cached_tokens: int = 0,
 ) -> EndToEnd:
     """FLOP of one answered question, asked on its own: clip encoding included, video decoding not.
 
@@ -317,7 +319,7 @@ def end_to_end_cost(
         Multiply-accumulates of choosing and merging tokens before the language model.
     relevance
         The relevance encoder, if one ran.
-    held
+    cached_tokens
         As for `prefill_cost`: what another question about the clip left.
     """
     tokens = [text_tokens + visual for visual in visual_per_layer]
@@ -325,7 +327,7 @@ def end_to_end_cost(
     return EndToEnd(
         vision=vision_cost(frames, shape),
         relevance=relevance_cost(frames, patches, relevance) if relevance else 0,
-        prefill=prefill_cost(tokens, shape.language, held),
+        prefill=prefill_cost(tokens, shape.language, cached_tokens),
         scoring=scoring_cost(tokens, score_rows or {}, shape.language, score_keys)
         + 2 * choosing_macs,
         generate=generate_cost(tokens, generated, shape.language),

@@ -284,8 +284,8 @@ def _model_state(name: str, hub: Hub) -> ModelState:
     from adatp_cli.model.checkpoints import ALIASES, TINY, locate
     from adatp_cli.model.device import choose_device, choose_dtype
     from adatp_cli.model.encoder_files import DEFAULT_ENCODER, locate_relevance
-    from adatp_cli.model.fitting import fitting_quantization
     from adatp_cli.model.layout import read_description
+    from adatp_cli.model.memory import fitting_quantization
 
     def silent(_text: str) -> None:
         """Looking fetches nothing, so there is no progress to tell."""

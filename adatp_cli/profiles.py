@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from adatp_cli import strict_yaml
+from adatp_cli import profile_yaml
 from adatp_cli.errors import ProfileError, UsageError
 from adatp_cli.settings import (
     AUTO,
@@ -99,7 +99,7 @@ class Profile:
         Frames to sample where neither an option nor the checkpoint says otherwise.
     reuse_frames
         A frame takes over the tokens of the last encoded one where its most changed part differs
-        from it by at most this share of a pixel's range (`adatp_cli.near_copies`); None encodes
+        from it by at most this share of a pixel's range (`answering.encode`); None encodes
         every frame.
     positions
         Which position ids survivors have: `original`, those that they had in the unpruned sequence;
@@ -238,16 +238,16 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
     """
     text = os.fspath(name_or_path)
     if Path(text).suffix.lower() in (".yaml", ".yml") or os.sep in text or "/" in text:
-        return parse_profile(strict_yaml.read_text(Path(text).expanduser()), text)
+        return parse_profile(profile_yaml.read_text(Path(text).expanduser()), text)
     names = builtin_names()
     if text not in names:
-        suggestion = strict_yaml.nearest(text, names)
+        suggestion = profile_yaml.nearest(text, names)
         raise ProfileError(
-            f"there is no profile named {strict_yaml.shown(text)}{suggestion}",
+            f"there is no profile named {profile_yaml.shown(text)}{suggestion}",
             f"choose one of {', '.join(names)}, or give the path of a YAML file",
         )
     path = profile_folder() / f"{text}.yaml"
-    return parse_profile(strict_yaml.read_text(path), str(path))
+    return parse_profile(profile_yaml.read_text(path), str(path))
 
 
 def parse_profile(text: str, source: str) -> Profile:
@@ -258,7 +258,7 @@ def parse_profile(text: str, source: str) -> Profile:
     ProfileError
         The text is not a valid profile.
     """
-    data = strict_yaml.mapping(text, source)
+    data = profile_yaml.mapping(text, source)
     budget = data.get("budget")
     if isinstance(budget, str) and budget.strip().endswith("%"):
         with contextlib.suppress(UsageError):  # what is no share is told below
@@ -266,7 +266,7 @@ def parse_profile(text: str, source: str) -> Profile:
     # As in a record, which has every section, and null for those that are not the method's.
     absent = {key for key in _foreign_sections(data.get("method")) if data.get(key, data) is None}
     data = {key: value for key, value in data.items() if key not in absent}
-    profile = strict_yaml.build(Profile, data, source)
+    profile = profile_yaml.build(Profile, data, source)
     for section in sorted(_foreign_sections(profile.method).intersection(data)):
         raise ProfileError(
             f"{source}: {section} does not belong to method {profile.method}",
@@ -318,8 +318,8 @@ def _check(profile: Profile, source: str) -> None:
 
 def _require(holds: bool, source: str, key: str, rule: str, value: object) -> None:
     if not holds:
-        given = strict_yaml.shown(value)
-        raise ProfileError(f"{source}: {key} must be {rule}, not {given}", strict_yaml.HINT)
+        given = profile_yaml.shown(value)
+        raise ProfileError(f"{source}: {key} must be {rule}, not {given}", profile_yaml.HINT)
 
 
 def _between(low: float, high: float) -> Callable[[Any], bool]:

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from adatp_cli.answering.encode import frames_at_once
 from adatp_cli.bench.random_model import random_alias
 from adatp_cli.bench.sample import PLAIN
 from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE
-from adatp_cli.encoding import frames_at_once
 from adatp_cli.model.memory import estimate_run
 
 

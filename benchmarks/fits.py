@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from adatp_cli.cli.forecast import find_target, forecast
+from adatp_cli.cli.cost_estimate import find_target, forecast
 from adatp_cli.profiles import load_profile
 
 WANTED = {"0.5b": ("none", "int8", "nf4"), "7b": ("none", "int8", "nf4"), "72b": ("nf4",)}

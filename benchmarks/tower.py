@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from adatp_cli.answering.encode import ClipEncoder
 from adatp_cli.bench.facts import machine_facts
 from adatp_cli.bench.memory import PeakWatch
 from adatp_cli.bench.random_model import load_random
-from adatp_cli.encoding import ClipEncoder
 from adatp_cli.model.load import LoadedModel, LoadRequest
 
 

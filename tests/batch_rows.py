@@ -9,7 +9,7 @@ from typing import Any
 
 from adatp_cli import record
 from adatp_cli.batch.results import ResultFile, row_key
-from adatp_cli.batch.rows import stamp
+from adatp_cli.batch.row_format import stamp
 from tests.records import answer_record
 
 NASTY = ["plain", 'a "quote", a comma', 'two\nlines\r\nand "\n', "=1+1", "été 日本 \udcff", ""]

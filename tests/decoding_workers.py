@@ -20,55 +20,54 @@ from typing import Any
 import numpy as np
 
 from adatp_cli.video import worker
-from adatp_cli.video.canvas import Canvas
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.frames import Frames
+from adatp_cli.video.frames import FrameBuffer, Frames
 
 leaked: list[Any] = []
 
 
-def crash(_canvas: Canvas) -> None:
+def crash(_canvas: FrameBuffer) -> None:
     ctypes.string_at(0)
 
 
-def hang(_canvas: Canvas) -> None:
+def hang(_canvas: FrameBuffer) -> None:
     """As in C code that never lets go of the interpreter's lock."""
     ctypes.PyDLL(None).pause()
 
 
-def crawl(canvas: Canvas) -> None:
+def crawl(buffer: FrameBuffer) -> None:
     """Always busy, never done."""
     while True:
-        canvas.progress()
+        buffer.progress()
         time.sleep(0.05)
 
 
-def allocate(_canvas: Canvas) -> None:
+def allocate(_canvas: FrameBuffer) -> None:
     np.ones(1 << 30, dtype=np.uint8)
 
 
-def leak(_canvas: Canvas) -> None:
+def leak(_canvas: FrameBuffer) -> None:
     leaked.append(np.ones(64 << 20, dtype=np.uint8))
 
 
-def run_out_of_memory(_canvas: Canvas) -> None:
+def run_out_of_memory(_canvas: FrameBuffer) -> None:
     """As the system has it for a process that takes too much."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def give_up(_canvas: Canvas) -> None:
+def give_up(_canvas: FrameBuffer) -> None:
     os._exit(7)
 
 
-def stumble(_canvas: Canvas) -> None:
+def stumble(_canvas: FrameBuffer) -> None:
     raise ZeroDivisionError("a bug\nof two lines")
 
 
-def talk_nonsense(_canvas: Canvas) -> None:
+def talk_nonsense(_canvas: FrameBuffer) -> None:
     os.write(int(sys.argv[-1]), b"\xff\xff\xff\xffdecord")
 
 
-def reach(_canvas: Canvas) -> None:
+def reach(_canvas: FrameBuffer) -> None:
     """Whatever code that has taken over a decoder would want."""
     wants = {
         "a file": lambda: Path(__file__).read_bytes(),
@@ -87,7 +86,7 @@ def reach(_canvas: Canvas) -> None:
     raise ZeroDivisionError(f"reached {', '.join(reached) or 'nothing'}")
 
 
-def chatter(_canvas: Canvas) -> None:
+def chatter(_canvas: FrameBuffer) -> None:
     sys.stdout.write("out")
     sys.stdout.flush()
     os.write(1, b"out")
@@ -102,8 +101,8 @@ def main(fault: str, when: str, end: str) -> None:
             or when in more["name"]
         ):
             if when == "auto":
-                more["canvas"].at("decord")
-            globals()[fault](more["canvas"])
+                more["buffer"].at("decord")
+            globals()[fault](more["buffer"])
         return read_frames(source, sampling, **more)
 
     worker.serve(socket.socket(fileno=int(end)), read)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adatp_cli.encoding import ClipEncoder, EncodedClip
-from adatp_cli.engine import Engine
-from adatp_cli.events import Answered, Clip
+from adatp_cli.answering.encode import ClipEncoder, EncodedClip
+from adatp_cli.answering.events import Answered, Clip
+from adatp_cli.answering.session import Engine
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.model.quiet import quiet_libraries
 from adatp_cli.profiles import Profile

@@ -15,8 +15,8 @@ from pathlib import Path
 import av
 
 from adatp_cli.errors import AdatpError
+from adatp_cli.video.frames import Resize
 from adatp_cli.video.isolated import IsolatedReader
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 
 

@@ -14,7 +14,8 @@ import sys
 # Imported, but never used before the fork: a thread pool would not survive it.
 _HEAVY = (
     "torch", "transformers", "transformers.models.llava_onevision.modeling_llava_onevision",
-    "adatp_cli.engine", "adatp_cli.model.load", "adatp_cli.batch.runner", "adatp_cli.cli.batch",
+    "adatp_cli.answering.session", "adatp_cli.model.load", "adatp_cli.batch.runner",
+    "adatp_cli.cli.batch",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repeat_kv
 
 from adatp_cli.cost import LanguageShape
-from adatp_cli.pruning.base import PrunedPrefill, PruneReport
+from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import LayerStep, PruningPlan, ScoreRequest, VisualLayout
 
 LAYERS = 8

@@ -16,9 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adatp_cli.batch.ahead import DEPTH, DecodeAhead, Decoded
-from adatp_cli.batch.pace import MOST_READERS, Pace, default_readers
-from adatp_cli.cli.pace import decoding_limit, waiting
+from adatp_cli.batch.prefetch import (
+    DEPTH,
+    MOST_READERS,
+    Decoded,
+    FramePrefetcher,
+    Throughput,
+    default_readers,
+)
+from adatp_cli.cli.throughput import decoding_limit, waiting
 from adatp_cli.errors import VideoError
 from adatp_cli.video.frames import Frames, VideoInfo
 from tests.conftest import Run
@@ -122,11 +128,11 @@ def test_ctrl_c_and_resume_with_several_decoders(
 
 
 def test_nothing_is_said_of_a_limit_where_the_model_hardly_waited() -> None:
-    pace = Pace(first_s=50, waited_s=4, answering_s=96, decoding_s=90, clips=10)
-    assert waiting(pace) == "; the model waited for frames 4.0 % of the time"
-    assert decoding_limit(pace, 1, 8) == []
-    assert waiting(Pace(first_s=5, answering_s=1, decoding_s=5, clips=1)) == ""
-    assert decoding_limit(Pace(), 1, 8) == []
+    throughput = Throughput(first_s=50, waited_s=4, answering_s=96, decoding_s=90, clips=10)
+    assert waiting(throughput) == "; the model waited for frames 4.0 % of the time"
+    assert decoding_limit(throughput, 1, 8) == []
+    assert waiting(Throughput(first_s=5, answering_s=1, decoding_s=5, clips=1)) == ""
+    assert decoding_limit(Throughput(), 1, 8) == []
 
 
 @pytest.mark.parametrize(
@@ -140,8 +146,8 @@ def test_nothing_is_said_of_a_limit_where_the_model_hardly_waited() -> None:
     ],
 )
 def test_a_limit_is_told_with_what_helps(decoders: int, cores: int, said: str) -> None:
-    pace = Pace(first_s=5, waited_s=60, answering_s=40, decoding_s=120, clips=50)
-    lines = decoding_limit(pace, decoders, cores)
+    throughput = Throughput(first_s=5, waited_s=60, answering_s=40, decoding_s=120, clips=50)
+    lines = decoding_limit(throughput, decoders, cores)
     assert lines[-1] == said
     if decoders == 1:
         limit = "decoding is the limit: it takes 2.40 s a clip, the model 0.80 s"
@@ -206,14 +212,14 @@ def test_every_second_is_counted_once_where_nothing_is_decoded_ahead() -> None:
         clock.now += 10 + number
         return frames_of(number)
 
-    with DecodeAhead([0, 1, 2], read, ahead=False, clock=clock) as ahead:
+    with FramePrefetcher([0, 1, 2], read, ahead=False, clock=clock) as ahead:
         for number in numbers(ahead.results(never)):
             clock.now += 100 * (number + 1)
-    pace = ahead.pace
-    assert (pace.first_s, pace.waited_s, pace.answering_s) == (10, 11 + 12, 600)
-    assert (pace.decoding_s, pace.clips) == (33, 3)
-    assert pace.waited_share == 23 / 623
-    assert pace.first_s + pace.waited_s + pace.answering_s == clock.now
+    throughput = ahead.throughput
+    assert (throughput.first_s, throughput.waited_s, throughput.answering_s) == (10, 11 + 12, 600)
+    assert (throughput.decoding_s, throughput.clips) == (33, 3)
+    assert throughput.waited_share == 23 / 623
+    assert throughput.first_s + throughput.waited_s + throughput.answering_s == clock.now
 
 
 def test_only_what_was_not_decoded_meanwhile_is_waited_for() -> None:
@@ -233,23 +239,27 @@ def test_only_what_was_not_decoded_meanwhile_is_waited_for() -> None:
         wanted[len(answered)].set()
         return False
 
-    with DecodeAhead(range(3), read, clock=clock) as ahead:
+    with FramePrefetcher(range(3), read, clock=clock) as ahead:
         for number in numbers(ahead.results(stop)):
             answered.append(number)
             clock.now += 5
             if number == 0:
                 until(begun[2])  # so 1 is there
     assert answered == [0, 1, 2]
-    assert (ahead.pace.first_s, ahead.pace.waited_s, ahead.pace.answering_s) == (7, 7, 15)
+    assert (ahead.throughput.first_s, ahead.throughput.waited_s, ahead.throughput.answering_s) == (
+        7,
+        7,
+        15,
+    )
 
 
 def test_a_consumer_that_leaves_in_the_middle_is_counted() -> None:
     clock = Clock()
-    with DecodeAhead([0, 1], frames_of, clock=clock) as ahead:
+    with FramePrefetcher([0, 1], frames_of, clock=clock) as ahead:
         for _ in ahead.results(never):
             clock.now += 3
             break
-    assert (ahead.pace.answering_s, ahead.pace.clips) == (3, 1)
+    assert (ahead.throughput.answering_s, ahead.throughput.clips) == (3, 1)
 
 
 # Several readers
@@ -283,7 +293,7 @@ def gates() -> Iterator[Gates]:
 
 
 def test_the_order_is_that_of_the_clips_whichever_is_there_first(gates: Gates) -> None:
-    with DecodeAhead(range(5), gates.read, gates.read, gates.read) as ahead:
+    with FramePrefetcher(range(5), gates.read, gates.read, gates.read) as ahead:
         for number in range(3):
             until(gates.begun[number])
         gates.open(2, 1, 3, 4)
@@ -306,7 +316,7 @@ def test_no_more_clips_are_begun_than_there_is_room_for(readers: int) -> None:
             most = max(most, begun - taken)
         return frames_of(number)
 
-    with DecodeAhead(range(total), *[read] * readers) as ahead:
+    with FramePrefetcher(range(total), *[read] * readers) as ahead:
         for _ in ahead.results(never):
             # The readers get as far as they may before the next clip is asked for.
             room = min(total, taken + 1 + DEPTH + readers)
@@ -325,7 +335,7 @@ def _settle(there: Callable[..., bool]) -> None:
 
 def test_without_decoding_ahead_no_clip_is_begun_before_it_is_asked_for(gates: Gates) -> None:
     gates.close()
-    with DecodeAhead(range(4), gates.read, ahead=False) as ahead:
+    with FramePrefetcher(range(4), gates.read, ahead=False) as ahead:
         assert not gates.begun[0].wait(0.05)
         for number in numbers(ahead.results(never)):
             assert [event.is_set() for event in gates.begun[:4]] == [
@@ -339,7 +349,7 @@ def test_a_clip_that_fails_keeps_its_place(gates: Gates) -> None:
             raise VideoError("no clip", "none")
         return gates.read(number)
 
-    with DecodeAhead(range(3), read, read) as ahead:
+    with FramePrefetcher(range(3), read, read) as ahead:
         until(gates.begun[2])
         gates.close()
         found = [decoded.frames for decoded in ahead.results(never)]
@@ -349,7 +359,7 @@ def test_a_clip_that_fails_keeps_its_place(gates: Gates) -> None:
 def test_a_stop_ends_the_waiting_and_the_threads(gates: Gates) -> None:
     asked_to = threading.Event()
     before = threading.active_count()
-    with DecodeAhead(range(12), gates.read, gates.read) as ahead:
+    with FramePrefetcher(range(12), gates.read, gates.read) as ahead:
         results = numbers(ahead.results(asked_to.is_set))
         gates.open(0)
         assert next(results) == 0

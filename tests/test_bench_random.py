@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from adatp_cli.answering.session import Engine
 from adatp_cli.bench.random_model import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
-from adatp_cli.engine import Engine
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
-from adatp_cli.model import fitting
+from adatp_cli.model import memory as memory_module
 from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.quantize import LAYERS, count_quantized
 from adatp_cli.model.shapes import model_shape
@@ -97,7 +97,7 @@ def test_it_answers_under_pruning(quantization: str) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "available_memory", lambda _device: 1000)
+    monkeypatch.setattr(memory_module, "available_memory", lambda _device: 1000)
     with pytest.raises(MemoryLimitError, match="needs"):
         small()
 

@@ -141,7 +141,7 @@ def test_doctor_is_not_ready_where_the_plain_ask_would_fail(
 def test_doctor_holds_a_model_to_the_memory_as_ask_does(
     adatp: Run, bundle: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adatp_cli.model.fitting.available_memory", lambda _device: 1000)
+    monkeypatch.setattr("adatp_cli.model.memory.available_memory", lambda _device: 1000)
     assert adatp("ask", clip, "What?", "-m", bundle).code == 5
     run = adatp("doctor", "-m", bundle)
     assert run.code == 4

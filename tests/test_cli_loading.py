@@ -25,7 +25,7 @@ before = collections()
 import_libraries()
 during = collections() - before
 classes = "transformers.models.llava_onevision.modeling_llava_onevision"
-print(during, gc.isenabled(), classes in sys.modules, "adatp_cli.engine" in sys.modules)
+print(during, gc.isenabled(), classes in sys.modules, "adatp_cli.answering.session" in sys.modules)
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adatp_cli import cost
-from adatp_cli.cli.forecast import Target, forecast
+from adatp_cli.cli.cost_estimate import Target, forecast
 from adatp_cli.profiles import builtin_names, load_profile, parse_profile
 from tests.conftest import Run
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from adatp_cli import cost
-from adatp_cli.model.pooling import Pooling
+from adatp_cli.model.relevance import Pooling
 
 FRAMES = 3
 TEXT = 21

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from adatp_cli import cost
+from adatp_cli.answering.plan import compare_prefills, questions_to_share
 from adatp_cli.profiles import load_profile
-from adatp_cli.pruning.method import Circumstances
+from adatp_cli.pruning.method import ModelContext
 from adatp_cli.pruning.methods import method_of, resolve_profile
-from adatp_cli.sharing import compare_prefills, questions_to_share
 
 SHAPE = cost.KNOWN_SHAPES["7b"].language
 BEFORE, BEHIND = 14, 25
 
 
 def kept(profile: str, frames: int = 32) -> tuple[int, ...]:
-    resolved = resolve_profile(load_profile(profile), Circumstances(SHAPE.layers))
-    return method_of(resolved).outlook(frames, 196, SHAPE).visual_per_layer
+    resolved = resolve_profile(load_profile(profile), ModelContext(SHAPE.layers))
+    return method_of(resolved).token_schedule(frames, 196, SHAPE).visual_per_layer
 
 
 def break_even(profile: str, frames: int = 32) -> int | None:

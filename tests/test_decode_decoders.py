@@ -15,9 +15,9 @@ import pytest
 
 from adatp_cli.errors import UsageError, VideoError
 from adatp_cli.video import decord_decoder
-from adatp_cli.video.canvas import Canvas
 from adatp_cli.video.channel import shared_file
 from adatp_cli.video.decode import read_frames
+from adatp_cli.video.frames import FrameBuffer
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 from tests.decode_case import DATA, EVERY, failure, number_of, numbered, numbers, write_clip
@@ -31,10 +31,10 @@ needs_decord = pytest.mark.skipif(
 
 
 @pytest.fixture
-def listening() -> Iterator[Callable[[], Canvas]]:
-    """`listening()`: a canvas as in the decoding child, where decord's complaints are heard."""
+def listening() -> Iterator[Callable[[], FrameBuffer]]:
+    """`listening()`: a buffer as in the decoding child, where decord's complaints are heard."""
     with shared_file(bytes(64)) as ear:
-        yield lambda: Canvas(ear=ear)
+        yield lambda: FrameBuffer(ear=ear)
 
 
 @needs_decord
@@ -47,7 +47,7 @@ def test_decord_reads_small_clips_in_the_child() -> None:
 
 
 @needs_decord
-def test_large_frames_fall_to_pyav(tmp_path: Path, listening: Callable[[], Canvas]) -> None:
+def test_large_frames_fall_to_pyav(tmp_path: Path, listening: Callable[[], FrameBuffer]) -> None:
     for height, decoder in ((96, "decord"), (360, "pyav")):
         path = tmp_path / f"{height}.mp4"
         with av.open(path, "w") as out:
@@ -57,7 +57,7 @@ def test_large_frames_fall_to_pyav(tmp_path: Path, listening: Callable[[], Canva
             image = np.zeros((height, 640, 3), dtype=np.uint8)
             out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             out.mux(stream.encode(None))
-        frames = read_frames(path, Sampling(frames=1), canvas=listening())
+        frames = read_frames(path, Sampling(frames=1), buffer=listening())
         assert (frames.info.decoder, frames.notes) == (decoder, ())
 
 
@@ -151,21 +151,21 @@ def fake_decord(monkeypatch: pytest.MonkeyPatch, reader: type) -> None:
 
 
 def test_repeated_frames_are_checked_with_pyav(
-    monkeypatch: pytest.MonkeyPatch, clips: Path, listening: Callable[[], Canvas]
+    monkeypatch: pytest.MonkeyPatch, clips: Path, listening: Callable[[], FrameBuffer]
 ) -> None:
     fake_decord(monkeypatch, _FakeReader)
-    frames = read_frames(clips / "plain.mp4", Sampling(frames=6), canvas=listening())
+    frames = read_frames(clips / "plain.mp4", Sampling(frames=6), buffer=listening())
     assert frames.info.decoder == "pyav"
     assert numbers(frames) == [5, 15, 25, 35, 45, 55]
     assert frames.notes == ("decoded by PyAV: decord repeats frames that differ",)
 
 
 def test_repeats_in_a_still_clip_are_believed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listening: Callable[[], Canvas]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listening: Callable[[], FrameBuffer]
 ) -> None:
     write_clip(tmp_path / "still.mkv", 60, options={"qp": "0"}, still=True)
     fake_decord(monkeypatch, _FakeReader)
-    frames = read_frames(tmp_path / "still.mkv", Sampling(frames=6), canvas=listening())
+    frames = read_frames(tmp_path / "still.mkv", Sampling(frames=6), buffer=listening())
     assert frames.info.decoder == "decord"
 
 
@@ -175,11 +175,11 @@ def test_other_faults_of_decord_send_the_file_to_pyav(
     clips: Path,
     fault: str,
     capfd: pytest.CaptureFixture[str],
-    listening: Callable[[], Canvas],
+    listening: Callable[[], FrameBuffer],
 ) -> None:
-    canvas = listening()
-    assert canvas.ear is not None
-    ear: int = canvas.ear
+    buffer = listening()
+    assert buffer.ear is not None
+    ear: int = buffer.ear
 
     class Faulty(_FakeReader):
         def __init__(self, *_: Any, **__: Any) -> None:
@@ -204,7 +204,7 @@ def test_other_faults_of_decord_send_the_file_to_pyav(
             return np.stack([numbered(i) for i in wanted])
 
     fake_decord(monkeypatch, Faulty)
-    frames = read_frames(clips / "plain.mp4", Sampling(frames=6), canvas=canvas)
+    frames = read_frames(clips / "plain.mp4", Sampling(frames=6), buffer=buffer)
     assert frames.info.decoder == "pyav"
     assert numbers(frames) == [5, 15, 25, 35, 45, 55]
     assert len(frames.notes) == 1

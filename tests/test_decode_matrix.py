@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from adatp_cli.video.canvas import no_progress
 from adatp_cli.video.container import open_clip
 from adatp_cli.video.cursor import Cursor
 from adatp_cli.video.decode import read_frames
+from adatp_cli.video.frames import no_progress
 from adatp_cli.video.index import index_clip
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import check_source

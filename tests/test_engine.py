@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from adatp_cli import encoding, generation, record
-from adatp_cli.engine import Engine
+from adatp_cli import record
+from adatp_cli.answering import encode as encode_module
+from adatp_cli.answering import generate
+from adatp_cli.answering.events import Answered, ClipReady, Stage, TextChunk
+from adatp_cli.answering.session import Engine
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
-from adatp_cli.events import Answered, ClipReady, Stage, TextChunk
-from adatp_cli.model import fitting
+from adatp_cli.model import memory as memory_module
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import RelevanceSettings
 from adatp_cli.pruning.methods.adatp import AdaTPPlan
@@ -76,9 +78,9 @@ def test_long_clips_are_encoded_in_passes_that_change_nothing(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
     pixels = noisy_clip(7).pixels
-    monkeypatch.setattr(encoding, "frames_at_once", lambda *_: 7)
+    monkeypatch.setattr(encode_module, "frames_at_once", lambda *_: 7)
     whole = encoded_in(loaded, pixels)
-    monkeypatch.setattr(encoding, "frames_at_once", lambda *_: 3)
+    monkeypatch.setattr(encode_module, "frames_at_once", lambda *_: 3)
     parts = encoded_in(loaded, pixels[:1], pixels[1:6], pixels[6:])
     assert torch.equal(whole.visual, parts.visual)
     assert torch.equal(whole.tower_vectors, parts.tower_vectors)
@@ -106,7 +108,7 @@ def test_half_characters_are_held_back(loaded: LoadedModel):
     text = "naïve 😀 日本 ok"
     ids = loaded.tokenizer.encode(text, add_special_tokens=False)
     pieces: list[str] = []
-    stream = generation._Stream(loaded.tokenizer, pieces.append)
+    stream = generate._Stream(loaded.tokenizer, pieces.append)
     stream.put(torch.tensor([[1, 2, 3]]))  # the prompt
     for number in ids:
         stream.put(torch.tensor([number]))
@@ -119,7 +121,7 @@ def test_half_characters_are_held_back(loaded: LoadedModel):
 
 def test_an_answer_begins_with_no_blank(loaded: LoadedModel):
     pieces: list[str] = []
-    stream = generation._Stream(loaded.tokenizer, pieces.append)
+    stream = generate._Stream(loaded.tokenizer, pieces.append)
     stream.put(torch.tensor([[1, 2, 3]]))  # the prompt
     for number in loaded.tokenizer.encode(" \n a red  circle", add_special_tokens=False):
         stream.put(torch.tensor([number]))
@@ -130,7 +132,7 @@ def test_an_answer_begins_with_no_blank(loaded: LoadedModel):
 def test_a_broken_character_at_the_end_is_given_out_at_last(loaded: LoadedModel):
     ids = loaded.tokenizer.encode("ok 😀", add_special_tokens=False)[:-1]
     pieces: list[str] = []
-    stream = generation._Stream(loaded.tokenizer, pieces.append)
+    stream = generate._Stream(loaded.tokenizer, pieces.append)
     for value in ([0], *([number] for number in ids)):
         stream.put(torch.tensor(value))
     assert "\ufffd" not in "".join(pieces)
@@ -295,7 +297,7 @@ def test_a_failure_in_the_middle_is_told_and_leaves_nothing_behind(
 def test_a_clip_that_cannot_fit_is_refused_before_it_is_encoded(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(fitting, "available_memory", lambda _device: 30_000_000)
+    monkeypatch.setattr(memory_module, "available_memory", lambda _device: 30_000_000)
 
     class Reader:
         def read(self, *_: Any, **__: Any) -> Frames:

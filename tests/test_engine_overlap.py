@@ -12,19 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatp_cli import encoding
+from adatp_cli.answering import encode as encode_module
+from adatp_cli.answering.encode import EncodedClip, frames_at_once, largest_change
+from adatp_cli.answering.events import ClipReady, Stage
 from adatp_cli.cost import KNOWN_SHAPES, VisionShape
-from adatp_cli.encoding import EncodedClip, frames_at_once
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
-from adatp_cli.events import ClipReady, Stage
-from adatp_cli.model import fitting
+from adatp_cli.model import memory as memory_module
 from adatp_cli.model.load import LoadedModel
-from adatp_cli.near_copies import largest_change
-from adatp_cli.video.canvas import Filled, not_watched
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.frames import Frames
+from adatp_cli.video.frames import Filled, Frames, Resize, not_watched
 from adatp_cli.video.isolated import IsolatedReader
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 from tests.engine_case import (
     FRAMES,
@@ -81,7 +78,7 @@ def alike(one: EncodedClip, other: EncodedClip) -> bool:
 @pytest.fixture
 def passes(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Frames in each pass of the tower, three at once."""
-    monkeypatch.setattr(encoding, "frames_at_once", lambda *_: 3)
+    monkeypatch.setattr(encode_module, "frames_at_once", lambda *_: 3)
     counts: list[int] = []
     tower = loaded.model.model.vision_tower
     handle = tower.register_forward_pre_hook(lambda _module, args: counts.append(len(args[0])))
@@ -135,7 +132,7 @@ def test_frames_of_a_decoder_that_gave_up_are_forgotten(
 def test_a_clip_that_cannot_be_asked_about_is_known_before_it_is_refused(
     loaded: LoadedModel, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "available_memory", lambda _device: 1_000)
+    monkeypatch.setattr(memory_module, "available_memory", lambda _device: 1_000)
     told: list[object] = []
     events = engine_of(loaded, profile()).ask(
         "x", [QUESTION], Sampling(), reader=Telling(_all_at_once), video_name="x"

@@ -18,16 +18,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli import cost
-from adatp_cli.engine import Engine
+from adatp_cli.answering.events import Answered, Clip, PrefillChosen
+from adatp_cli.answering.generate import SharedPrefix
+from adatp_cli.answering.plan import Planner, PrefillMode, compare_prefills
+from adatp_cli.answering.session import Engine
 from adatp_cli.errors import MemoryLimitError
-from adatp_cli.events import Answered, Clip, PrefillChosen
 from adatp_cli.model.load import LoadedModel
-from adatp_cli.planner import Planner
-from adatp_cli.prefix import SharedPrefix
 from adatp_cli.profiles import load_profile
 from adatp_cli.record import AnswerRecord, schema_text
 from adatp_cli.settings import GenerationSettings
-from adatp_cli.sharing import PrefillMode, compare_prefills
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.sampling import Sampling
 from tests.conftest import Run

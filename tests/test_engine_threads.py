@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from adatp_cli.encoding import EncodedClip
+from adatp_cli.answering.encode import EncodedClip
 from adatp_cli.model.load import LoadedModel
 from tests.engine_case import ask, encoded_in, engine_of, load_random, noisy_clip, profile
 

@@ -28,7 +28,7 @@ from adatp_cli.evaluation.bias import (
     top_tokens,
 )
 from adatp_cli.model.load import LoadedModel
-from adatp_cli.pruning.base import PrunedPrefill
+from adatp_cli.pruning.hooks import PrunedPrefill
 from adatp_cli.pruning.report import PruningError
 from tests.engine_case import QUESTION, answered, engine_of, load_random, noisy_clip, profile
 from tests.pruning_case import LAYERS, LAYOUT, Fixed, build_model, build_prompt, masked_run

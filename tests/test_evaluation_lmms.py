@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from adatp_cli.engine import Engine
+from adatp_cli.answering.session import Engine
 from adatp_cli.errors import UsageError
 from adatp_cli.record import schema_text
 from tests.conftest import Run

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from adatp_cli import cost
+from adatp_cli.answering.plan import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
 from adatp_cli.errors import UsageError
-from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
 from adatp_cli.profiles import builtin_names, load_profile
-from adatp_cli.pruning.method import Circumstances, Outlook, PruningMethod
+from adatp_cli.pruning.method import ModelContext, PruningMethod, TokenSchedule
 from adatp_cli.pruning.methods import method_of, resolve_profile
 from tests.conftest import Run
 
@@ -23,20 +23,20 @@ def method(name: str, budget: float | None = None, shape: cost.ModelShape = SEVE
     profile = load_profile(name)
     if budget is not None:
         profile = profile.with_budget(budget)
-    return method_of(resolve_profile(profile, Circumstances(shape.language.layers)))
+    return method_of(resolve_profile(profile, ModelContext(shape.language.layers)))
 
 
 def auto(
     pruning: PruningMethod, *, default: int = 32, most: int = MANY, shape: cost.ModelShape = SEVEN
 ) -> FrameBudget:
-    def outlook(frames: int) -> Outlook:
-        return pruning.outlook(frames, shape.tokens_per_frame, shape.language)
+    def token_schedule(frames: int) -> TokenSchedule:
+        return pruning.token_schedule(frames, shape.tokens_per_frame, shape.language)
 
-    return frame_budget(outlook, shape, default=default, most=most)
+    return frame_budget(token_schedule, shape, default=default, most=most)
 
 
 def paper(pruning: PruningMethod, frames: int, shape: cost.ModelShape = SEVEN) -> int:
-    found = pruning.outlook(frames, shape.tokens_per_frame, shape.language)
+    found = pruning.token_schedule(frames, shape.tokens_per_frame, shape.language)
     return cost.paper_cost(found.visual_per_layer, shape.language)
 
 
@@ -72,7 +72,7 @@ def test_the_work_with_vision_is_counted_as_the_record_counts_it() -> None:
         )
         return told.vision + told.prefill
 
-    kept = method("adatp-light").outlook(90, 196, SEVEN.language).visual_per_layer
+    kept = method("adatp-light").token_schedule(90, 196, SEVEN.language).visual_per_layer
     plain = both(32, (32 * 196,) * 28)
     assert found.both == pytest.approx(both(90, kept) / plain)
     assert found.both > 1.3  # the tower's part is not saved

@@ -16,8 +16,9 @@ import pytest
 from huggingface_hub import constants
 
 from adatp_cli.errors import MemoryLimitError, ModelError
-from adatp_cli.model import fitting, transfer
 from adatp_cli.model import hub as hub_module
+from adatp_cli.model import memory as memory_module
+from adatp_cli.model import transfer
 from adatp_cli.model.checkpoints import Checkpoint, locate
 from adatp_cli.model.encoder_files import DEFAULT_ENCODER, locate_relevance
 from adatp_cli.model.hub import HuggingFaceHub
@@ -107,7 +108,7 @@ def test_what_is_no_model_is_called_what_it_is(
 def test_what_cannot_fit_the_memory_is_not_fetched(
     served: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "available_memory", lambda _: 1000)
+    monkeypatch.setattr(memory_module, "available_memory", lambda _: 1000)
     with pytest.raises(MemoryLimitError, match="for its weights"):
         _load(served, [], relevance="none")
     assert _bodies(served, "model.safetensors") == []

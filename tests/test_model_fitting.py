@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adatp_cli.errors import MemoryLimitError
-from adatp_cli.model import fitting
+from adatp_cli.model import memory as memory_module
 from adatp_cli.model.checkpoint_size import weight_bytes
-from adatp_cli.model.fitting import check_run, fitting_quantization, most_frames
 from adatp_cli.model.load import LoadRequest, load_model
+from adatp_cli.model.memory import check_run, fitting_quantization, most_frames
 from adatp_cli.model.relevance import expected_bytes
 from adatp_cli.model.weights import count_weights
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 def free(patch: pytest.MonkeyPatch, available: int | None) -> None:
-    patch.setattr(fitting, "available_memory", lambda _device: available)
+    patch.setattr(memory_module, "available_memory", lambda _device: available)
 
 
 @given(limit=st.integers(0, 60 * GIB), upper=st.integers(0, 300))
@@ -56,7 +56,7 @@ def test_where_memory_is_short_the_heap_keeps_no_holes(
     room: float, device: str, quantization: str, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[None] = []
-    monkeypatch.setattr(fitting, "keep_large_blocks_apart", lambda: calls.append(None))
+    monkeypatch.setattr(memory_module, "keep_large_blocks_apart", lambda: calls.append(None))
     free(monkeypatch, int(room * whole_bytes(32)))
     check_run(whole_bytes, frames=32, device=device, quantization=quantization, model="7b")
     assert bool(calls) == told

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adatp_cli.errors import ModelError
-from adatp_cli.model import template
+from adatp_cli.model import prompt as prompt_module
 from tests.checkpoint import write_random_checkpoint
 from tests.loading_case import load_folder
 
@@ -106,7 +106,7 @@ TEMPLATES = {
 def test_a_template_is_held_to_limits(
     folder: Path, monkeypatch: pytest.MonkeyPatch, program: str, said: str
 ) -> None:
-    monkeypatch.setattr(template, "_CPU_SECONDS", 1)
+    monkeypatch.setattr(prompt_module, "_CPU_SECONDS", 1)
     path = folder / "chat_template.jinja"
     path.write_text(program + path.read_text())
     assert said in _refusal(folder)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
-from adatp_cli.model import fitting
+from adatp_cli.model import memory as memory_module
 from adatp_cli.model.checkpoint_size import weight_bytes
 from tests.checkpoint import write_random_checkpoint
 from tests.loading_case import load_folder
@@ -105,7 +105,7 @@ def test_no_template_at_all(folder: Path) -> None:
 
 def test_weights_that_do_not_fit_the_memory(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = weight_bytes(whole, "bfloat16")
-    monkeypatch.setattr(fitting, "available_memory", lambda _: sizes["none"] - 1)
+    monkeypatch.setattr(memory_module, "available_memory", lambda _: sizes["none"] - 1)
     with pytest.raises(MemoryLimitError, match="for its weights") as caught:
         load_folder(whole, dtype="bfloat16", relevance="none")
     assert "--quantize nf4" in caught.value.hint

@@ -103,7 +103,7 @@ def test_more_of_anything_never_needs_less(frames: int, more: int, text: int, ne
 
 _HOLES = """
 import ctypes
-from adatp_cli.model.heap import large_blocks_apart
+from adatp_cli.model.memory import large_blocks_apart
 def private():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))

@@ -21,9 +21,8 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.pooling import Pooling
-from adatp_cli.model.question import QuestionTokenizer, canonical
-from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
+from adatp_cli.model.prompt import QuestionTokenizer, canonical
+from adatp_cli.model.relevance import Pooling, RelevanceEncoder, load_relevance
 from adatp_cli.model.tensors import FileSource, copy_tensors, read_header
 from adatp_cli.model.transfer import HttpRanges, HubNotFoundError, HubUnreachableError
 from tests.checkpoint import IMAGE_SIZE, write_random_relevance

@@ -22,7 +22,7 @@ from PIL import Image
 from adatp_cli import record
 from adatp_cli.errors import UsageError
 from adatp_cli.files import replacing
-from adatp_cli.pictures import looks
+from adatp_cli.pictures import style
 from adatp_cli.pictures.film import save_film
 from adatp_cli.pictures.page import page, save_page
 from adatp_cli.pictures.scene import Panel, Scene, TokenFates
@@ -110,10 +110,10 @@ def test_what_is_no_trace_is_refused() -> None:
 
 def test_dropped_patches_fade_and_the_first_most() -> None:
     drawn = scene()
-    faded = looks.faded(drawn.pixels, drawn.panels[0].fates).astype(int)
+    faded = style.faded(drawn.pixels, drawn.panels[0].fates).astype(int)
     corner = {"kept": faded[0, 0, 0], "late": faded[0, 0, 63], "early": faded[0, 63, 0]}
     assert corner["kept"].tolist() == list(RED)
-    away = {name: np.abs(pixel - looks.SHADE).sum() for name, pixel in corner.items()}
+    away = {name: np.abs(pixel - style.SHADE).sum() for name, pixel in corner.items()}
     assert away["early"] < away["late"] < away["kept"]
     assert (faded[0, :32, :32] == RED).all()  # the whole patch, and nothing but it
     assert not (faded[0, 32:, :] == RED).all(axis=-1).any()
@@ -121,12 +121,12 @@ def test_dropped_patches_fade_and_the_first_most() -> None:
 
 
 def test_fading_falls_from_layer_to_layer() -> None:
-    values = list(looks.fading((2, 3, 4, 7)).values())
+    values = list(style.fading((2, 3, 4, 7)).values())
     assert values == sorted(values, reverse=True)
     assert len(set(values)) == 4
     assert all(0 < value < 1 for value in values)
-    assert 0 < looks.fading((3,))[3] < 1
-    assert looks.fading(()) == {}
+    assert 0 < style.fading((3,))[3] < 1
+    assert style.fading(()) == {}
 
 
 @given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 7), st.integers(1, 7))))
@@ -140,7 +140,7 @@ def test_lines_around_what_is_kept(mask: npt.NDArray[np.bool_]) -> None:
         if framed[row, col] != framed[row, col + 1]:
             borders.add(("v", col, row - 1))
     drawn = []
-    for (x0, y0), (x1, y1) in looks.edges(mask).astype(int).tolist():
+    for (x0, y0), (x1, y1) in style.edges(mask).astype(int).tolist():
         if y0 == y1:
             drawn += [("h", x, y0) for x in range(x0, x1)]
         else:
@@ -154,16 +154,16 @@ def test_lines_around_what_is_kept(mask: npt.NDArray[np.bool_]) -> None:
     [(0.0, "0.00 s"), (1.25, "1.25 s"), (75.5, "1:15.5"), (119.96, "2:00.0"), (3675.0, "1:01:15")],
 )
 def test_moments(seconds: float, shown: str) -> None:
-    assert looks.moment(seconds) == shown
+    assert style.moment(seconds) == shown
 
 
 def test_long_text_is_cut_and_made_one_line() -> None:
-    lines = looks.wrapped("word " * 50, 20, 2)
+    lines = style.wrapped("word " * 50, 20, 2)
     assert len(lines) == 2
     assert all(len(line) <= 20 for line in lines)
     assert lines[-1].endswith(" ...")
-    assert looks.wrapped("a\nb\x1b[0m", 40, 1) == ["a b\\x1b[0m"]
-    assert looks.wrapped("", 10, 1) == [""]
+    assert style.wrapped("a\nb\x1b[0m", 40, 1) == ["a b\\x1b[0m"]
+    assert style.wrapped("", 10, 1) == [""]
 
 
 @given(st.integers(1, 400), st.floats(0.25, 4.0), st.booleans())

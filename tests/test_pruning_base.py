@@ -19,10 +19,10 @@ from adatp_cli.profiles import (
     ScoreSettings,
     SegmentSettings,
 )
-from adatp_cli.pruning.base import PrunedPrefill, PruningError
+from adatp_cli.pruning.hooks import PrunedPrefill, PruningError
 from adatp_cli.pruning.method import ClipSignals, LayerStep, ScoreRequest
 from adatp_cli.pruning.methods import method_of
-from adatp_cli.pruning.scores import debiased_frame_relevance
+from adatp_cli.pruning.selection import debiased_frame_relevance
 from tests.pruning_case import (
     LAYERS,
     LAYOUT,

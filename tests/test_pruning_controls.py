@@ -13,13 +13,13 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repea
 from adatp_cli.cost import KNOWN_SHAPES
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import load_profile
-from adatp_cli.pruning.method import Circumstances, ClipSignals, LayerStep, VisualLayout
+from adatp_cli.pruning.method import ClipSignals, LayerStep, ModelContext, VisualLayout
 from adatp_cli.pruning.methods import method_of, resolve_profile
 from adatp_cli.pruning.methods.fastv import FastV
 from adatp_cli.pruning.methods.pyramiddrop import PyramidDrop, stage_layers
 from adatp_cli.pruning.methods.random_tokens import RandomTokens
 from adatp_cli.pruning.methods.uniform import Uniform, spread_positions
-from adatp_cli.pruning.scores import best
+from adatp_cli.pruning.selection import best
 from tests.pruning_case import LAYOUT, SHAPE, build_model, build_prompt, masked_run, prefill
 
 SIGNALS = ClipSignals(tower_vectors=torch.zeros(4, 2))
@@ -60,20 +60,21 @@ def test_fastv_ranks_by_the_layer_that_has_just_run(model: Qwen2ForCausalLM) -> 
 def test_fastv_keeps_what_the_paper_keeps_at_its_cost() -> None:
     quarter = load_profile("fastv")
     assert (
-        method_of(quarter).outlook(32, 196, SEVEN_B).visual_per_layer == (6272,) * 2 + (1568,) * 26
+        method_of(quarter).token_schedule(32, 196, SEVEN_B).visual_per_layer
+        == (6272,) * 2 + (1568,) * 26
     )
-    tenth = method_of(quarter.with_budget(0.1508)).outlook(32, 196, SEVEN_B)
+    tenth = method_of(quarter.with_budget(0.1508)).token_schedule(32, 196, SEVEN_B)
     assert tenth.visual_per_layer[-1] == 627
     with pytest.raises(UsageError, match="layers that see every token"):
-        method_of(quarter.with_budget(0.07)).outlook(32, 196, SEVEN_B)
+        method_of(quarter.with_budget(0.07)).token_schedule(32, 196, SEVEN_B)
 
 
 @pytest.mark.parametrize("name", ["fastv", "random", "uniform"])
 def test_a_layer_that_is_not_there_is_named(name: str) -> None:
-    known = Circumstances(layers=8)
+    known = ModelContext(layers=8)
     profile = load_profile(name)
     assert getattr(resolve_profile(profile, known), name).layer == 1
-    assert getattr(resolve_profile(profile, Circumstances(28)), name).layer == 2
+    assert getattr(resolve_profile(profile, ModelContext(28)), name).layer == 2
     wrong = profile.to_dict() | {name: {"layer": 8}}
     import yaml
 
@@ -99,9 +100,9 @@ def test_random_draws_by_seed_alone() -> None:
 
 def test_the_seed_is_the_runs_unless_the_profile_has_one() -> None:
     profile = load_profile("random")
-    assert resolve_profile(profile, Circumstances(12, seed=7)).random.seed == 7
-    fixed = resolve_profile(profile, Circumstances(12, seed=7))
-    assert resolve_profile(fixed, Circumstances(12, seed=8)).random.seed == 7
+    assert resolve_profile(profile, ModelContext(12, seed=7)).random.seed == 7
+    fixed = resolve_profile(profile, ModelContext(12, seed=7))
+    assert resolve_profile(fixed, ModelContext(12, seed=8)).random.seed == 7
 
 
 SHARES = [0.05, 0.1, 0.15, 0.273, 0.5]
@@ -192,10 +193,12 @@ def test_stages_follow_the_depth(
 
 
 def test_pyramiddrop_halves_at_its_own_budget() -> None:
-    counts = method_of(load_profile("pyramiddrop")).outlook(32, 196, SEVEN_B).visual_per_layer
+    counts = (
+        method_of(load_profile("pyramiddrop")).token_schedule(32, 196, SEVEN_B).visual_per_layer
+    )
     for layer, published in ((0, 6272), (7, 3136), (14, 1568), (21, 784)):
         assert counts[layer] == pytest.approx(published, rel=0.005)
-    early = method_of(load_profile("pyramiddrop-early")).outlook(32, 196, SEVEN_B)
+    early = method_of(load_profile("pyramiddrop-early")).token_schedule(32, 196, SEVEN_B)
     assert early.visual_per_layer[16] / early.visual_per_layer[9] == pytest.approx(0.481, abs=0.002)
 
 

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli.cost import KNOWN_SHAPES
 from adatp_cli.profiles import FastVIDSettings, load_profile
-from adatp_cli.pruning.clusters import density_peaks, largest, squared_distances
 from adatp_cli.pruning.method import ClipSignals, VisualLayout
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.methods.fastvid import FastVID, cut, merge
 from adatp_cli.pruning.segments import neighbour_similarity
+from adatp_cli.pruning.selection import density_peaks, largest, squared_distances
 
 SEVEN_B = KNOWN_SHAPES["7b"].language
 
@@ -158,7 +158,7 @@ def test_where_every_frame_is_an_anchor_none_takes_in_another() -> None:
 @pytest.mark.parametrize(("budget", "tokens"), [(0.2197, 1568), (0.0829, 608), (0.085, 608)])
 def test_published_counts(budget: float, tokens: int) -> None:
     method = method_of(load_profile("fastvid").with_budget(budget))
-    assert method.outlook(32, 196, SEVEN_B).visual_per_layer == (tokens,) * 28
+    assert method.token_schedule(32, 196, SEVEN_B).visual_per_layer == (tokens,) * 28
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 8, 20])

@@ -15,7 +15,7 @@ from adatp_cli.cost import paper_cost
 from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import SECTIONS, Profile, builtin_names, load_profile
-from adatp_cli.pruning.base import PrunedPrefill, PruneReport
+from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import ClipSignals, LayerStep, PruningPlan, VisualLayout
 from adatp_cli.pruning.methods import METHODS, method_of
 from tests.engine_case import ask, engine_of, hooks_on, load_random, noisy_clip
@@ -73,7 +73,7 @@ def plan_within(
 def smallest_budget(profile: Profile, frames: int) -> float | None:
     """What the method names as its smallest budget where it cannot reach the profile's."""
     try:
-        method_of(profile).outlook(frames, 9, SHAPE)
+        method_of(profile).token_schedule(frames, 9, SHAPE)
     except UsageError as error:
         return float(error.hint.split()[-1])
     return None
@@ -105,7 +105,7 @@ def test_every_method_has_a_profile_a_section_and_a_row() -> None:
 def test_the_plan_costs_what_was_asked_for(name: str, frames: int) -> None:
     for budget in BUDGETS:
         _, chosen, layout, _ = plan_within(PRUNING[name], budget, frames)
-        counts = method_of(chosen).outlook(frames, 9, SHAPE).visual_per_layer
+        counts = method_of(chosen).token_schedule(frames, 9, SHAPE).visual_per_layer
         assert chosen.budget is not None
         spent = share(counts, layout)
         assert spent <= chosen.budget
@@ -121,7 +121,7 @@ def test_choices_follow_the_rules(model: Qwen2ForCausalLM, name: str, frames: in
     for budget in BUDGETS:
         plan, chosen, layout, prompt = plan_within(PRUNING[name], budget, frames)
         _, cache, report = prefill(model, plan, prompt, layout)
-        planned = method_of(chosen).outlook(frames, 9, SHAPE).visual_per_layer
+        planned = method_of(chosen).token_schedule(frames, 9, SHAPE).visual_per_layer
         counts = report.visual_per_layer
         assert all(1 <= count <= most for count, most in zip(counts, planned, strict=True))
         text = prompt.shape[1] - layout.visual  # the newline among it

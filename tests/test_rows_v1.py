@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from adatp_cli.batch.rows import row_key
+from adatp_cli.batch.row_format import row_key
 from adatp_cli.profiles import load_profile
 from tests.conftest import Run
 

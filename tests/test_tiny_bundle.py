@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adatp_cli.engine import Engine
-from adatp_cli.events import Answered
+from adatp_cli.answering.events import Answered
+from adatp_cli.answering.session import Engine
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
 from adatp_cli.settings import GenerationSettings

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from adatp_cli.answering.trace import Trace
 from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import LocalSettings, Profile, RelevanceSettings, SegmentSettings
-from adatp_cli.trace import Trace
 from tests.engine_case import FRAMES, ask, engine_of, load_random, profile
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.video import clip as clip_module
 from adatp_cli.video import decord_decoder
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.resize import FILTERS, Resize
+from adatp_cli.video.frames import FILTERS, Resize
 from adatp_cli.video.sampling import Sampling
 
 DATA = Path(__file__).parent / "data"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.resize import Resize
+from adatp_cli.video.frames import Resize
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.tone import HLG, PQ, tone_map
 from tests.decode_case import EVERY

@@ -12,9 +12,8 @@ import pytest
 from adatp_cli.errors import AdatpError, UsageError, VideoError
 from adatp_cli.video import decord_decoder
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.frames import Frames
+from adatp_cli.video.frames import Frames, Resize
 from adatp_cli.video.isolated import IsolatedReader
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 
 DATA = Path(__file__).parent / "data"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from adatp_cli.batch.jobs import ClipJob, Collection
 from adatp_cli.errors import UsageError
 from adatp_cli.files import read_whole
-from adatp_cli.strict_yaml import shown
+from adatp_cli.profile_yaml import shown
 from adatp_cli.text import decoded
 from adatp_cli.video.source import local_path, printable
 

@@ -20,7 +20,7 @@ from adatp_cli.batch.locking import (
     sync,
     sync_folder,
 )
-from adatp_cli.batch.rows import (
+from adatp_cli.batch.row_format import (
     FORMATS,
     csv_header,
     csv_line,

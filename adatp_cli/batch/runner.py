@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adatp_cli.account import video_facts
-from adatp_cli.batch.ahead import DecodeAhead, Decoded
+from adatp_cli.answering.generate import SharedPrefix
+from adatp_cli.answering.records import video_facts
 from adatp_cli.batch.inputs import ClipJob
-from adatp_cli.batch.pace import Pace
-from adatp_cli.batch.rows import file_stamp, row_key, stamp
-from adatp_cli.prefix import SharedPrefix
+from adatp_cli.batch.prefetch import Decoded, FramePrefetcher, Throughput
+from adatp_cli.batch.row_format import file_stamp, row_key, stamp
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 from adatp_cli.video.source import printable
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Engine
-    from adatp_cli.events import Clip
+    from adatp_cli.answering.events import Clip
+    from adatp_cli.answering.session import Engine
     from adatp_cli.video.frames import Frames
 
 Describe = Callable[[BaseException], ErrorInfo]
@@ -103,7 +102,7 @@ class BatchRunner:
     ahead
         Decode the next clips meanwhile; without it, one clip after the other.
 
-    `pace` tells where the last run's time went.
+    `throughput` tells where the last run's time went.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class BatchRunner:
         *,
         ahead: bool = True,
     ) -> None:
-        self.pace = Pace()
+        self.throughput = Throughput()
         self._engine = engine
         self._reads = tuple(map(_of_pending, reads))
         self._describe = describe
@@ -132,8 +131,8 @@ class BatchRunner:
         stop
             Asked before each row; the run ends without that row when it says so.
         """
-        with DecodeAhead(pending, *self._reads, ahead=self._ahead) as ahead:
-            self.pace = ahead.pace
+        with FramePrefetcher(pending, *self._reads, ahead=self._ahead) as ahead:
+            self.throughput = ahead.throughput
             for decoded in ahead.results(stop):
                 for row in self._rows(decoded):
                     yield row
@@ -180,7 +179,7 @@ class BatchRunner:
         return (lost, *self._engine.remarks(frames))
 
     def _answer(self, clip: Clip, question: str, shared: SharedPrefix | None) -> AnswerRecord:
-        from adatp_cli.events import Answered
+        from adatp_cli.answering.events import Answered
 
         for event in self._engine.answer(clip, question, stream=False, shared=shared):
             if isinstance(event, Answered):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from io import BufferedReader
 from typing import Any
 
-from adatp_cli.batch.rows import COLUMNS, OLD_COLUMNS, Columns, csv_header
+from adatp_cli.batch.row_format import COLUMNS, OLD_COLUMNS, Columns, csv_header
 from adatp_cli.errors import UsageError
 from adatp_cli.record import READ_VERSIONS
 from adatp_cli.text import CSV_MARK

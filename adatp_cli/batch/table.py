@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from adatp_cli.batch.rows import own_seconds
+from adatp_cli.batch.row_format import own_seconds
 from adatp_cli.batch.scan import stored
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.record import schema_text

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from adatp_cli.answering.encode import synchronize
 from adatp_cli.bench.memory import PeakWatch
 from adatp_cli.bench.sample import PLAIN, Sample
 from adatp_cli.cost import end_to_end_cost, paper_cost
-from adatp_cli.encoding import synchronize
-from adatp_cli.model.fitting import check_clip
+from adatp_cli.model.memory import check_clip
 from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class PlainTransformers:
             language = self._generate(inputs_embeds=self._embeddings(ids, visual))
         generate_s = language.total_s - language.first_token_s
         return Sample(
-            contender=PLAIN,
+            profile_run=PLAIN,
             frames=prompt.n_visual // self._loaded.shape.tokens_per_frame,
             seconds={
                 "prefill": language.first_token_s,
@@ -134,7 +134,7 @@ class PlainTransformers:
         generate_s = whole.total_s - whole.first_token_s
         first_token_s = decode_s + prepared_s + whole.first_token_s
         return Sample(
-            contender=PLAIN,
+            profile_run=PLAIN,
             frames=len(frames),
             seconds={
                 "decode": decode_s,

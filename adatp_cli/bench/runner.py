@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
+from adatp_cli.answering.events import Answered, Clip
 from adatp_cli.bench.baseline import PlainTransformers
 from adatp_cli.bench.memory import Peak, PeakWatch
 from adatp_cli.bench.sample import PLAIN, Sample, cache_bytes
 from adatp_cli.bench.synthetic import noise_encoding
 from adatp_cli.errors import MemoryLimitError, UsageError
-from adatp_cli.events import Answered, Clip
 from adatp_cli.model.device import is_cuda
 from adatp_cli.model.memory import memory_errors
 from adatp_cli.pruning.method import SignalNeeds
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Engine
+    from adatp_cli.answering.session import Engine
     from adatp_cli.model.load import LoadedModel
     from adatp_cli.video.frames import Frames, VideoInfo
     from adatp_cli.video.reader import FrameReader
@@ -54,7 +54,7 @@ class BenchPlan:
     questions
         Asked one after the other about the encoded clip; at least one.
     repeat
-        Rounds that count, each with every contender in it.
+        Rounds that count, each with every profile_run in it.
     new_tokens
         Length of every answer.
     sampling
@@ -76,22 +76,22 @@ class BenchPlan:
 class Measuring:
     """What is run now; turn 0 is the one to warm up."""
 
-    contender: str
+    profile_run: str
     frames: int
     turn: int
 
 
 @dataclass(frozen=True, slots=True)
 class NotMeasured:
-    """A contender that could not be run at so many frames, and why."""
+    """A profile_run that could not be run at so many frames, and why."""
 
-    contender: str
+    profile_run: str
     frames: int
     reason: str
 
 
 class Bench:
-    """Measures contenders against each other.
+    """Measures profile_runs against each other.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class Bench:
             frames, decode_s = self._decode(min(count, WARM_UP_FRAMES) if small else count)
             for event in self._round(frames, decode_s, running, turn):
                 if isinstance(event, NotMeasured):
-                    running.remove(event.contender)
+                    running.remove(event.profile_run)
                     event = replace(event, frames=count)
                 if turn > 0 or not isinstance(event, Sample):
                     yield event
@@ -200,7 +200,7 @@ class Bench:
     def _round(
         self, frames: Frames, decode_s: float, running: Sequence[str], turn: int
     ) -> Iterator[Measuring | NotMeasured | Sample]:
-        """Every contender once, beginning with another one each time."""
+        """Every profile_run once, beginning with another one each time."""
         entrants = [entrant for entrant in self._entrants if entrant.name in running]
         # Profiles that want the same of a clip share its encoding, as the vision part is the same.
         entrants.sort(key=_wanted_of_a_clip)
@@ -275,7 +275,7 @@ class Bench:
             "vision": record.seconds.vision,
             "relevance": record.seconds.relevance,
             "prefill": record.seconds.prefill,
-            "choosing": first.choosing_s,
+            "choosing": first.selection_s,
             "first_token": record.seconds.first_token,
             "generate": record.seconds.generate,
             "total": record.seconds.first_token + record.seconds.generate,
@@ -294,7 +294,7 @@ class Bench:
             most = answering.above
         loaded = self._loaded
         return Sample(
-            contender=entrant.name,
+            profile_run=entrant.name,
             frames=len(clip.frames),
             seconds=seconds,
             tokens=record.tokens,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp_cli.encoding import EncodedClip
+from adatp_cli.answering.encode import EncodedClip
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel

@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
+from adatp_cli.answering.plan import PrefillMode
 from adatp_cli.batch.walk import is_video_name
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.options import RunOptions, Stats, StatsOption, trace_outputs, with_run_options
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.running import Interview
+from adatp_cli.cli.running import AskRun
 from adatp_cli.errors import UsageError
 from adatp_cli.files import check_outputs, read_whole
-from adatp_cli.sharing import PrefillMode
 from adatp_cli.text import decoded
 from adatp_cli.video.source import STDIN_NAME, local_path
 
@@ -72,7 +72,7 @@ def ask(
         check_outputs(traces, [video, options.profile_name], overwrite=options.overwrite)
         source = read_clip() if video == STDIN else video
         name = STDIN_NAME if video == STDIN else video
-        Interview(source, asked, options, output, video_name=name, prefill=prefill).run()
+        AskRun(source, asked, options, output, video_name=name, prefill=prefill).run()
 
 
 def check_arguments(video: str, questions: Sequence[str], output: Output) -> str:

@@ -17,9 +17,8 @@ from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.loading import load_engine, sampling_for
 from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.pace import Remarks, decoding_limit, going_on, outcome, waiting
 from adatp_cli.cli.progress import BatchProgress
-from adatp_cli.cli.rows import (
+from adatp_cli.cli.results_options import (
     RESULTS,
     OutputFormat,
     Resume,
@@ -28,18 +27,18 @@ from adatp_cli.cli.rows import (
     StdoutRows,
     check_resuming,
 )
+from adatp_cli.cli.throughput import Remarks, decoding_limit, going_on, outcome, waiting
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath, check_outputs, is_stdout
 from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.text import plural
 
 if TYPE_CHECKING:
+    from adatp_cli.answering.session import Engine
     from adatp_cli.batch.inputs import ClipJob
-    from adatp_cli.batch.pace import Pace
-    from adatp_cli.engine import Engine
-    from adatp_cli.video.frames import Frames
+    from adatp_cli.batch.prefetch import Throughput
+    from adatp_cli.video.frames import Frames, Resize
     from adatp_cli.video.reader import FrameReader
-    from adatp_cli.video.resize import Resize
     from adatp_cli.video.sampling import Sampling
 
 _SKIPPED_SHOWN = 5
@@ -325,7 +324,7 @@ class Batch:
                     said.update(row.notes)
             finally:
                 progress.stop()
-        self._summary(before, progress, remarks, runner.pace, decoders)
+        self._summary(before, progress, remarks, runner.throughput, decoders)
         failed = sum(progress.failed.values()) + list(before.values()).count(False)
         left = total - progress.rows
         if interrupts.asked():
@@ -349,7 +348,7 @@ class Batch:
         }
 
     def _decoders(self) -> int:
-        from adatp_cli.batch.pace import default_readers
+        from adatp_cli.batch.prefetch import default_readers
         from adatp_cli.machine import usable_cores
         from adatp_cli.model.device import is_cuda
 
@@ -365,7 +364,7 @@ class Batch:
         before: Mapping[str, bool],
         progress: BatchProgress,
         remarks: Remarks,
-        pace: Pace,
+        throughput: Throughput,
         decoders: int,
     ) -> None:
         from adatp_cli.machine import usable_cores
@@ -373,8 +372,10 @@ class Batch:
         lines = [*outcome(progress), *remarks.lines()]
         if progress.rows:
             rate = progress.clips / max(progress.seconds, 1e-9) * 60
-            lines.append(f"{plural(progress.clips, 'clip')}, {rate:.1f} a minute{waiting(pace)}")
-            lines += decoding_limit(pace, decoders, usable_cores())
+            lines.append(
+                f"{plural(progress.clips, 'clip')}, {rate:.1f} a minute{waiting(throughput)}"
+            )
+            lines += decoding_limit(throughput, decoders, usable_cores())
         if before:
             missed = list(before.values()).count(False)
             tail = f", {missed} of them failed" if missed else ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.comparison import Comparison, load_comparison, load_profiles
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.loading import load_model_for
 from adatp_cli.cli.options import (
@@ -251,7 +251,7 @@ class _Measurement:
         self._options.sampling()  # a wrong one is told before anything is loaded
         quiet = quiet_libraries(verbose=self._options.verbose)
         with self._output.running(), quiet, self._clip() as source:
-            arena = load_arena(profiles, self._options, self._output, load=_load)
+            arena = load_comparison(profiles, self._options, self._output, load=_load)
             result = self._measure(arena, source)
         self._show(result)
 
@@ -276,7 +276,7 @@ class _Measurement:
             write_clip(path)
             yield path
 
-    def _measure(self, arena: Arena, source: Path) -> BenchResult:
+    def _measure(self, arena: Comparison, source: Path) -> BenchResult:
         import datetime
 
         from adatp_cli.bench.context import readable_frames
@@ -291,7 +291,7 @@ class _Measurement:
         if is_random:
             self._output.note(RANDOM_WEIGHTS)
         plan = self._plan(arena)
-        entrants = [Entrant(one.name, one.engine) for one in arena.contenders]
+        entrants = [Entrant(one.name, one.engine) for one in arena.profile_runs]
         began = datetime.datetime.now(datetime.UTC)
         samples: list[Sample] = []
         readable, missing = readable_frames(entrants, plan.questions, plan.frames)
@@ -320,14 +320,14 @@ class _Measurement:
             plan=plan,
             text_tokens=bench.text_tokens,
             memory_method=bench.memory_method,
-            profiles={one.name: one.engine.profile.to_dict() for one in arena.contenders},
+            profiles={one.name: one.engine.profile.to_dict() for one in arena.profile_runs},
             rows=summarise([one.name for one in entrants], samples, missing),
         )
 
     def _missing(self, one: NotMeasured) -> None:
-        self._output.note(f"{one.contender} is not measured: {one.reason}")
+        self._output.note(f"{one.profile_run} is not measured: {one.reason}")
 
-    def _plan(self, arena: Arena) -> BenchPlan:
+    def _plan(self, arena: Comparison) -> BenchPlan:
         from adatp_cli.bench.runner import BenchPlan
 
         wanted = self._wanted
@@ -366,7 +366,7 @@ def _doing(event: object, plan: BenchPlan) -> str:
     if not isinstance(event, Measuring):
         return ""
     turn = "warming up" if event.turn == 0 else f"round {event.turn} of {plan.repeat}"
-    return f"{plural(event.frames, 'frame')}, {turn}: {event.contender}"
+    return f"{plural(event.frames, 'frame')}, {turn}: {event.profile_run}"
 
 
 def _load(

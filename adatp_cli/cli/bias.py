@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.comparison import Comparison, load_comparison, load_profiles
 from adatp_cli.cli.datasets import (
     AnnotationsFile,
     ClipCount,
@@ -135,7 +135,7 @@ class Measurement:
         for note in dataset.notes:
             output.note(note)
         with output.running(), quiet_libraries(verbose=self._options.verbose):
-            arena = load_arena(profiles, self._options, output, 1, keep_trace=True)
+            arena = load_comparison(profiles, self._options, output, 1, keep_trace=True)
             return self._measure(dataset, arena)
 
     def _profiles(self) -> list[Profile]:
@@ -148,18 +148,18 @@ class Measurement:
                 raise UsageError(f"a profile called {clashing!r} prunes", "give it another name")
         return [first, *(one for one in profiles if one is not first)]
 
-    def _measure(self, dataset: Dataset, arena: Arena) -> int:
+    def _measure(self, dataset: Dataset, arena: Comparison) -> int:
         from adatp_cli.evaluation.bias import Tally
         from adatp_cli.evaluation.bias_runner import BiasRunner
         from adatp_cli.evaluation.runner import plan
         from adatp_cli.video.isolated import IsolatedReader
 
         output, tally = self._output, Tally()
-        planned = plan(dataset, arena.contenders, arena.settings)
+        planned = plan(dataset, arena.profile_runs, arena.settings)
         total = sum(len(pending.asks) for pending in planned)
         failed: Counter[str] = Counter()
         last: Exception | None = None
-        sampling, resize = arena.sampling, arena.contenders[0].engine.resize
+        sampling, resize = arena.sampling, arena.profile_runs[0].engine.resize
         limits = self._options.limits()
         with IsolatedReader(limits) as reader, Interrupts(output.note) as interrupts:
             runner = BiasRunner(
@@ -169,14 +169,14 @@ class Measurement:
             progress = output.progress(total, "passes", rows_seen=False)
             try:
                 for measured in runner.run(planned, interrupts.asked):
-                    contender, sample = measured.ask.contender, measured.sample
+                    profile_run, sample = measured.ask.profile_run, measured.sample
                     error = None
                     if isinstance(sample, Exception):
                         last, error = sample, failure_of(sample).info
                         failed[error.kind] += 1
                     else:
-                        prunes = contender.engine.profile.method != _BEFORE
-                        tally.add(contender.name, sample, prunes=prunes)
+                        prunes = profile_run.engine.profile.method != _BEFORE
+                        tally.add(profile_run.name, sample, prunes=prunes)
                     progress.advance(measured.ask.item.clip.name, error)
             finally:
                 progress.stop()
@@ -184,7 +184,7 @@ class Measurement:
         for kind, count in failed.most_common():
             output.note(f"  {count} failed: {kind}")
         summary = tally.summary(dataset.title, failed)
-        whole = len(summary.questions) == len(arena.contenders)
+        whole = len(summary.questions) == len(arena.profile_runs)
         if last is not None and not whole:
             raise last  # there is a profile that nothing is known of
         if whole:
@@ -195,7 +195,7 @@ class Measurement:
             return INTERRUPTED
         return SOME_FAILED if failed else 0
 
-    def _finish(self, dataset: Dataset, arena: Arena, summary: BiasSummary) -> None:
+    def _finish(self, dataset: Dataset, arena: Comparison, summary: BiasSummary) -> None:
         from adatp_cli.evaluation import bias_plots, bias_report, plots
         from adatp_cli.evaluation.tables import PAGE, prepare_folder
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adatp_cli.cli.contending import Arena
+from adatp_cli.cli.comparison import Comparison
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.errors import UsageError
 from adatp_cli.text import plural
@@ -125,7 +125,7 @@ def check_shared(options: RunOptions) -> None:
         )
 
 
-def facts(dataset: Dataset, arena: Arena) -> list[str]:
+def facts(dataset: Dataset, arena: Comparison) -> list[str]:
     """What was run, for a report."""
     items, sampling = dataset.items, arena.sampling
     model, versions = arena.model, arena.versions

@@ -22,7 +22,7 @@ from adatp_cli.cli.options import (
     Verbose,
 )
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.running import Interview
+from adatp_cli.cli.running import AskRun
 from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.text import plural
 
@@ -81,7 +81,7 @@ def _run(target: Path | None, options: RunOptions, output: Output) -> None:
 
 def _ask(made: DemoClip, name: str, options: RunOptions, output: Output) -> None:
     output.note("tiny, the bundled model, knows moving coloured shapes and nothing else")
-    interview = Interview(
+    interview = AskRun(
         str(made.path),
         [question.text for question in made.questions],
         options,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adatp_cli.cli.contending import Arena, load_arena, load_profiles, one_fits
+from adatp_cli.cli.comparison import Comparison, load_comparison, load_profiles, one_fits
 from adatp_cli.cli.datasets import (
     AnnotationsFile,
     ClipCount,
@@ -29,7 +29,7 @@ from adatp_cli.cli.interrupts import Interrupts
 from adatp_cli.cli.options import ProfilesOption, RunOptions, profile_names, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
-from adatp_cli.cli.rows import RESULTS, Resume, RetryFailed, check_resuming
+from adatp_cli.cli.results_options import RESULTS, Resume, RetryFailed, check_resuming
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath, check_outputs
 from adatp_cli.profiles import read_share
@@ -38,9 +38,8 @@ from adatp_cli.text import plural
 if TYPE_CHECKING:
     from adatp_cli.batch.results import ResultFile
     from adatp_cli.evaluation.items import Dataset
-    from adatp_cli.evaluation.lineup import Place
     from adatp_cli.evaluation.outcomes import Outcome
-    from adatp_cli.evaluation.runner import Ask
+    from adatp_cli.evaluation.runner import Ask, ProfileSpec
     from adatp_cli.evaluation.summary import Summary
 
 _DEFAULT_PROFILES = ("vanilla", "adatp")
@@ -77,7 +76,7 @@ class EvalOptions:
         check_resuming(self.output, resume=self.resume, retry_failed=self.retry_failed)
         self.dataset.check()
 
-    def places(self, budget: float | None) -> list[Place]:
+    def places(self, budget: float | None) -> list[ProfileSpec]:
         """The profiles, at every budget that was asked for.
 
         Raises
@@ -85,7 +84,7 @@ class EvalOptions:
         ProfileError, UsageError
             One does not exist or is not valid, or a budget is none.
         """
-        from adatp_cli.evaluation.lineup import line_up
+        from adatp_cli.evaluation.runner import line_up
 
         if self.budgets and budget is not None:
             raise UsageError("--budget and --budgets exclude each other", "give one of them")
@@ -226,7 +225,7 @@ class Evaluation:
             self._file() as file,
         ):
             profiles = [place.profile for place in places]
-            arena = load_arena(
+            arena = load_comparison(
                 profiles,
                 self._options,
                 output,
@@ -250,18 +249,18 @@ class Evaluation:
         read = [*inputs, wanted.dataset.annotations or ""]
         check_outputs(outputs, read, overwrite=overwrite, resume=wanted.resume)
 
-    def _within_reach(self, arena: Arena) -> Arena:
+    def _within_reach(self, arena: Comparison) -> Comparison:
         """Without those that cannot reach their budget; shorter clips may still be errors."""
         frames = arena.sampling.frames
         able = []
-        for contender in arena.contenders:
+        for profile_run in arena.profile_runs:
             try:
-                contender.engine.outlook(frames or arena.loaded.default_frames)
+                profile_run.engine.token_schedule(frames or arena.loaded.default_frames)
             except UsageError as error:
-                self._output.note(f"{contender.name} is left out: {error.hint}")
+                self._output.note(f"{profile_run.name} is left out: {error.hint}")
             else:
-                able.append(contender)
-        return dataclasses.replace(arena, contenders=tuple(able))
+                able.append(profile_run)
+        return dataclasses.replace(arena, profile_runs=tuple(able))
 
     @contextlib.contextmanager
     def _file(self) -> Iterator[ResultFile | None]:
@@ -280,20 +279,24 @@ class Evaluation:
             yield file
 
     def _answer(
-        self, dataset: Dataset, arena: Arena, places: Sequence[Place], file: ResultFile | None
+        self,
+        dataset: Dataset,
+        arena: Comparison,
+        places: Sequence[ProfileSpec],
+        file: ResultFile | None,
     ) -> int:
         from adatp_cli.evaluation.runner import EvalRunner, plan, without
         from adatp_cli.video.isolated import IsolatedReader
 
         output = self._output
-        planned = plan(dataset, arena.contenders, arena.settings)
+        planned = plan(dataset, arena.profile_runs, arena.settings)
         asks = {ask.key: ask for pending in planned for ask in pending.asks}
         if file is not None and self._wanted.retry_failed:
             file.forget_failed(asks)
         before = {} if file is None else {key: file.done[key] for key in asks if key in file.done}
         outcomes = self._outcomes_before(dataset, asks, before)
         total = len(asks) - len(before)
-        sampling, resize = arena.sampling, arena.contenders[0].engine.resize
+        sampling, resize = arena.sampling, arena.profile_runs[0].engine.resize
         limits = self._options.limits()
         with IsolatedReader(limits) as reader, Interrupts(output.note) as interrupts:
             runner = EvalRunner(
@@ -339,22 +342,22 @@ class Evaluation:
         from adatp_cli.evaluation.scoring import Rule
 
         judge = dataset.scoring.judge(Rule(self._wanted.rule))
-        return outcome_of(row, ask.item, ask.contender.name, judge)
+        return outcome_of(row, ask.item, ask.profile_run.name, judge)
 
     def _finish(
         self,
         dataset: Dataset,
-        arena: Arena,
-        places: Sequence[Place],
+        arena: Comparison,
+        places: Sequence[ProfileSpec],
         outcomes: Sequence[Outcome],
     ) -> None:
         from adatp_cli.evaluation.report import tables
         from adatp_cli.evaluation.scoring import Rule
         from adatp_cli.evaluation.summary import summarise
 
-        contenders = arena.contenders
-        names = [contender.name for contender in contenders]
-        vanilla = [c.name for c in contenders if c.engine.profile.method == "vanilla"]
+        profile_runs = arena.profile_runs
+        names = [profile_run.name for profile_run in profile_runs]
+        vanilla = [c.name for c in profile_runs if c.engine.profile.method == "vanilla"]
         baseline = vanilla[0] if vanilla else None
         if baseline is None:
             self._output.note("no differences without an unpruned run: -p vanilla adds one")
@@ -378,7 +381,7 @@ class Evaluation:
         self,
         folder: Path,
         summary: Summary,
-        arena: Arena,
+        arena: Comparison,
         outcomes: Sequence[Outcome],
     ) -> None:
         from adatp_cli.evaluation import plots

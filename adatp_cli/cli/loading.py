@@ -18,9 +18,9 @@ from adatp_cli.profiles import Profile
 from adatp_cli.text import plural
 
 if TYPE_CHECKING:
+    from adatp_cli.answering.plan import FrameBudget
+    from adatp_cli.answering.session import Engine
     from adatp_cli.cost import ModelShape
-    from adatp_cli.engine import Engine
-    from adatp_cli.frame_budget import FrameBudget
     from adatp_cli.model.load import Accepts, LoadedModel
     from adatp_cli.video.sampling import Sampling
 
@@ -55,14 +55,14 @@ def load_engine(
         check_fits([profile], options, shape, default)
 
     loaded, seconds = load_model_for(profile.encoder, options, output, accepts, check)
-    from adatp_cli import account
-    from adatp_cli.engine import Engine
+    from adatp_cli.answering import records
+    from adatp_cli.answering.session import Engine
 
     settings = options.generation()
     draws = profile.method == "random" or options.samples
     if options.seed is not None and not draws:
         output.note("--seed has no effect on greedy decoding; it needs --temperature")
-    know(model=account.model_info(loaded), versions=account.versions())
+    know(model=records.model_info(loaded), versions=records.versions())
     output.note(f"{weights_of(loaded)}, profile {profile.name}")
     keep_trace = options.trace is not None
     engine = Engine(loaded, profile, settings, keep_trace=keep_trace, load_seconds=seconds)
@@ -171,7 +171,7 @@ def import_libraries() -> None:
         # transformers would import the classes at their first use, outside of this block.
         import transformers.models.llava_onevision.modeling_llava_onevision  # noqa: F401
 
-        import adatp_cli.engine
+        import adatp_cli.answering.session
         import adatp_cli.model.load  # noqa: F401
 
 

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from adatp_cli.cli.helping import arranged, one_paragraph_a_line, usage, without_types
 from adatp_cli.errors import UsageError
-from adatp_cli.strict_yaml import nearest
+from adatp_cli.profile_yaml import nearest
 
 _DASHED = "put -- before a file or question that starts with a dash"
 _BLANKS = "put quotes around a text with blanks in it"

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from adatp_cli import strict_yaml
-from adatp_cli.cli.costs import amount, percent
-from adatp_cli.cli.errors import reporting
-from adatp_cli.cli.forecast import (
+from adatp_cli import profile_yaml
+from adatp_cli.answering.plan import FrameBudget
+from adatp_cli.cli.cost_estimate import (
     ANSWER_TOKENS,
     MEMORY_DEVICE,
     MEMORY_DTYPE,
@@ -21,12 +20,13 @@ from adatp_cli.cli.forecast import (
     find_target,
     forecast,
 )
+from adatp_cli.cli.costs import amount, percent
+from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.helping import examples
 from adatp_cli.cli.options import AUTO_FRAMES, DEFAULT_NEW_TOKENS, Json, frame_number
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import Command, Group
 from adatp_cli.errors import UsageError
-from adatp_cli.frame_budget import FrameBudget
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
 from adatp_cli.text import plural
@@ -110,7 +110,7 @@ def show(
         if json:
             output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))
             return
-        output.write(strict_yaml.dump(profile.to_dict()))
+        output.write(profile_yaml.dump(profile.to_dict()))
         for line in _as_comment(told, target):
             output.line(f"# {line}".rstrip())
 

@@ -18,12 +18,12 @@ from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
-    from adatp_cli.events import Answered, ClipReady, PrefillChosen, Stage, TextChunk
-    from adatp_cli.sharing import PrefillMode
+    from adatp_cli.answering.events import Answered, ClipReady, PrefillChosen, Stage, TextChunk
+    from adatp_cli.answering.plan import PrefillMode
     from adatp_cli.video.isolated import IsolatedReader
 
 
-class Interview:
+class AskRun:
     """Several questions about one clip, from the options to the last answer.
 
     Parameters
@@ -103,7 +103,7 @@ class Interview:
             reader.check(self._source, wanted, name=name)
 
         engine, loaded = load_engine(profile, options, self._output, self._know, check)
-        from adatp_cli.events import ClipReady
+        from adatp_cli.answering.events import ClipReady
 
         sampling = sampling_for(engine, loaded, options, self._output, self._questions)
         events = engine.ask(
@@ -148,7 +148,7 @@ class Interview:
         )
 
     def _handle(self, event: Stage | ClipReady | PrefillChosen | TextChunk | Answered) -> None:
-        from adatp_cli.events import Answered, ClipReady, PrefillChosen, TextChunk
+        from adatp_cli.answering.events import Answered, ClipReady, PrefillChosen, TextChunk
 
         if isinstance(event, Answered):
             self._answered(event)

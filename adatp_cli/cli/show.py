@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from adatp_cli.cli.ask import STDIN, check_arguments, read_clip, read_questions
-from adatp_cli.cli.contending import Arena, load_arena, load_profiles
+from adatp_cli.cli.comparison import Comparison, load_comparison, load_profiles
 from adatp_cli.cli.costs import statistics
 from adatp_cli.cli.errors import failure_of, reporting
 from adatp_cli.cli.loading import load_model_for
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from adatp_cli.evaluation.runner import Contender
-    from adatp_cli.events import Answered, Clip, Stage, TextChunk
+    from adatp_cli.answering.events import Answered, Clip, Stage, TextChunk
+    from adatp_cli.evaluation.runner import ProfileRun
     from adatp_cli.pictures.scene import Scene
     from adatp_cli.video.frames import Frames
     from adatp_cli.video.isolated import IsolatedReader
@@ -194,14 +194,16 @@ class Show:
             load = functools.partial(
                 load_model_for, check=lambda: reader.check(source, wanted, name=name)
             )
-            arena = load_arena(profiles, self._options, self._output, keep_trace=True, load=load)
+            arena = load_comparison(
+                profiles, self._options, self._output, keep_trace=True, load=load
+            )
             self._known = [
                 dataclasses.replace(
-                    contender.known, video=self._about.name, question=self._about.question
+                    profile_run.known, video=self._about.name, question=self._about.question
                 )
-                for contender in arena.contenders
+                for profile_run in arena.profile_runs
             ]
-            self._names = [contender.name for contender in arena.contenders]
+            self._names = [profile_run.name for profile_run in arena.profile_runs]
             frames, seconds = self._read(reader, arena)
             pixels = self._pixels(reader, arena, frames)
         self._answer(arena, frames, seconds)
@@ -212,26 +214,26 @@ class Show:
                 panels.append(Panel.of(event.record, event.trace.arrays, costs))
         return Scene(pixels, panels)
 
-    def _read(self, reader: IsolatedReader, arena: Arena) -> tuple[Frames, float]:
-        from adatp_cli.account import video_facts
+    def _read(self, reader: IsolatedReader, arena: Comparison) -> tuple[Frames, float]:
+        from adatp_cli.answering.records import video_facts
 
         about = self._about
         self._output.stage(f"decode: {about.name}")
-        resize = arena.contenders[0].engine.resize
+        resize = arena.profile_runs[0].engine.resize
         started = time.perf_counter()
         frames = reader.read(about.source, arena.sampling, name=about.name, resize=resize)
         seconds = time.perf_counter() - started
         facts = video_facts(frames)
         self._known = [dataclasses.replace(known, video_info=facts) for known in self._known]
-        for note in frames.notes + arena.contenders[0].engine.remarks(frames):
+        for note in frames.notes + arena.profile_runs[0].engine.remarks(frames):
             self._output.note(note)
         return frames, seconds
 
-    def _pixels(self, reader: IsolatedReader, arena: Arena, frames: Frames) -> Pixels:
+    def _pixels(self, reader: IsolatedReader, arena: Comparison, frames: Frames) -> Pixels:
         """The frames to draw: those that the model sees, sharper where it sees them coarsely."""
-        from adatp_cli.video.resize import Resize
+        from adatp_cli.video.frames import Resize
 
-        resize = arena.contenders[0].engine.resize
+        resize = arena.profile_runs[0].engine.resize
         if resize.size >= _SIDE or frames.pixels.shape[1:3] != (resize.size, resize.size):
             return frames.pixels
         sharper = Resize(_SIDE, resize.resample)
@@ -240,23 +242,23 @@ class Show:
         same = again.timestamps_s.tolist() == frames.timestamps_s.tolist()
         return again.pixels if same else frames.pixels
 
-    def _answer(self, arena: Arena, frames: Frames, seconds: float) -> None:
+    def _answer(self, arena: Comparison, frames: Frames, seconds: float) -> None:
         from adatp_cli.evaluation.runner import encode_for
 
-        about, contenders = self._about, arena.contenders
-        for contender in contenders:
-            prompt = contender.engine.prompt(about.question, len(frames))
-            contender.engine.check_memory(len(frames), prompt.text_tokens)
+        about, profile_runs = self._about, arena.profile_runs
+        for profile_run in profile_runs:
+            prompt = profile_run.engine.prompt(about.question, len(frames))
+            profile_run.engine.check_memory(len(frames), prompt.text_tokens)
         self._output.stage(f"vision: {plural(len(frames), 'frame')}")
-        clips = encode_for(contenders, about.name, frames, seconds)
-        for number, contender in enumerate(contenders):
-            self._ask(number, contender, clips[contender.name])
+        clips = encode_for(profile_runs, about.name, frames, seconds)
+        for number, profile_run in enumerate(profile_runs):
+            self._ask(number, profile_run, clips[profile_run.name])
 
-    def _ask(self, number: int, contender: Contender, clip: Clip) -> None:
-        from adatp_cli.events import Answered, TextChunk
+    def _ask(self, number: int, profile_run: ProfileRun, clip: Clip) -> None:
+        from adatp_cli.answering.events import Answered, TextChunk
 
         output = self._output
-        events = contender.engine.answer(clip, self._about.question, stream=not output.json)
+        events = profile_run.engine.answer(clip, self._about.question, stream=not output.json)
         # Closed at once when something goes wrong: the engine then stops its thread.
         with contextlib.closing(cast("Generator[Stage | TextChunk | Answered]", events)) as run:
             for event in run:

@@ -19,7 +19,7 @@ from typing import Any
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.evaluation.items import letters
 from adatp_cli.files import read_whole
-from adatp_cli.strict_yaml import shown
+from adatp_cli.profile_yaml import shown
 from adatp_cli.text import decoded
 from adatp_cli.video.source import printable
 

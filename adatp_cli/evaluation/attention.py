@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adatp_cli.pruning.attention_rows import project_query
 from adatp_cli.pruning.report import PruningError
-from adatp_cli.pruning.rows import project_query
-from adatp_cli.pruning.scores import attention_rows
+from adatp_cli.pruning.selection import attention_rows
 
 
 class AttentionWatch:

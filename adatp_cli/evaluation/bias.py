@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adatp_cli.pruning.scores import best
+from adatp_cli.pruning.selection import best
 
 Floats = npt.NDArray[np.float64]
 # The paper's clips have 32 frames, and its last eighth of them are 4.

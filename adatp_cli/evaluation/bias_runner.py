@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from adatp_cli.batch.ahead import DecodeAhead
+from adatp_cli.batch.prefetch import FramePrefetcher
 from adatp_cli.evaluation.attention import AttentionWatch
 from adatp_cli.evaluation.bias import Sample, sample_of
 from adatp_cli.evaluation.items import ClipSource
 from adatp_cli.evaluation.runner import Ask, Pending, encode_pending
 
 if TYPE_CHECKING:
-    from adatp_cli.events import Clip
+    from adatp_cli.answering.events import Clip
     from adatp_cli.video.frames import Frames
 
 
@@ -28,12 +28,12 @@ class Measured:
 
 
 class BiasRunner:
-    """Runs the prefill of every question for every contender.
+    """Runs the prefill of every question for every profile_run.
 
     Parameters
     ----------
     language_model
-        The decoder stack that the contenders share.
+        The decoder stack that the profile_runs share.
     read
         Gives a clip's frames.
     """
@@ -52,26 +52,26 @@ class BiasRunner:
         stop
             Asked after each question; the run ends there when it says so.
         """
-        with DecodeAhead(pending, lambda item: self._read(item.clip)) as ahead:
+        with FramePrefetcher(pending, lambda item: self._read(item.clip)) as ahead:
             for decoded in ahead.results(stop):
                 frames = decoded.frames
                 clips: dict[str, Clip | Exception] = {}
                 if not isinstance(frames, Exception):
                     clips = encode_pending(decoded.item, frames, decoded.seconds)
                 for ask in decoded.item.asks:
-                    clip = frames if isinstance(frames, Exception) else clips[ask.contender.name]
+                    clip = frames if isinstance(frames, Exception) else clips[ask.profile_run.name]
                     yield Measured(ask, self._measure(ask, clip))
                     if stop():
                         return
 
     def _measure(self, ask: Ask, clip: Clip | Exception) -> Sample | Exception:
-        from adatp_cli.events import Answered
+        from adatp_cli.answering.events import Answered
 
         if isinstance(clip, Exception):
             return clip
         try:
             with self._watch as watch:
-                for event in ask.contender.engine.answer(clip, ask.item.prompt, stream=False):
+                for event in ask.profile_run.engine.answer(clip, ask.item.prompt, stream=False):
                     if isinstance(event, Answered) and event.trace is not None:
                         rows = [row.numpy() for row in watch.rows]
                         return sample_of(event.trace.arrays, rows)

@@ -6,13 +6,12 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adatp_cli.batch.rows import file_stamp
+from adatp_cli.batch.row_format import file_stamp
 from adatp_cli.errors import VideoError
 from adatp_cli.evaluation.annotations import Row
-from adatp_cli.video.frames import Frames
+from adatp_cli.video.frames import Frames, Resize
 from adatp_cli.video.picture_list import PictureList
 from adatp_cli.video.reader import FrameReader
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.source import printable
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.scoring import Scoring
-    from adatp_cli.video.frames import Frames
+    from adatp_cli.video.frames import Frames, Resize
     from adatp_cli.video.reader import FrameReader
-    from adatp_cli.video.resize import Resize
     from adatp_cli.video.sampling import Sampling
 
 # How a benchmark's own number is made: over all questions alike, or as the mean over the kinds.

@@ -19,10 +19,10 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from adatp_cli import account
-from adatp_cli.engine import Engine
+from adatp_cli.answering import records
+from adatp_cli.answering.events import Answered, Clip
+from adatp_cli.answering.session import Engine
 from adatp_cli.errors import AdatpError, UsageError
-from adatp_cli.events import Answered, Clip
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.profiles import Profile, load_profile, read_share
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
@@ -180,9 +180,9 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
             request.path,
             request.text,
             ErrorInfo(error.kind, error.message, error.hint),
-            model=account.model_info(self._loaded),
+            model=records.model_info(self._loaded),
             profile=profile.to_dict(),
-            versions=account.versions(),
+            versions=records.versions(),
         )
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:

@@ -5,35 +5,37 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from adatp_cli.account import video_facts
-from adatp_cli.batch.ahead import DecodeAhead, Decoded
-from adatp_cli.batch.rows import row_key, stamp
+from adatp_cli.answering.records import video_facts
+from adatp_cli.batch.prefetch import Decoded, FramePrefetcher
+from adatp_cli.batch.row_format import row_key, stamp
 from adatp_cli.batch.runner import Describe, Row
+from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.items import ClipSource, Dataset, Item
 from adatp_cli.evaluation.scoring import Verdict
+from adatp_cli.profiles import Profile
 from adatp_cli.record import AnswerRecord, FailureRecord
 
 if TYPE_CHECKING:
-    from adatp_cli.engine import Engine
-    from adatp_cli.events import Clip
+    from adatp_cli.answering.events import Clip
+    from adatp_cli.answering.session import Engine
     from adatp_cli.video.frames import Frames
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class ProfileRun:
     """A profile that answers.
 
     Parameters
     ----------
     name
-        The profile's, which no other contender has.
+        The profile's, which no other profile_run has.
     engine
-        The model under this profile; all contenders share the model.
+        The model under this profile; all profile_runs share the model.
     known
         What every failure row of it holds: model, profile, versions.
     """
@@ -45,10 +47,10 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One question to one contender, and the key of its row."""
+    """One question to one profile_run, and the key of its row."""
 
     item: Item
-    contender: Contender
+    profile_run: ProfileRun
     key: str
 
 
@@ -61,7 +63,7 @@ class Pending:
     clip
         Where its frames come from.
     asks
-        Question by question, and each to one contender after the other.
+        Question by question, and each to one profile_run after the other.
     size_bytes, mtime_ns
         The file as it was when the run was planned; None where there is none.
     """
@@ -73,7 +75,7 @@ class Pending:
 
 
 def plan(
-    dataset: Dataset, contenders: Sequence[Contender], settings: Mapping[str, object]
+    dataset: Dataset, profile_runs: Sequence[ProfileRun], settings: Mapping[str, object]
 ) -> list[Pending]:
     """Every clip with its questions.
 
@@ -86,9 +88,9 @@ def plan(
     for clip, items in groupby(dataset.items, key=lambda item: item.clip):
         size, mtime = clip.stamp()
         asks = tuple(
-            Ask(item, contender, _key(dataset, item, contender, (size, mtime), settings))
+            Ask(item, profile_run, _key(dataset, item, profile_run, (size, mtime), settings))
             for item in items
-            for contender in contenders
+            for profile_run in profile_runs
         )
         planned.append(Pending(clip, asks, size, mtime))
     return planned
@@ -107,14 +109,14 @@ def without(planned: Sequence[Pending], done: Mapping[str, bool]) -> list[Pendin
 def _key(
     dataset: Dataset,
     item: Item,
-    contender: Contender,
+    profile_run: ProfileRun,
     stamp: tuple[int | None, int | None],
     settings: Mapping[str, object],
 ) -> str:
     # With the clip itself: a file asked about in parts has one name, size and time for all.
     named = {
         **settings,
-        "profile": contender.engine.profile.to_dict(),
+        "profile": profile_run.engine.profile.to_dict(),
         "dataset": dataset.name,
         "item": item.id,
         "clip": repr(item.clip),
@@ -123,7 +125,7 @@ def _key(
 
 
 class EvalRunner:
-    """Asks every question of every contender.
+    """Asks every question of every profile_run.
 
     Parameters
     ----------
@@ -152,7 +154,7 @@ class EvalRunner:
         stop
             Asked before each row; the run ends without that row when it says so.
         """
-        with DecodeAhead(pending, lambda item: self._read(item.clip)) as ahead:
+        with FramePrefetcher(pending, lambda item: self._read(item.clip)) as ahead:
             for decoded in ahead.results(stop):
                 for row in self._rows(decoded):
                     yield row
@@ -167,12 +169,12 @@ class EvalRunner:
             return
         clips = encode_pending(pending, frames, decoded.seconds)
         for ask in pending.asks:
-            clip = clips[ask.contender.name]
+            clip = clips[ask.profile_run.name]
             if isinstance(clip, Exception):
                 yield ask, self._failed(pending, ask, clip, frames)
                 continue
             try:
-                record = _answer(ask.contender.engine, clip, ask.item.prompt)
+                record = _answer(ask.profile_run.engine, clip, ask.item.prompt)
             except Exception as error:
                 yield ask, self._failed(pending, ask, error, frames)
             else:
@@ -182,7 +184,7 @@ class EvalRunner:
     def _failed(self, pending: Pending, ask: Ask, error: Exception, frames: Frames | None) -> Row:
         info = self._describe(error)
         record = dataclasses.replace(
-            ask.contender.known,
+            ask.profile_run.known,
             video=pending.clip.name,
             question=ask.item.prompt,
             error=info,
@@ -213,31 +215,31 @@ def _told(verdict: Verdict | None) -> dict[str, Any]:
 
 
 def encode_pending(pending: Pending, frames: Frames, seconds: float) -> dict[str, Clip | Exception]:
-    """The clip for each contender by its name, or what keeps that one from answering.
+    """The clip for each profile_run by its name, or what keeps that one from answering.
 
     It is encoded once, with whatever any of them wants to know of it.
     """
-    contenders = {ask.contender.name: ask.contender for ask in pending.asks}
+    profile_runs = {ask.profile_run.name: ask.profile_run for ask in pending.asks}
     found: dict[str, Clip | Exception] = {}
-    for name, contender in contenders.items():
+    for name, profile_run in profile_runs.items():
         try:
             prompts = {ask.item.prompt for ask in pending.asks}
-            contender.engine.check_questions(len(frames), prompts, skip_unaskable=True)
+            profile_run.engine.check_questions(len(frames), prompts, skip_unaskable=True)
         except Exception as error:
             found[name] = error
-    able = [contender for name, contender in contenders.items() if name not in found]
+    able = [profile_run for name, profile_run in profile_runs.items() if name not in found]
     if not able:
         return found
     try:
         return found | encode_for(able, pending.clip.name, frames, seconds)
     except Exception as error:
-        return found | dict.fromkeys((contender.name for contender in able), error)
+        return found | dict.fromkeys((profile_run.name for profile_run in able), error)
 
 
 def encode_for(
-    contenders: Sequence[Contender], name: str, frames: Frames, decode_s: float
+    profile_runs: Sequence[ProfileRun], name: str, frames: Frames, decode_s: float
 ) -> dict[str, Clip]:
-    """The clip for each contender by its name, encoded once with whatever any of them wants of it.
+    """The clip for each profile by name, encoded once with whatever any of them wants of it.
 
     Profiles that differ in which frames they encode get an encoding of their own.
 
@@ -247,21 +249,21 @@ def encode_for(
         The memory ran out.
     """
     found: dict[str, Clip] = {}
-    for reuse in dict.fromkeys(one.engine.profile.reuse_frames for one in contenders):
-        alike = [one for one in contenders if one.engine.profile.reuse_frames == reuse]
+    for reuse in dict.fromkeys(one.engine.profile.reuse_frames for one in profile_runs):
+        alike = [one for one in profile_runs if one.engine.profile.reuse_frames == reuse]
         found |= _encode_alike(alike, name, frames, decode_s)
     return found
 
 
 def _encode_alike(
-    contenders: Sequence[Contender], name: str, frames: Frames, decode_s: float
+    profile_runs: Sequence[ProfileRun], name: str, frames: Frames, decode_s: float
 ) -> dict[str, Clip]:
-    engines = [contender.engine for contender in contenders]
+    engines = [profile_run.engine for profile_run in profile_runs]
     wanted = functools.reduce(operator.or_, (engine.needs for engine in engines))
     # An engine that needs the relevance encoder has it; the others need not.
     first = next((engine for engine in engines if engine.needs.encoder), engines[0])
     clip = first.encode(name, frames, decode_s, needs=wanted)
-    return {contender.name: _as_alone(clip, contender.engine) for contender in contenders}
+    return {profile_run.name: _as_alone(clip, profile_run.engine) for profile_run in profile_runs}
 
 
 def _as_alone(clip: Clip, engine: Engine) -> Clip:
@@ -275,7 +277,7 @@ def _as_alone(clip: Clip, engine: Engine) -> Clip:
 
 
 def _answer(engine: Engine, clip: Clip, prompt: str) -> AnswerRecord:
-    from adatp_cli.events import Answered
+    from adatp_cli.answering.events import Answered
 
     for event in engine.answer(clip, prompt, stream=False):
         if isinstance(event, Answered):
@@ -288,3 +290,66 @@ def _data(
 ) -> dict[str, Any]:
     batch = stamp(key, pending.size_bytes, pending.mtime_ns)
     return {**record.to_dict(), "batch": batch, "eval": facts}
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSpec:
+    """One profile at one budget.
+
+    Parameters
+    ----------
+    profile
+        As it runs; its name tells the budget where it runs at several.
+    family
+        The name that it has at every budget.
+    """
+
+    profile: Profile
+    family: str
+
+
+def line_up(profiles: Sequence[Profile], budgets: Sequence[float]) -> list[ProfileSpec]:
+    """Every profile, those that prune once for each budget.
+
+    Parameters
+    ----------
+    budgets
+        Shares of the unpruned cost; none leaves every profile at its own.
+
+    Raises
+    ------
+    UsageError
+        A budget is none, or stands there twice.
+    """
+    if len(set(budgets)) < len(budgets):
+        raise UsageError("a budget is given twice", "name each once")
+    places = []
+    for profile in profiles:
+        if profile.method == "vanilla" or not budgets:
+            places.append(ProfileSpec(profile, profile.name))
+            continue
+        for budget in budgets:
+            name = f"{profile.name}@{budget:g}"
+            at = dataclasses.replace(profile.with_budget(budget), name=name)
+            places.append(ProfileSpec(at, profile.name))
+    return places
+
+
+def opponents(places: Iterable[ProfileSpec], family: str) -> dict[str, str]:
+    """For each place by name, the one of `family` at the same budget, where there is one.
+
+    Without budgets of their own, all are set against the one place of the family.
+    """
+    listed = list(places)
+    theirs = [place.profile for place in listed if place.family == family]
+    by_budget = {profile.budget: profile.name for profile in theirs}
+    several = len(theirs) > 1
+    found = {}
+    for place in listed:
+        profile = place.profile
+        if place.family == family or profile.method == "vanilla":
+            continue
+        rival = by_budget.get(profile.budget) if several else next(iter(by_budget.values()), None)
+        if rival is not None:
+            found[profile.name] = rival
+    return found

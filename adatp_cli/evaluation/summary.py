@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adatp_cli.evaluation.items import Dataset, Item
-from adatp_cli.evaluation.lineup import Place, opponents
 from adatp_cli.evaluation.outcomes import Costs, Outcome
+from adatp_cli.evaluation.runner import ProfileSpec, opponents
 from adatp_cli.evaluation.scoring import Rule
 from adatp_cli.evaluation.statistics import Paired, Share, mean
 
@@ -94,7 +94,7 @@ def summarise(
     *,
     baseline: str | None,
     rule: Rule = Rule.strict,
-    places: Sequence[Place] = (),
+    places: Sequence[ProfileSpec] = (),
     against: str | None = None,
 ) -> Summary:
     """Count what came out.

@@ -32,7 +32,7 @@ from adatp_cli.model.layout import (
 )
 from adatp_cli.model.tensors import DAMAGED
 from adatp_cli.model.transfer import readable_bytes
-from adatp_cli.strict_yaml import nearest
+from adatp_cli.profile_yaml import nearest
 
 Progress = Callable[[str], None]
 

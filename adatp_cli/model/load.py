@@ -24,15 +24,15 @@ from adatp_cli.model.encoder_files import (
     find_relevance,
     relevance_at_hand,
 )
-from adatp_cli.model.fitting import fitting_quantization
-from adatp_cli.model.heap import large_blocks_apart
 from adatp_cli.model.hub import Hub, HuggingFaceHub
 from adatp_cli.model.layout import (
     Description,
     read_chat_template,
     read_description,
 )
+from adatp_cli.model.memory import fitting_quantization, large_blocks_apart
 from adatp_cli.model.preprocess import Preprocessor
+from adatp_cli.model.prompt import try_template
 from adatp_cli.model.quantize import (
     quantization_config,
     verify_quantization,
@@ -40,7 +40,6 @@ from adatp_cli.model.quantize import (
 from adatp_cli.model.quiet import readable_failures, weights_progress
 from adatp_cli.model.relevance import RelevanceEncoder, expected_bytes, load_relevance
 from adatp_cli.model.shapes import model_shape
-from adatp_cli.model.template import try_template
 from adatp_cli.model.weights import count_weights
 from adatp_cli.settings import NO_ENCODER
 

@@ -7,16 +7,23 @@ special tokens it spells out.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import signal
+import string
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.template import STAND_IN, render
+from adatp_cli.model.layout import read_json
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -147,3 +154,155 @@ def _encode_as_text(
             "the question spells a special token of this model's tokenizer", "rephrase the question"
         )
     return ids
+
+
+class QuestionTokenizer:
+    """SigLIP's text input: canonical text, an end token, padding to the length it was trained at.
+
+    Parameters
+    ----------
+    tokenizer
+        The vocabulary.
+    eos, pad
+        Ids of the end and the padding token.
+    length
+        Tokens that the tower is trained on.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, eos: int, pad: int, length: int) -> None:
+        self._tokenizer, self._eos, self._pad, self.length = tokenizer, eos, pad, length
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, length: int) -> QuestionTokenizer:
+        """Read `tokenizer.json` and, for the names of the end and padding tokens, its settings."""
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(
+                f"{folder} has no tokenizer.json", "download or copy the whole relevance encoder"
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust side raises no narrower class
+            raise ModelError(f"{path} cannot be read: {error}", "copy it again") from error
+        settings = folder / "tokenizer_config.json"
+        names = read_json(settings) if settings.is_file() else {}
+        eos = _token_id(tokenizer, names.get("eos_token", "</s>"), path)
+        pad = _token_id(tokenizer, names.get("pad_token", "</s>"), path)
+        return cls(tokenizer, eos=eos, pad=pad, length=length)
+
+    def __call__(self, question: str, text_tokens: int | None = None) -> Tensor:
+        """Encode a question to int64 ids, (1, length); what is longer than `text_tokens` is cut."""
+        limit = self.length if text_tokens is None else text_tokens
+        if not 1 <= limit <= self.length:
+            raise UsageError(
+                f"relevance.text_tokens must be between 1 and {self.length}, not {limit}",
+                "correct the profile",
+            )
+        encoded = self._tokenizer.encode(canonical(question), add_special_tokens=False)
+        ids = [*encoded.ids[: limit - 1], self._eos]
+        return torch.tensor([ids + [self._pad] * (self.length - len(ids))])
+
+
+def canonical(question: str) -> str:
+    """SigLIP's canonical text: lower case, no ASCII punctuation, single spaces."""
+    kept = question.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(kept.split())
+
+
+def _token_id(tokenizer: Tokenizer, token: Any, path: Path) -> int:
+    name = token.get("content") if isinstance(token, dict) else token
+    number = tokenizer.token_to_id(name) if isinstance(name, str) else None
+    if number is None:
+        raise ModelError(f"{path} has no token {name!r}", "copy the relevance encoder again")
+    return number
+
+
+# Private-use characters: no template and no vocabulary has them.
+STAND_IN = "\ue000adatp question\ue001"
+_HINT = "use a LLaVA-OneVision checkpoint with its own chat template"
+# The published one takes a millisecond and gives 60 characters.
+_CPU_SECONDS, _MORE_BYTES, _LONGEST = 2, 2**29, 100_000
+_WALL_SECONDS = 30.0
+
+
+def render(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The template's text before and after the question, for one video and one question.
+
+    Raises
+    ------
+    ModelError
+        It fails, or does not hold the question once.
+    """
+    content: Any = [{"type": "video"}, {"type": "text", "text": STAND_IN}]
+    try:
+        rendered = str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        )
+    except Exception as error:  # whatever a program may raise
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"the checkpoint's chat template cannot be used: {text}", _HINT) from error
+    if len(rendered) > _LONGEST:
+        raise ModelError(
+            f"the checkpoint's chat template gives {len(rendered)} characters around a question",
+            _HINT,
+        )
+    before, found, after = rendered.partition(STAND_IN)
+    if not found or STAND_IN in after:
+        raise ModelError("the checkpoint's chat template does not hold the question once", _HINT)
+    return before, after
+
+
+def try_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Render the template once in a process of its own, which may take seconds and some memory.
+
+    Where processes cannot be forked it is not tried.
+
+    Raises
+    ------
+    ModelError
+        As `render`, or it came to no end within the limits.
+    """
+    if not hasattr(os, "fork"):
+        return
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _try_in_child(tokenizer, writing)
+    os.close(writing)
+    try:
+        ended = bool(select.select([reading], [], [], _WALL_SECONDS)[0])
+        told = os.read(reading, 65536).decode() if ended else ""
+    finally:
+        os.close(reading)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if told != "fine":
+        message = told or "the checkpoint's chat template comes to no end"
+        raise ModelError(message, _HINT)
+
+
+def _try_in_child(tokenizer: PreTrainedTokenizerBase, writing: int) -> None:
+    """Never returns: what is of the parent's, its threads and files, must not be ended twice."""
+    told = "the checkpoint's chat template takes too much memory"
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+        with open("/proc/self/statm", encoding="ascii") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + _MORE_BYTES, held + _MORE_BYTES))
+    except (ImportError, OSError, ValueError):
+        pass  # a system that keeps no such account
+    try:
+        render(tokenizer)
+        told = "fine"
+    except ModelError as error:
+        told = error.message
+    finally:
+        os.write(writing, told.encode("utf-8", "replace"))
+        os._exit(0)

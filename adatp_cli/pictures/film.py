@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import ModelError
-from adatp_cli.pictures import looks
+from adatp_cli.pictures import style
 from adatp_cli.pictures.scene import Panel, Scene
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ class _Stage:
         from matplotlib.figure import Figure
 
         self._scene = scene
-        self._faded = [looks.faded(scene.pixels, panel.fates) for panel in scene.panels]
+        self._faded = [style.faded(scene.pixels, panel.fates) for panel in scene.panels]
         wide = _PANEL
         tall = wide / scene.aspect
         if tall > _TALLEST:
             tall = _TALLEST
         width = len(scene.panels) * (_PANEL + _MARGIN) + _MARGIN
-        question = looks.wrapped(scene.record.question, int(width * 72 / (0.6 * 13)), 2)
+        question = style.wrapped(scene.record.question, int(width * 72 / (0.6 * 13)), 2)
         head = _HEAD + 0.26 * (len(question) - 1)
         height = head + tall + _FOOT
         self.figure: Figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
@@ -117,7 +117,7 @@ class _Stage:
             shown = min(_PANEL, tall * scene.aspect)
             begin = left + (_PANEL - shown) / 2
             self._boxes.append((begin, begin + shown, head + tall, head))
-            self._page.text(left, head - 0.3, looks.heading(panel), fontsize=10, **look)
+            self._page.text(left, head - 0.3, style.heading(panel), fontsize=10, **look)
             self._answer(panel, left, head + tall + 0.34)
         self._clock = head + tall + 0.06
 
@@ -125,10 +125,10 @@ class _Stage:
         look: dict[str, Any] = {"va": "top", "parse_math": False}
         answer = panel.record.answer.strip() or "(no text)"
         room = int(_PANEL * 72 / (0.6 * 11))
-        for number, line in enumerate(looks.wrapped(f"Answer: {answer}", room, 2)):
+        for number, line in enumerate(style.wrapped(f"Answer: {answer}", room, 2)):
             self._page.text(left, top + 0.2 * number, line, fontsize=11, weight="bold", **look)
         cost = dict(panel.costs).get("LLM cost", "")
-        told = looks.wrapped(f"LLM cost {cost}" if cost else "", 90, 1)[0]
+        told = style.wrapped(f"LLM cost {cost}" if cost else "", 90, 1)[0]
         self._page.text(left, top + 0.42, told, fontsize=8.5, color="#444444", **look)
 
     def show(self, number: int) -> None:
@@ -143,11 +143,11 @@ class _Stage:
             picture = self._faded[index][number]
             image = page.imshow(picture, extent=(left, right, bottom, top), aspect="auto")
             self._moving.append(image)
-            outline = looks.outline(panel.fates.kept[number], (left, right, bottom, top))
+            outline = style.outline(panel.fates.kept[number], (left, right, bottom, top))
             if outline is not None:
                 self._moving.append(page.add_collection(outline, autolim=False))
             kept = int(panel.fates.kept[number].sum())
-            told = f"{looks.moment(times[number])}   frame {number + 1} of {len(times)}   "
+            told = f"{style.moment(times[number])}   frame {number + 1} of {len(times)}   "
             told += f"{kept} of {panel.fates.kept[number].size} kept"
             segment = _segment_of(panel, number)
             if segment is not None:

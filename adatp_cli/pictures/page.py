@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adatp_cli.pictures import looks
+from adatp_cli.pictures import style
 from adatp_cli.pictures.scene import Panel, Scene
 from adatp_cli.text import plural
 
@@ -42,7 +42,7 @@ def page(scene: Scene) -> str:
     record = scene.record
     info = record.video_info
     about = (
-        f"{record.video}: {info.width} x {info.height}, {looks.moment(info.duration_s)}, "
+        f"{record.video}: {info.width} x {info.height}, {style.moment(info.duration_s)}, "
         f"{info.frames_used} of {plural(info.frames_total, 'frame')}; model {record.model.name}"
     )
     rows, cols = scene.panels[0].fates.fell.shape[1:]
@@ -50,12 +50,12 @@ def page(scene: Scene) -> str:
         "layers": record.model.layers,
         "rows": rows,
         "cols": cols,
-        "shade": looks.SHADE,
+        "shade": style.SHADE,
         "frames": [_jpeg(frame, scene) for frame in scene.pixels],
         "panels": [_panel_data(panel) for panel in scene.panels],
     }
     parts = {
-        "title": _escaped(looks.wrapped(record.question, 80, 1)[0]),
+        "title": _escaped(style.wrapped(record.question, 80, 1)[0]),
         "question": _escaped(record.question),
         "about": _escaped(about),
         "layers": str(record.model.layers),
@@ -77,7 +77,7 @@ def _panel_data(panel: Panel) -> dict[str, Any]:
     fates = panel.fates
     return {
         "fell": fates.fell.reshape(len(fates.fell), -1).tolist(),
-        "fading": {str(layer): round(by, 3) for layer, by in looks.fading(fates.steps).items()},
+        "fading": {str(layer): round(by, 3) for layer, by in style.fading(fates.steps).items()},
     }
 
 
@@ -94,21 +94,21 @@ def _panel(scene: Scene, number: int) -> str:
     return (
         f'<section class="panel" id="panel-{number}" '
         f'style="--cell: {cell:.2f}rem; --aspect: {scene.aspect:.4f}">'
-        f"<h2>{_escaped(looks.heading(panel))}</h2>{_segments(panel)}"
+        f"<h2>{_escaped(style.heading(panel))}</h2>{_segments(panel)}"
         f'<p class="answer">Answer: {_escaped(answer)}</p>'
         f'<div class="frames">{figures}</div><table>{costs}</table></section>'
     )
 
 
 def _figure(scene: Scene, panel: Panel, frame: int) -> str:
-    style = name = ""
+    colour = name = ""
     for number, segment in enumerate(panel.record.segments):
         if segment.first_frame <= frame <= segment.last_frame:
-            style = f' style="--segment: {looks.segment_colour(number)}"'
+            colour = f' style="--segment: {style.segment_colour(number)}"'
             name = f", segment {number + 1}"
-    when = looks.moment(scene.times[frame])
+    when = style.moment(scene.times[frame])
     return (
-        f'<figure{style}><div class="picture"><img alt="frame at {when}{name}"><canvas></canvas>'
+        f'<figure{colour}><div class="picture"><img alt="frame at {when}{name}"><canvas></canvas>'
         f'</div><figcaption><span>{when}</span><span class="count"></span></figcaption></figure>'
     )
 
@@ -120,9 +120,9 @@ def _segments(panel: Panel) -> str:
     for number, segment in enumerate(panel.record.segments):
         measured = "" if segment.relevance is None else f"{segment.relevance:.3f}"
         lines.append(
-            f'<tr style="--segment: {looks.segment_colour(number)}">'
+            f'<tr style="--segment: {style.segment_colour(number)}">'
             f'<td><span class="swatch"></span> {number + 1}</td>'
-            f"<td>{looks.moment(segment.start_s)} to {looks.moment(segment.end_s)}</td>"
+            f"<td>{style.moment(segment.start_s)} to {style.moment(segment.end_s)}</td>"
             f"<td>{measured}</td><td>{'yes' if segment.salient else 'no'}</td>"
             f"<td>{segment.kept}</td></tr>"
         )

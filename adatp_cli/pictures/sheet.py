@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adatp_cli.pictures import looks, strips
+from adatp_cli.pictures import strips, style
 from adatp_cli.pictures.scene import Panel, Scene
 from adatp_cli.record import SegmentFacts
 from adatp_cli.text import plural
@@ -117,7 +117,7 @@ def draw_sheet(scene: Scene) -> Figure:
         for _ in scene.panels
     ]
     width = sum(grid.width + _MARGIN for grid in grids) + _MARGIN
-    question = looks.wrapped(scene.record.question, _letters(width, _LARGE), 3)
+    question = style.wrapped(scene.record.question, _letters(width, _LARGE), 3)
     # Frames of panels side by side stand at one height.
     above = _HEAD + max(strips.height(panel) for panel in scene.panels)
     below = [
@@ -174,11 +174,11 @@ def _head(page: Axes, scene: Scene, question: list[str]) -> None:
     record = scene.record
     info, model = record.video_info, record.model
     told = (
-        f"{record.video}: {info.width} x {info.height}, {looks.moment(info.duration_s)}, "
+        f"{record.video}: {info.width} x {info.height}, {style.moment(info.duration_s)}, "
         f"{info.frames_used} of {plural(info.frames_total, 'frame')}; model {model.name}"
     )
     y = _MARGIN + 0.26 * len(question) + 0.02
-    write(page, _MARGIN, y, looks.wrapped(told, 400, 1)[0], _MEDIUM, color="#444444")
+    write(page, _MARGIN, y, style.wrapped(told, 400, 1)[0], _MEDIUM, color="#444444")
 
 
 def _panel(
@@ -186,9 +186,9 @@ def _panel(
 ) -> None:
     """Everything of one profile; `place` is left, top, and the top of the frames."""
     left, top, start = place
-    write(page, left, top + 0.06, looks.heading(panel), _LARGE)
+    write(page, left, top + 0.06, style.heading(panel), _LARGE)
     strips.draw(page, panel, (left, top + _HEAD, grid.width))
-    pictures = looks.faded(scene.pixels, panel.fates)
+    pictures = style.faded(scene.pixels, panel.fates)
     share = panel.fates.kept.sum(axis=(1, 2))
     per_frame = panel.fates.kept[0].size
     size = _SMALL if grid.cell_width < 2 else _MEDIUM
@@ -197,11 +197,11 @@ def _panel(
         x, y = left + x, start + y
         box = (x, x + grid.cell_width, y + grid.cell_height, y)
         page.imshow(picture, extent=box, aspect="auto", zorder=1)
-        outline = looks.outline(panel.fates.kept[number], box)
+        outline = style.outline(panel.fates.kept[number], box)
         if outline is not None:
             page.add_collection(outline, autolim=False)
         below = y + grid.cell_height + 0.03
-        write(page, x, below, looks.moment(scene.times[number]), size)
+        write(page, x, below, style.moment(scene.times[number]), size)
         kept = f"{share[number]}/{per_frame}"
         write(page, x + grid.cell_width, below, kept, size, ha="right", color="#444444")
     for number, segment in enumerate(panel.record.segments):
@@ -215,7 +215,7 @@ def _segment(
     """A band above a segment's frames in each row that it has a part in, and a line around them."""
     from matplotlib.patches import Rectangle
 
-    colour = looks.segment_colour(number)
+    colour = style.segment_colour(number)
     first = segment.first_frame
     for row in range(first // grid.columns, segment.last_frame // grid.columns + 1):
         begin = max(first, row * grid.columns)
@@ -248,7 +248,7 @@ def _segment_label(number: int, segment: SegmentFacts, room: int, begins: bool) 
         texts.append(f"{short} relevance {segment.relevance:.3f}")
     texts.append(f"{texts[-1]}, {segment.kept} kept")
     texts.append(f"segment {texts[-1]}")
-    span = f"{looks.moment(segment.start_s)} to {looks.moment(segment.end_s)}"
+    span = f"{style.moment(segment.start_s)} to {style.moment(segment.end_s)}"
     texts.append(f"{texts[-1]}, {span}")
     return next((text for text in reversed(texts) if len(text) <= room), short)
 
@@ -259,7 +259,7 @@ def _footer_height(panel: Panel, width: float) -> float:
 
 def _answer(panel: Panel, width: float) -> list[str]:
     answer = panel.record.answer.strip() or "(no text)"
-    return looks.wrapped(f"Answer: {answer}", _letters(width, 12.0), 4)
+    return style.wrapped(f"Answer: {answer}", _letters(width, 12.0), 4)
 
 
 def _footer(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None:
@@ -271,5 +271,5 @@ def _footer(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None
     for label, text in panel.costs:
         write(page, left, top, label, _MEDIUM, color="#666666")
         room = _letters(width - 1.0, _MEDIUM)
-        write(page, left + 1.0, top, looks.wrapped(text, room, 1)[0], _MEDIUM)
+        write(page, left + 1.0, top, style.wrapped(text, room, 1)[0], _MEDIUM)
         top += _LINE

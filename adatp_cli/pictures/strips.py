@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adatp_cli.pictures import looks
+from adatp_cli.pictures import style
 from adatp_cli.pictures.scene import Panel
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ def _legend(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None
     begin = left + _LEFT
     each = min((width - _LEFT - 2.4) / (len(fates.steps) + 1), 0.62)
     often = max(1, round(0.3 / each))
-    fading = looks.fading(fates.steps)
+    fading = style.fading(fates.steps)
     for number, layer in enumerate((*fates.steps, fates.layers)):
         kept = layer == fates.layers
         x = begin + number * each
         box = Rectangle(
             (x, top + 0.05), each - 0.02, 0.22,
             facecolor=_blend(0.0 if kept else fading[layer]),
-            edgecolor=looks.KEPT_EDGE if kept else "none",
+            edgecolor=style.KEPT_EDGE if kept else "none",
         )  # fmt: skip
         page.add_patch(box)
         if number % often and not kept:
@@ -111,7 +111,7 @@ def _legend(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None
 
 def _blend(amount: float) -> tuple[float, ...]:
     light = np.full(3, 235.0)
-    mixed = light * (1 - amount) + np.asarray(looks.SHADE) * amount
+    mixed = light * (1 - amount) + np.asarray(style.SHADE) * amount
     return tuple(float(value) / 255 for value in mixed)
 
 
@@ -120,7 +120,7 @@ def _frame_axis(axes: Axes, panel: Panel, *, labels: bool) -> None:
     count = len(times)
     axes.set_xlim(-0.5, count - 0.5)
     ticks = np.unique(np.linspace(0, count - 1, min(count, _TICKS)).round().astype(int))
-    names = [looks.moment(times[tick]) for tick in ticks] if labels else []
+    names = [style.moment(times[tick]) for tick in ticks] if labels else []
     axes.set_xticks(ticks.tolist(), names if labels else [""] * len(ticks))
     axes.tick_params(labelsize=_SMALL, length=2)
     axes.locator_params(axis="y", nbins=3)
@@ -129,7 +129,7 @@ def _frame_axis(axes: Axes, panel: Panel, *, labels: bool) -> None:
     for number, segment in enumerate(panel.record.segments):
         span = (segment.first_frame - 0.5, segment.last_frame + 0.5)
         shade = 0.22 if segment.salient else 0.07
-        axes.axvspan(*span, color=looks.segment_colour(number), alpha=shade, linewidth=0)
+        axes.axvspan(*span, color=style.segment_colour(number), alpha=shade, linewidth=0)
         if number:
             axes.axvline(span[0], color="#555555", linewidth=0.7)
 
@@ -146,7 +146,7 @@ def _relevance(axes: Axes, panel: Panel) -> None:
         mean = float(values[first : last + 1].mean())
         axes.hlines(
             mean, first - 0.5, last + 0.5,
-            color=looks.segment_colour(number), linewidth=3.5 if segment.salient else 1.8,
+            color=style.segment_colour(number), linewidth=3.5 if segment.salient else 1.8,
         )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def _kept(axes: Axes, panel: Panel) -> None:
     colours = ["#666666"] * len(share)
     for number, segment in enumerate(segments):
         for frame in range(segment.first_frame, segment.last_frame + 1):
-            colours[frame] = looks.segment_colour(number)
+            colours[frame] = style.segment_colour(number)
     axes.bar(range(len(share)), 100 * share, width=0.8, color=colours)
     axes.set_ylim(0, None)
     axes.yaxis.set_major_formatter("{x:g} %")

@@ -3,7 +3,7 @@
 A method never touches the model. `PruningMethod` holds knobs; its `plan` says, before the forward
 pass, at which layers tokens go and how many may stay; `PruningPlan.choose` then returns indices.
 What holds for every method (text stays, order, limits, positions) is the business of
-`adatp_cli.pruning.base`.
+`adatp_cli.pruning.hooks`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class VisualLayout:
     Parameters
     ----------
     start
-        Place of the first visual token in the sequence.
+        ProfileSpec of the first visual token in the sequence.
     frames, rows, cols
         T frames of rows x cols tokens. Token t*P + p is position p of frame t. The newline
         embedding stands right behind the last one; it counts as text and is never pruned.
@@ -188,7 +188,7 @@ class VisualEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class TokenSchedule:
     """What a run will come to, known from shapes alone before anything runs.
 
     Parameters
@@ -210,7 +210,7 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class ModelContext:
     """What replaces every `auto` of a profile.
 
     Parameters
@@ -269,7 +269,7 @@ class PruningMethod(ABC):
         return SignalNeeds()
 
     @abstractmethod
-    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         """What a clip of `frames` frames with `per_frame` visual tokens each will come to.
 
         Raises

@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-from adatp_cli.model.question import QuestionTokenizer, canonical
+from adatp_cli.model.prompt import QuestionTokenizer, canonical
 from adatp_cli.tiny.architecture import IMAGE_SIZE, TOWER_WIDTH, tower_settings, write_json
 from adatp_cli.tiny.batches import normalise
 from adatp_cli.tiny.questions import draw_questions, is_called, mentions

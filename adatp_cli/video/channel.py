@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, UsageError, VideoError
-from adatp_cli.video.canvas import Pixels
-from adatp_cli.video.frames import Frames, VideoInfo
+from adatp_cli.video.frames import Frames, Pixels, VideoInfo
 
 Message = dict[str, Any]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from adatp_cli.errors import MemoryLimitError, VideoError
 from adatp_cli.text import plural
-from adatp_cli.video.canvas import Canvas
+from adatp_cli.video.frames import FrameBuffer
 from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.shown import FirstFrame, Orientation
@@ -34,7 +34,7 @@ class Clip:
     index: ClipIndex
     first: FirstFrame
     sampling: Sampling
-    canvas: Canvas
+    buffer: FrameBuffer
 
     def chosen(self, times: TimeArray) -> IndexArray:
         """Which frames to use where those at `times` are there.
@@ -121,7 +121,7 @@ def nothing_decodes(source: Source, index: ClipIndex, sampling: Sampling) -> Vid
     """Not a single frame of the file can be decoded."""
     if index.missing:
         unseen = FirstFrame(1, 1, Orientation())
-        return too_few(Clip(source, index, unseen, sampling, Canvas()), 0)
+        return too_few(Clip(source, index, unseen, sampling, FrameBuffer()), 0)
     return VideoError(
         f"{source.name}: none of its {plural(len(index), 'frame')} can be decoded ({index.codec})",
         "the file is damaged; get or record it again",
@@ -152,7 +152,7 @@ def too_few(clip: Clip, used: int, seconds: float | None = None) -> VideoError:
 
 
 def check_memory(clip: Clip, frames: int) -> None:
-    height, width = clip.canvas.kept(clip.first.height, clip.first.width)
+    height, width = clip.buffer.kept(clip.first.height, clip.first.width)
     each = height * width * 3
     if frames * each > MAX_PIXEL_BYTES:
         raise MemoryLimitError(

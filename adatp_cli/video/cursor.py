@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adatp_cli.video.canvas import Progress
 from adatp_cli.video.container import decoding_errors
+from adatp_cli.video.frames import Progress
 from adatp_cli.video.index import ClipIndex
 
 if TYPE_CHECKING:

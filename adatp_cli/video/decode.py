@@ -18,7 +18,6 @@ import numpy as np
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.text import plural
 from adatp_cli.video import decord_decoder, pyav_decoder
-from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.clip import (
     Clip,
     IndexArray,
@@ -32,9 +31,8 @@ from adatp_cli.video.clip import (
 )
 from adatp_cli.video.container import Kept
 from adatp_cli.video.endings import encrypted, is_encrypted
-from adatp_cli.video.frames import Frames, VideoInfo
+from adatp_cli.video.frames import FrameBuffer, Frames, Pixels, Resize, VideoInfo
 from adatp_cli.video.index import ClipIndex, index_clip, times_of
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, check_source
 
@@ -51,7 +49,7 @@ def read_frames(
     decoder: str = "auto",
     name: str | None = None,
     resize: Resize | None = None,
-    canvas: Canvas | None = None,
+    buffer: FrameBuffer | None = None,
 ) -> Frames:
     """The frames of a clip that `sampling` asks for.
 
@@ -69,7 +67,7 @@ def read_frames(
         What messages call the clip. Default: the path, or "standard input" for bytes.
     resize
         Resize frames that are larger, each as it is decoded.
-    canvas
+    buffer
         Where the pixels go, in place of memory of this process; its own `resize` counts then.
 
     Raises
@@ -82,10 +80,10 @@ def read_frames(
         More frames than fit the memory; from a MemoryError where an allocation failed.
     """
     check_decoder(decoder)
-    canvas = canvas or Canvas(resize)
+    buffer = buffer or FrameBuffer(resize)
     checked = check_source(source, name)
     with contextlib.closing(Kept()) as kept:
-        return _read(dataclasses.replace(checked, kept=kept), sampling, decoder, canvas)
+        return _read(dataclasses.replace(checked, kept=kept), sampling, decoder, buffer)
 
 
 def check_clip(
@@ -93,7 +91,7 @@ def check_clip(
     sampling: Sampling,
     *,
     name: str | None = None,
-    canvas: Canvas | None = None,
+    buffer: FrameBuffer | None = None,
 ) -> None:
     """Refuse whatever `read_frames` refuses before it decodes the frames that it was asked for.
 
@@ -102,14 +100,14 @@ def check_clip(
     checked = check_source(source, name)
     with contextlib.closing(Kept()) as kept:
         source = dataclasses.replace(checked, kept=kept)
-        clip = _open(source, sampling.with_default_frames(1), canvas or Canvas(None))
+        clip = _open(source, sampling.with_default_frames(1), buffer or FrameBuffer(None))
         clip.chosen(clip.index.timestamps_s[clip.first.before :])
 
 
-def _open(checked: Source, sampling: Sampling, canvas: Canvas) -> Clip:
+def _open(checked: Source, sampling: Sampling, buffer: FrameBuffer) -> Clip:
     """The clip, once its packets are read and its first frame is decoded."""
     try:
-        index = index_clip(checked, canvas.progress)
+        index = index_clip(checked, buffer.progress)
         if not index.exact and checked.kept is not None:
             # A demuxer that has read on into a second recording does not come back from it whole.
             checked.kept.close()
@@ -122,15 +120,15 @@ def _open(checked: Source, sampling: Sampling, canvas: Canvas) -> Clip:
             raise encrypted(checked) from None
         raise
     check_promised_range(checked, index, sampling)
-    clip = Clip(checked, index, first, sampling, canvas)
+    clip = Clip(checked, index, first, sampling, buffer)
     if index.missing:
         clip.whole()  # a range beyond the whole clip is told before anything is decoded
     check_beginning(clip)
     return clip
 
 
-def _read(checked: Source, sampling: Sampling, decoder: str, canvas: Canvas) -> Frames:
-    clip = _open(checked, sampling, canvas)
+def _read(checked: Source, sampling: Sampling, decoder: str, buffer: FrameBuffer) -> Frames:
+    clip = _open(checked, sampling, buffer)
     index, first = clip.index, clip.first
     wanted = clip.chosen(index.timestamps_s[first.before :]) + first.before
     if index.missing:
@@ -165,16 +163,16 @@ class _Picked:
 
 
 def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> _Picked:
-    source, index, first, canvas = clip.source, clip.index, clip.first, clip.canvas
+    source, index, first, buffer = clip.source, clip.index, clip.first, clip.buffer
     times = index.timestamps_s[wanted]
     notes: tuple[str, ...] = ()
     if decoder == "decord" and not decord_decoder.installed():
         raise UsageError("decord is not installed", "leave the choice of the decoder to adatp")
     if decoder == "decord" or _decord_first(clip, decoder):
         try:
-            canvas.at("decord")
-            pixels = decord_decoder.decode(source, index, first, wanted, canvas)
-            canvas.at("pyav")
+            buffer.at("decord")
+            pixels = decord_decoder.decode(source, index, first, wanted, buffer)
+            buffer.at("pyav")
             _check_repeats(clip, wanted, pixels)
             return _Picked(pixels, times, wanted, "decord")
         except decord_decoder.DecordUnfitError as reason:
@@ -183,8 +181,8 @@ def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> _Picked:
                     f"{source.name}: {reason}", "leave the choice of the decoder to adatp"
                 ) from None
             notes = (f"decoded by PyAV: {reason}",)
-            canvas.at("pyav")
-    found = pyav_decoder.decode_by_pts(source, index, first, wanted, canvas)
+            buffer.at("pyav")
+    found = pyav_decoder.decode_by_pts(source, index, first, wanted, buffer)
     if found is not None:
         return _Picked(found, times, wanted, "pyav", notes, first.before)
     return _decode_in_a_row(clip, notes)
@@ -192,7 +190,7 @@ def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> _Picked:
 
 def _decord_first(clip: Clip, decoder: str) -> bool:
     """Whether decord is tried unasked: only where it would be heard if it found damage."""
-    if decoder != "auto" or clip.canvas.ear is None or not decord_decoder.installed():
+    if decoder != "auto" or clip.buffer.ear is None or not decord_decoder.installed():
         return False
     if not decord_decoder.worth(clip.index, clip.first):
         return False
@@ -207,7 +205,7 @@ def _check_repeats(clip: Clip, wanted: IndexArray, pixels: Pixels) -> None:
     spread = np.linspace(0, len(repeats) - 1, min(len(repeats), _REPEATS_CHECKED))
     pairs = [[k - 1, k] for k in repeats[spread.astype(np.int64)]]
     # Elsewhere than `pixels`, which are still wanted; resized like them, to be as alike.
-    apart = clip.canvas.private()
+    apart = clip.buffer.private()
     again = [
         pyav_decoder.decode_by_pts(clip.source, clip.index, clip.first, wanted[pair], apart)
         for pair in pairs
@@ -218,18 +216,18 @@ def _check_repeats(clip: Clip, wanted: IndexArray, pixels: Pixels) -> None:
 
 def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> _Picked:
     """Sample over the frames that really come out when all are decoded in a row."""
-    source, index, sampling, canvas = clip.source, clip.index, clip.sampling, clip.canvas
+    source, index, sampling, buffer = clip.source, clip.index, clip.sampling, clip.buffer
     until = None
     if sampling.end_s is not None and index.exact:
         later = int(np.searchsorted(index.timestamps_s, sampling.end_s))
         until = int(index.pts[min(later, len(index) - 1)])
     # An index without errors of its own is tried at full speed first.
     survey = pyav_decoder.survey(
-        source, index, until, careful=index.exact, progress=canvas.progress
+        source, index, until, careful=index.exact, progress=buffer.progress
     )
     careful = index.exact or survey.errors > 0
     if careful and not index.exact:
-        survey = pyav_decoder.survey(source, index, until, careful=True, progress=canvas.progress)
+        survey = pyav_decoder.survey(source, index, until, careful=True, progress=buffer.progress)
     times, positions = times_of(index, survey.pts, clip.first.before, partial=until is not None)
     expected = len(index) if until is None else int(np.searchsorted(index.pts, until, "right"))
     before = clip.first.before
@@ -249,7 +247,7 @@ def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> _Picked:
     if survey.errors or lost > before or index.missing:
         check_enough(clip, times[chosen], positions)
     pixels = pyav_decoder.decode_by_count(
-        source, index, clip.first, chosen, canvas, careful=careful
+        source, index, clip.first, chosen, buffer, careful=careful
     )
     if len(pixels) < len(chosen):
         raise too_few(clip, len(pixels))

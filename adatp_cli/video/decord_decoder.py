@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.container import MAX_THREADS
+from adatp_cli.video.frames import FrameBuffer, Pixels
 from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.shown import FirstFrame
 from adatp_cli.video.source import Source
@@ -54,7 +54,7 @@ def decode(
     index: ClipIndex,
     first: FirstFrame,
     wanted: npt.NDArray[np.int64],
-    canvas: Canvas,
+    buffer: FrameBuffer,
 ) -> Pixels:
     """The frames at positions `wanted` of the index: (T, H, W, 3) uint8, upright, resized.
 
@@ -69,9 +69,9 @@ def decode(
         raise DecordUnfitError(reason)
     import decord
 
-    heard = canvas.ear is not None
+    heard = buffer.ear is not None
     decord.logging.set_level(decord.logging.ERROR if heard else decord.logging.QUIET)
-    _listen(canvas)
+    _listen(buffer)
     # decord's errors carry C++ stacks and the file's own bytes: none of their text goes on.
     try:
         reader = _open(decord, source)
@@ -81,15 +81,15 @@ def decode(
     if not _same_frames(times, index):
         raise DecordUnfitError("decord sees other frames than the file holds")
     shape = (first.height, first.width, 3)
-    pixels = canvas.room(len(wanted), first.height, first.width)
+    pixels = buffer.room(len(wanted), first.height, first.width)
     try:
         # One at a time: decord holds each batch twice, and shows no progress in the middle of one.
         for slot, position in enumerate(wanted):
-            canvas.progress()
+            buffer.progress()
             batch = reader.get_batch([int(position)])
-            pixels[slot] = canvas.fit(_as_array(batch, shape)[0])
-            _check_heard(canvas)
-            canvas.filled(pixels, slot + 1)
+            pixels[slot] = buffer.fit(_as_array(batch, shape)[0])
+            _check_heard(buffer)
+            buffer.filled(pixels, slot + 1)
     except DecordUnfitError:
         raise
     except Exception:
@@ -104,15 +104,15 @@ def worth(index: ClipIndex, first: FirstFrame) -> bool:
     return clean and small and index.codec in _HEARD
 
 
-def _listen(canvas: Canvas) -> None:
+def _listen(buffer: FrameBuffer) -> None:
     """Forget what was said before."""
-    if canvas.ear is not None:
-        os.lseek(canvas.ear, 0, os.SEEK_SET)
+    if buffer.ear is not None:
+        os.lseek(buffer.ear, 0, os.SEEK_SET)
 
 
-def _check_heard(canvas: Canvas) -> None:
+def _check_heard(buffer: FrameBuffer) -> None:
     """DecordUnfitError where FFmpeg had anything to say."""
-    if canvas.ear is not None and os.lseek(canvas.ear, 0, os.SEEK_CUR) > 0:
+    if buffer.ear is not None and os.lseek(buffer.ear, 0, os.SEEK_CUR) > 0:
         raise DecordUnfitError("some of the data is damaged")
 
 

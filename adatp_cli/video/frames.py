@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,3 +101,136 @@ class Frames:
     def __repr__(self) -> str:
         span = f"{self.timestamps_s[0]:.3f}..{self.timestamps_s[-1]:.3f} s" if len(self) else "none"
         return f"Frames(pixels={self.pixels.shape}, timestamps_s={span}, info={self.info})"
+
+
+Pixels = npt.NDArray[np.uint8]
+Allocate = Callable[[tuple[int, int, int, int]], Pixels]
+Progress = Callable[[], None]
+Filled = Callable[[Pixels, int], None]
+
+
+def no_progress() -> None:
+    """For those who do not watch."""
+
+
+def not_watched(_room: Pixels, _done: int) -> None:
+    """For those who wait for all frames."""
+
+
+def not_asked(_decoder: str) -> None:
+    """For those to whom all decoders are the same."""
+
+
+def private_memory(shape: tuple[int, int, int, int]) -> Pixels:
+    """Memory of this process alone."""
+    return np.empty(shape, dtype=np.uint8)
+
+
+class FrameBuffer:
+    """How the frames of one clip are kept.
+
+    Parameters
+    ----------
+    resize
+        Applied to each frame as it comes; None keeps frames as they are.
+    allocate
+        Gives room for (frames, height, width, 3) bytes. Room given before is not used any more
+        once more is asked for.
+    progress
+        Called now and then while decoding gets on: a decoder that hangs is one that stops calling.
+    filled
+        Called after each frame with the room and how many frames at its front are there. What was
+        told of one room is void once another one is filled.
+    at
+        Called with the name of each decoder that begins.
+    ear
+        The file that is this process's standard error, where the process says nothing itself:
+        FFmpeg writes there what it finds damaged.
+    """
+
+    def __init__(
+        self,
+        resize: Resize | None = None,
+        allocate: Allocate = private_memory,
+        progress: Progress = no_progress,
+        filled: Filled = not_watched,
+        at: Callable[[str], None] = not_asked,
+        ear: int | None = None,
+    ) -> None:
+        self.resize = resize
+        self.progress = progress
+        self.filled = filled
+        self.at = at
+        self.ear = ear
+        self._allocate = allocate
+
+    def kept(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what is kept of frames of this size."""
+        return (height, width) if self.resize is None else self.resize.kept(height, width)
+
+    def room(self, frames: int, height: int, width: int) -> Pixels:
+        """Room for so many frames of this size before resizing."""
+        return self._allocate((frames, *self.kept(height, width), 3))
+
+    def fit(self, image: Pixels) -> Pixels:
+        """(H, W, 3) as decoded and upright to what is kept of it."""
+        return image if self.resize is None else self.resize(image)
+
+    def private(self) -> FrameBuffer:
+        """The same in memory of this process, for frames that are only looked at here."""
+        return FrameBuffer(self.resize, progress=self.progress, at=self.at)
+
+
+FILTERS = ("bicubic", "bilinear")
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """The square that the model's preprocessor turns every frame into.
+
+    A frame with more pixels than the square is resized to exactly the square by Pillow, whose
+    antialiased filters are what the preprocessor's own are made after: a few bytes in a hundred at
+    most come out one level off, and a frame that has the square's size already the preprocessor
+    passes through. Smaller frames are left as they are: enlarging them here would only cost memory.
+
+    Parameters
+    ----------
+    size
+        Side of the square in pixels, at least 1.
+    resample
+        ``bicubic`` or ``bilinear``.
+
+    Raises
+    ------
+    ValueError
+        Anything else.
+    """
+
+    size: int
+    resample: str
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, not {self.size}")
+        if self.resample not in FILTERS:
+            raise ValueError(f"resample must be one of {FILTERS}, not {self.resample!r}")
+
+    def shrinks(self, height: int, width: int) -> bool:
+        """Whether frames of this size, in pixels, are resized."""
+        return height * width > self.size * self.size
+
+    def kept(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what is kept of such frames."""
+        return (self.size, self.size) if self.shrinks(height, width) else (height, width)
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 to the square, or unchanged where it is no larger."""
+        if not self.shrinks(*image.shape[:2]):
+            return image
+        from PIL import Image
+
+        chosen = Image.Resampling[self.resample.upper()]
+        # Width first, as the preprocessor does it: both round in between, so that the other order,
+        # which Pillow takes for some tall frames, is off by up to 30 levels at sharp edges.
+        narrow = Image.fromarray(image).resize((self.size, image.shape[0]), chosen)
+        return np.asarray(narrow.resize((self.size, self.size), chosen), dtype=np.uint8)

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import VideoError
-from adatp_cli.video.canvas import Progress, no_progress
 from adatp_cli.video.clock import TimeArray, holes, read_clock
 from adatp_cli.video.container import open_container
 from adatp_cli.video.endings import Ending, encrypted, ending_of
+from adatp_cli.video.frames import Progress, no_progress
 from adatp_cli.video.packets import Packets, read_packets
 from adatp_cli.video.source import Source
 

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import TypeVar
 
 from adatp_cli.errors import AdatpError, ModelError
-from adatp_cli.video.canvas import Canvas, Filled, Pixels, not_watched
 from adatp_cli.video.channel import (
     Message,
     append,
@@ -38,10 +37,9 @@ from adatp_cli.video.child import (
     overrun,
 )
 from adatp_cli.video.decode import check_clip, check_decoder, read_frames
-from adatp_cli.video.frames import Frames
+from adatp_cli.video.frames import Filled, FrameBuffer, Frames, Pixels, Resize, not_watched
 from adatp_cli.video.picture_list import PictureList, picture_bytes
 from adatp_cli.video.reader import InProcessReader
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, check_source, printable, unreadable
 
@@ -129,8 +127,8 @@ class IsolatedReader:
             The reader is closed, or was meanwhile.
         """
         if not can_isolate():
-            canvas = Canvas(resize, filled=on_frames)
-            return read_frames(source, sampling, decoder=decoder, name=name, canvas=canvas)
+            buffer = FrameBuffer(resize, filled=on_frames)
+            return read_frames(source, sampling, decoder=decoder, name=name, buffer=buffer)
         check_decoder(decoder)
         checked = check_source(source, name)
         with self._reading, _bytes_of(checked) as clip:

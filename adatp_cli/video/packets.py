@@ -6,8 +6,8 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from adatp_cli.video.canvas import Progress
 from adatp_cli.video.container import decoding_errors
+from adatp_cli.video.frames import Progress
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import MemoryLimitError, VideoError
-from adatp_cli.video.canvas import Canvas
 from adatp_cli.video.container import MAX_FRAME_PIXELS
-from adatp_cli.video.frames import Frames, VideoInfo
+from adatp_cli.video.frames import FrameBuffer, Frames, VideoInfo
 from adatp_cli.video.source import printable, unreadable
 
 FORMATS = ("PNG", "JPEG")
@@ -63,8 +62,8 @@ def picture_bytes(path: str) -> bytes:
     return content
 
 
-def read_pictures(contents: Sequence[bytes], pictures: PictureList, canvas: Canvas) -> Frames:
-    """The frames in these files, resized as `canvas` has it.
+def read_pictures(contents: Sequence[bytes], pictures: PictureList, buffer: FrameBuffer) -> Frames:
+    """The frames in these files, resized as `buffer` has it.
 
     Raises
     ------
@@ -80,11 +79,11 @@ def read_pictures(contents: Sequence[bytes], pictures: PictureList, canvas: Canv
             height, width, _ = image.shape
             if size is None:
                 size = (width, height)
-                pixels = canvas.room(len(contents), height, width)
+                pixels = buffer.room(len(contents), height, width)
             if (width, height) != size:
                 raise VideoError(f"{printable(path)}: is not as large as the first one", _HINT)
-            pixels[slot] = canvas.fit(image)
-            canvas.progress()
+            pixels[slot] = buffer.fit(image)
+            buffer.progress()
     except MemoryError as error:
         raise MemoryLimitError("no memory for these pictures", "use fewer --frames") from error
     if size is None:

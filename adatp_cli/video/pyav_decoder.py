@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from adatp_cli.video.canvas import Canvas, Pixels, Progress, no_progress
 from adatp_cli.video.container import open_clip
 from adatp_cli.video.cursor import Cursor, Errors, decode_in_a_row
+from adatp_cli.video.frames import FrameBuffer, Pixels, Progress, no_progress
 from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.shown import FirstFrame, first_frame, shown
 from adatp_cli.video.source import Source
@@ -33,7 +33,7 @@ def decode_by_pts(
     index: ClipIndex,
     first: FirstFrame,
     wanted: npt.NDArray[np.int64],
-    canvas: Canvas,
+    buffer: FrameBuffer,
 ) -> Pixels | None:
     """The frames at positions `wanted` of the index, found by their timestamps.
 
@@ -46,15 +46,15 @@ def decode_by_pts(
     """
     if not index.exact or len(index.keys) == 0:
         return None
-    pixels = canvas.room(len(wanted), first.height, first.width)
+    pixels = buffer.room(len(wanted), first.height, first.width)
     with open_clip(source, index.stream) as (container, stream):
-        cursor = Cursor(container, stream, index, canvas.progress)
+        cursor = Cursor(container, stream, index, buffer.progress)
         for slot, position in enumerate(wanted):
             frame = cursor.frame_at(int(position))
             if frame is None or cursor.errors.count:
                 return None
-            pixels[slot] = canvas.fit(shown(frame, first, canvas.resize))
-            canvas.filled(pixels, slot + 1)
+            pixels[slot] = buffer.fit(shown(frame, first, buffer.resize))
+            buffer.filled(pixels, slot + 1)
     return pixels
 
 
@@ -89,7 +89,7 @@ def decode_by_count(
     index: ClipIndex,
     first: FirstFrame,
     ordinals: npt.NDArray[np.int64],
-    canvas: Canvas,
+    buffer: FrameBuffer,
     *,
     careful: bool,
 ) -> Pixels:
@@ -97,15 +97,15 @@ def decode_by_count(
 
     Fewer than asked for where the decoder gives fewer than it did before.
     """
-    pixels = canvas.room(len(ordinals), first.height, first.width)
+    pixels = buffer.room(len(ordinals), first.height, first.width)
     slot = 0
     with open_clip(source, index.stream, share_frames=careful) as (container, stream):
-        frames = decode_in_a_row(container, stream, index, Errors(), canvas.progress)
+        frames = decode_in_a_row(container, stream, index, Errors(), buffer.progress)
         for ordinal, frame in enumerate(frames):
             if slot == len(ordinals):
                 break
             if ordinal == ordinals[slot]:
-                pixels[slot] = canvas.fit(shown(frame, first, canvas.resize))
+                pixels[slot] = buffer.fit(shown(frame, first, buffer.resize))
                 slot += 1
-                canvas.filled(pixels, slot)
+                buffer.filled(pixels, slot)
     return pixels[:slot]

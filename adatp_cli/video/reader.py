@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from adatp_cli.video.canvas import Canvas, Filled, not_watched
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.frames import Frames
+from adatp_cli.video.frames import Filled, FrameBuffer, Frames, Resize, not_watched
 from adatp_cli.video.picture_list import PictureList, picture_bytes, read_pictures
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 
 
@@ -57,10 +55,10 @@ class InProcessReader:
         on_frames: Filled = not_watched,
     ) -> Frames:
         """See `FrameReader.read`."""
-        canvas = Canvas(resize, filled=on_frames)
-        return read_frames(source, sampling, decoder=decoder, name=name, canvas=canvas)
+        buffer = FrameBuffer(resize, filled=on_frames)
+        return read_frames(source, sampling, decoder=decoder, name=name, buffer=buffer)
 
     def read_pictures(self, pictures: PictureList, resize: Resize | None = None) -> Frames:
         """See `FrameReader.read_pictures`."""
         contents = [picture_bytes(path) for path in pictures.paths]
-        return read_pictures(contents, pictures, Canvas(resize))
+        return read_pictures(contents, pictures, FrameBuffer(resize))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from adatp_cli.video.canvas import Pixels
-from adatp_cli.video.resize import Resize
+from adatp_cli.video.frames import Pixels, Resize
 from adatp_cli.video.tone import HDR_NAMES, is_hdr, tone_map
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ import numpy as np
 
 from adatp_cli.errors import AdatpError
 from adatp_cli.video import decord_decoder
-from adatp_cli.video.canvas import Canvas, Pixels
 from adatp_cli.video.channel import (
     Channel,
     ChannelClosedError,
@@ -39,9 +38,8 @@ from adatp_cli.video.channel import (
 )
 from adatp_cli.video.confine import confine
 from adatp_cli.video.decode import check_clip, read_frames
-from adatp_cli.video.frames import Frames
+from adatp_cli.video.frames import FrameBuffer, Frames, Pixels, Resize
 from adatp_cli.video.picture_list import PictureList, read_pictures
-from adatp_cli.video.resize import Resize
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, printable
 
@@ -168,21 +166,21 @@ def _reply(
     try:
         at("pyav")
         resize = Resize(**request["resize"]) if request["resize"] else None
-        canvas = Canvas(resize, room.allocate, progress, filled, at, ear)
+        buffer = FrameBuffer(resize, room.allocate, progress, filled, at, ear)
         if "pictures" in request:
-            frames = _pictures(request, files[1], canvas)
+            frames = _pictures(request, files[1], buffer)
             return {**frames_message(frames), "room": room.number}
         clip = Source(request["name"], None, None, request["size"], files[1], request["ending"])
         sampling = Sampling(**request["sampling"])
         if request.get("check"):
-            check_clip(clip, sampling, name=request["name"], canvas=canvas)
+            check_clip(clip, sampling, name=request["name"], buffer=buffer)
             return {"checked": True}
         frames = read(
             clip,
             sampling,
             decoder=request["decoder"],
             name=request["name"],
-            canvas=canvas,
+            buffer=buffer,
         )
         room.take(frames.pixels)
         return {**frames_message(frames), "room": room.number}
@@ -199,11 +197,11 @@ def _reply(
             os.close(file)
 
 
-def _pictures(request: Message, file: int, canvas: Canvas) -> Frames:
+def _pictures(request: Message, file: int, buffer: FrameBuffer) -> Frames:
     sizes = request["sizes"]
     begins = np.cumsum([0, *sizes]).tolist()
     contents = [os.pread(file, size, begin) for size, begin in zip(sizes, begins, strict=False)]
-    return read_pictures(contents, PictureList(**request["pictures"]), canvas)
+    return read_pictures(contents, PictureList(**request["pictures"]), buffer)
 
 
 def _end_with_the_parent() -> None:

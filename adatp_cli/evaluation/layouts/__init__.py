@@ -16,7 +16,7 @@ from adatp_cli.evaluation.layouts import (
     plain,
     videomme,
 )
-from adatp_cli.strict_yaml import nearest
+from adatp_cli.profile_yaml import nearest
 from adatp_cli.video.source import printable
 
 SHAPES = "shapes"

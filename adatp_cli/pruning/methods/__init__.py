@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adatp_cli.cost import ModelShape
 from adatp_cli.errors import ProfileError
 from adatp_cli.profiles import Profile
-from adatp_cli.pruning.method import Circumstances, PruningMethod
+from adatp_cli.pruning.method import ModelContext, PruningMethod
 from adatp_cli.pruning.methods import (
     adatp,
     adatp_plus,
@@ -28,7 +28,7 @@ class Entry:
     """From a profile to the method with its knobs, and to the profile without `auto`."""
 
     build: Callable[[Profile], PruningMethod]
-    resolve: Callable[[Profile, Circumstances], Profile]
+    resolve: Callable[[Profile, ModelContext], Profile]
 
 
 METHODS: Mapping[str, Entry] = {
@@ -56,7 +56,7 @@ def method_of(profile: Profile) -> PruningMethod:
     return _entry(profile).build(profile)
 
 
-def resolve_profile(profile: Profile, known: Circumstances) -> Profile:
+def resolve_profile(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced by what it comes to.
 
     Raises
@@ -80,9 +80,9 @@ def check_fit(profile: Profile, shape: ModelShape, frames: int | None) -> None:
     UsageError
         Its layers do not exist in the model, or its budget cannot be reached.
     """
-    resolved = resolve_profile(profile, Circumstances(shape.language.layers))
+    resolved = resolve_profile(profile, ModelContext(shape.language.layers))
     if frames is not None:
-        method_of(resolved).outlook(frames, shape.tokens_per_frame, shape.language)
+        method_of(resolved).token_schedule(frames, shape.tokens_per_frame, shape.language)
 
 
 def _entry(profile: Profile) -> Entry:

@@ -27,17 +27,16 @@ from adatp_cli.profiles import (
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_budget
 from adatp_cli.pruning.local import LocalMode, select_tokens
 from adatp_cli.pruning.method import (
-    Circumstances,
     ClipSignals,
     LayerStep,
-    Outlook,
+    ModelContext,
     PruningMethod,
     PruningPlan,
     ScoreRequest,
     SignalNeeds,
+    TokenSchedule,
     VisualLayout,
 )
-from adatp_cli.pruning.scores import debiased_frame_relevance
 from adatp_cli.pruning.segments import (
     SegmentTable,
     frame_relevance,
@@ -46,6 +45,7 @@ from adatp_cli.pruning.segments import (
     segment_budgets,
     weigh_segments,
 )
+from adatp_cli.pruning.selection import debiased_frame_relevance
 from adatp_cli.settings import NO_ENCODER
 
 
@@ -76,10 +76,10 @@ class AdaTP(PruningMethod):
         encodes = self.relevance.encoder not in NO_ENCODER
         return SignalNeeds(frame_vectors=encodes, question_vector=encodes)
 
-    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         schedule = self._schedule(frames * per_frame, shape)
         rows = dict.fromkeys(self.scored_layers(schedule), self.scores.rows)
-        return Outlook(schedule.counts, schedule.drops, rows)
+        return TokenSchedule(schedule.counts, schedule.drops, rows)
 
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> AdaTPPlan:
         return AdaTPPlan(self, layout, self._schedule(layout.visual, shape), self._cut(signals))
@@ -211,7 +211,7 @@ def build(profile: Profile) -> AdaTP:
     )
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     knobs, local = profile.schedule, profile.local
     first, last = pruned_layers(known.layers, knobs.first_layer, knobs.last_layer)

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
 from adatp_cli.profiles import EntrySettings, Profile
-from adatp_cli.pruning.before import needed
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_entry
-from adatp_cli.pruning.clusters import largest
+from adatp_cli.pruning.input_compression import needed
 from adatp_cli.pruning.method import (
-    Circumstances,
     ClipSignals,
-    Outlook,
+    ModelContext,
     SignalNeeds,
+    TokenSchedule,
     VisualEntry,
     VisualLayout,
 )
@@ -32,6 +31,7 @@ from adatp_cli.pruning.methods import adatp
 from adatp_cli.pruning.methods.adatp import AdaTP, AdaTPPlan
 from adatp_cli.pruning.methods.fastvid import anchors_of, merge_segment
 from adatp_cli.pruning.segments import SegmentTable, segment_budgets
+from adatp_cli.pruning.selection import largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class AdaTPPlus(AdaTP):
     def needs(self) -> SignalNeeds:
         return SignalNeeds(frame_vectors=True, question_vector=True, probe_attention=True)
 
-    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         schedule = self._schedule(frames * per_frame, shape)
         rows = dict.fromkeys(self.scored_layers(schedule), self.scores.rows)
         before = (0,) if schedule.counts[0] < frames * per_frame else ()
-        return Outlook(schedule.counts, (*before, *schedule.drops), rows)
+        return TokenSchedule(schedule.counts, (*before, *schedule.drops), rows)
 
     def plan(
         self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape
@@ -170,6 +170,6 @@ def build(profile: Profile) -> AdaTPPlus:
     )
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     return adatp.resolve(profile, known)

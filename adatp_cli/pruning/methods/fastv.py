@@ -14,9 +14,9 @@ from torch import Tensor
 
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.budget import drop_layer
-from adatp_cli.pruning.drop_once import DropOnce
-from adatp_cli.pruning.method import Circumstances, LayerStep, VisualLayout
-from adatp_cli.pruning.scores import best
+from adatp_cli.pruning.method import LayerStep, ModelContext, VisualLayout
+from adatp_cli.pruning.selection import best
+from adatp_cli.pruning.single_layer import DropOnce
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def build(profile: Profile) -> FastV:
     return FastV(profile.share, profile.fastv.layer, profile.positions_or("original"))
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     layer = drop_layer(known.layers, profile.fastv.layer, "fastv.layer")
     return dataclasses.replace(

@@ -18,20 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatp_cli.profiles import FastVIDSettings, MergeSettings, Profile
-from adatp_cli.pruning.before import BeforeLayers, Compressed, needed
-from adatp_cli.pruning.clusters import density_peaks, largest
+from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
 from adatp_cli.pruning.method import (
-    Circumstances,
     ClipSignals,
+    ModelContext,
     SignalNeeds,
     VisualEntry,
     VisualLayout,
 )
 from adatp_cli.pruning.segments import neighbour_similarity, weigh_segments
+from adatp_cli.pruning.selection import density_peaks, largest
 
 
 @dataclass(frozen=True, slots=True)
-class FastVID(BeforeLayers):
+class FastVID(InputCompression):
     """Per frame the salient tokens; per segment, at a few anchor frames, merged ones of the rest.
 
     Parameters
@@ -168,7 +168,7 @@ def build(profile: Profile) -> FastVID:
     return FastVID(profile.share, profile.positions_or("original"), profile.fastvid)
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     return dataclasses.replace(
         profile,

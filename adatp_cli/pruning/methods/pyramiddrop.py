@@ -20,16 +20,16 @@ from adatp_cli.cost import LanguageShape
 from adatp_cli.profiles import Positions, Profile
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_budget
 from adatp_cli.pruning.method import (
-    Circumstances,
     ClipSignals,
     LayerStep,
-    Outlook,
+    ModelContext,
     PruningMethod,
     PruningPlan,
     ScoreRequest,
+    TokenSchedule,
     VisualLayout,
 )
-from adatp_cli.pruning.scores import best
+from adatp_cli.pruning.selection import best
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class PyramidDrop(PruningMethod):
     stages: Literal["quarters", "early"] = "quarters"
     positions: Positions = "compact"
 
-    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         schedule = self._schedule(frames * per_frame, shape)
         rows = dict.fromkeys(_counts(schedule), 1)
-        return Outlook(schedule.counts, schedule.drops, rows, own_layer=True)
+        return TokenSchedule(schedule.counts, schedule.drops, rows, own_layer=True)
 
     def plan(
         self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape
@@ -109,7 +109,7 @@ def build(profile: Profile) -> PyramidDrop:
     return PyramidDrop(profile.share, stages, profile.positions_or("compact"))
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     del known  # stages are named, not numbered
     return dataclasses.replace(profile, positions=profile.positions_or("compact"))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.budget import drop_layer
-from adatp_cli.pruning.drop_once import DropOnce
-from adatp_cli.pruning.method import Circumstances, LayerStep, VisualLayout
+from adatp_cli.pruning.method import LayerStep, ModelContext, VisualLayout
+from adatp_cli.pruning.single_layer import DropOnce
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def build(profile: Profile) -> RandomTokens:
     return RandomTokens(profile.share, knobs.layer, profile.positions_or("original"), seed)
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     knobs = profile.random
     layer = drop_layer(known.layers, knobs.layer, "random.layer")

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import Profile, UniCompSettings
-from adatp_cli.pruning.before import BeforeLayers, Compressed, needed
+from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
 from adatp_cli.pruning.method import (
-    Circumstances,
     ClipSignals,
+    ModelContext,
     SignalNeeds,
     VisualEntry,
     VisualLayout,
@@ -30,7 +30,7 @@ from adatp_cli.pruning.segments import neighbour_similarity, weigh_segments
 
 
 @dataclass(frozen=True, slots=True)
-class UniComp(BeforeLayers):
+class UniComp(InputCompression):
     """Average alike frames, then keep in each the tokens that are least like the others.
 
     Parameters
@@ -209,7 +209,7 @@ def build(profile: Profile) -> UniComp:
     return UniComp(profile.share, profile.positions_or("compact"), profile.unicomp)
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     return dataclasses.replace(
         profile,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.budget import drop_layer
-from adatp_cli.pruning.drop_once import DropOnce
-from adatp_cli.pruning.method import Circumstances, LayerStep, VisualLayout
+from adatp_cli.pruning.method import LayerStep, ModelContext, VisualLayout
+from adatp_cli.pruning.single_layer import DropOnce
 
 _TIME = (5**0.5 - 1) / 2
 """The golden ratio: no step of 1 leaves the frames taken so far more even."""
@@ -84,7 +84,7 @@ def build(profile: Profile) -> Uniform:
     return Uniform(profile.share, profile.uniform.layer, profile.positions_or("original"))
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     layer = drop_layer(known.layers, profile.uniform.layer, "uniform.layer")
     return dataclasses.replace(

@@ -11,12 +11,12 @@ from torch import Tensor
 from adatp_cli.cost import LanguageShape
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import (
-    Circumstances,
     ClipSignals,
     LayerStep,
-    Outlook,
+    ModelContext,
     PruningMethod,
     PruningPlan,
+    TokenSchedule,
     VisualLayout,
 )
 
@@ -36,8 +36,8 @@ class VanillaPlan(PruningPlan):
 class Vanilla(PruningMethod):
     """What every other method is measured against."""
 
-    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
-        return Outlook((frames * per_frame,) * shape.layers)
+    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
+        return TokenSchedule((frames * per_frame,) * shape.layers)
 
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> VanillaPlan:
         del layout, signals, shape  # nothing to plan from
@@ -50,7 +50,7 @@ def build(profile: Profile) -> Vanilla:
     return Vanilla()
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     del known
     return dataclasses.replace(profile, positions=profile.positions_or("original"))

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatp_cli.profiles import Profile
-from adatp_cli.pruning.before import BeforeLayers, Compressed, needed
+from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
 from adatp_cli.pruning.method import (
-    Circumstances,
     ClipSignals,
+    ModelContext,
     VisualEntry,
     VisualLayout,
 )
@@ -31,7 +31,7 @@ _BISECTIONS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class VidCom2(BeforeLayers):
+class VidCom2(InputCompression):
     """Select the most unusual tokens.
 
     Parameters
@@ -143,7 +143,7 @@ def build(profile: Profile) -> VidCom2:
     return VidCom2(profile.share, profile.positions_or("compact"), profile.vidcom2.count)
 
 
-def resolve(profile: Profile, known: Circumstances) -> Profile:
+def resolve(profile: Profile, known: ModelContext) -> Profile:
     """The profile with every `auto` replaced."""
     del known
     return dataclasses.replace(profile, positions=profile.positions_or("compact"))

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adatp_cli.pruning.attention_rows import QueryRows, project_keys
 from adatp_cli.pruning.method import LayerStep, PruningPlan, VisualEntry, VisualLayout
 from adatp_cli.pruning.positions import SequencePositions
-from adatp_cli.pruning.report import PruneReport, PruneStep, PruningError
-from adatp_cli.pruning.rows import QueryRows, project_keys
-from adatp_cli.pruning.stopwatch import Stopwatch
+from adatp_cli.pruning.report import PruneReport, PruneStep, PruningError, Stopwatch
 
 __all__ = ["PruneReport", "PruneStep", "PrunedPrefill", "PruningError"]
 
@@ -107,7 +106,7 @@ class PrunedPrefill:
         return self._report
 
     @property
-    def choosing_s(self) -> float:
+    def selection_s(self) -> float:
         """Seconds that score rows, choices and the cutting down of what goes on have taken."""
         return self._choosing.seconds
 

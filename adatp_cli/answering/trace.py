@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adatp_cli.answering.generate import Generated, Request
 from adatp_cli.files import replacing
-from adatp_cli.generation import Generated, Request
 
 
 @dataclass(frozen=True, slots=True, eq=False)

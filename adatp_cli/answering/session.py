@@ -10,27 +10,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from adatp_cli import account
-from adatp_cli.encoding import ClipEncoder, EncodeMeanwhile, synchronize
-from adatp_cli.errors import MemoryLimitError, ModelError
-from adatp_cli.events import Answered, Clip, ClipReady, PrefillChosen, Stage, TextChunk
-from adatp_cli.generation import (
+from adatp_cli.answering import records
+from adatp_cli.answering.encode import ClipEncoder, StreamingEncoder, synchronize
+from adatp_cli.answering.events import Answered, Clip, ClipReady, PrefillChosen, Stage, TextChunk
+from adatp_cli.answering.generate import (
     Generated,
     Request,
+    SharedPrefix,
     generate,
     generate_streaming,
 )
+from adatp_cli.answering.plan import Planner, PrefillMode
+from adatp_cli.answering.trace import build_trace
+from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model.checkpoints import TINY, TINY_KNOWS, TINY_WORLD
 from adatp_cli.model.memory import memory_errors
 from adatp_cli.model.prompt import Prompt
-from adatp_cli.planner import Planner
-from adatp_cli.prefix import SharedPrefix
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import PruningPlan, SignalNeeds, VisualLayout
 from adatp_cli.settings import GenerationSettings
-from adatp_cli.sharing import PrefillMode
 from adatp_cli.text import plural
-from adatp_cli.trace import build_trace
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.sampling import Sampling
@@ -142,17 +141,17 @@ class Engine(Planner):
         def begin(frames: int) -> ClipEncoder:
             asking = self if choose is None else choose(frames)
             asking.check_questions(frames, questions)
-            account.reset_peak_memory(self._loaded.device)
+            records.reset_peak_memory(self._loaded.device)
             return asking._encoder(asking.needs)
 
-        meanwhile = EncodeMeanwhile(begin)
+        meanwhile = StreamingEncoder(begin)
         started = time.perf_counter()
         with memory_errors(f"encoding {video_name}"):
             frames = reader.read(
                 source, sampling, name=video_name, resize=self.resize, on_frames=meanwhile
             )
         decode_s = time.perf_counter() - started - meanwhile.seconds
-        yield ClipReady(account.video_facts(frames), frames.notes + self.remarks(frames))
+        yield ClipReady(records.video_facts(frames), frames.notes + self.remarks(frames))
         encoder, rest = meanwhile.settle(frames.pixels)
         yield Stage("vision", f"{plural(len(frames), 'frame')}")
         return self._finish(encoder, video_name, frames, rest, decode_s)
@@ -206,7 +205,7 @@ class Engine(Planner):
         MemoryLimitError
             The memory ran out.
         """
-        account.reset_peak_memory(self._loaded.device)
+        records.reset_peak_memory(self._loaded.device)
         encoder = self._encoder(needs or self.needs)
         return self._finish(encoder, name, frames, frames.pixels, decode_s)
 
@@ -227,7 +226,7 @@ class Engine(Planner):
             One object for all questions about the clip: where nothing is pruned, later ones begin
             behind what the first one left. It holds the clip's keys and values on the device.
         """
-        account.reset_peak_memory(self._loaded.device)
+        records.reset_peak_memory(self._loaded.device)
         with memory_errors(f"answering about {clip.name}"):
             prompt = self.prompt(question, len(clip.frames))
             if self.needs.question_vector:
@@ -273,7 +272,7 @@ class Engine(Planner):
         with memory_errors(f"encoding {plural(len(frames), 'frame')} of {name}"):
             encoder.add(rest)
             encoded = encoder.finish()
-        peak = account.peak_memory(self._loaded.device)
+        peak = records.peak_memory(self._loaded.device)
         return Clip(name, frames, encoded, decode_s, peak)
 
     def _layout(self, prompt: Prompt, clip: Clip) -> VisualLayout:
@@ -304,7 +303,7 @@ class Engine(Planner):
         generated: Generated,
         prepared_s: float,
     ) -> Answered:
-        record = account.answer_record(
+        record = records.answer_record(
             self._loaded,
             clip,
             question,
@@ -318,5 +317,5 @@ class Engine(Planner):
         )
         trace = build_trace(request, generated) if self._keep_trace else None
         planned_s = 0.0 if self.needs.question_vector else prepared_s
-        own = account.own_seconds(record.seconds, clip.encoded)
-        return Answered(record, trace, planned_s + generated.choosing_s, own)
+        own = records.own_seconds(record.seconds, clip.encoded)
+        return Answered(record, trace, planned_s + generated.selection_s, own)

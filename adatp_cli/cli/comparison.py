@@ -22,7 +22,7 @@ from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
     from adatp_cli.cost import ModelShape
-    from adatp_cli.evaluation.runner import Contender
+    from adatp_cli.evaluation.runner import ProfileRun
     from adatp_cli.model.load import Accepts, LoadedModel
     from adatp_cli.settings import GenerationSettings
     from adatp_cli.video.sampling import Sampling
@@ -33,12 +33,12 @@ Load = Callable[[str, RunOptions, Output, "Accepts"], "tuple[LoadedModel, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Arena:
+class Comparison:
     """Profiles that answer the same questions about the same frames.
 
     Parameters
     ----------
-    contenders
+    profile_runs
         In the order in which they were named.
     sampling, generation
         The same for all.
@@ -48,7 +48,7 @@ class Arena:
         The model itself, with the relevance encoder that any of the profiles needs.
     """
 
-    contenders: tuple[Contender, ...]
+    profile_runs: tuple[ProfileRun, ...]
     sampling: Sampling
     generation: GenerationSettings
     model: ModelInfo
@@ -109,7 +109,7 @@ def one_fits(profiles: Sequence[Profile], options: RunOptions) -> Accepts:
     return accepts
 
 
-def load_arena(
+def load_comparison(
     profiles: Sequence[Profile],
     options: RunOptions,
     output: Output,
@@ -118,7 +118,7 @@ def load_arena(
     keep_trace: bool = False,
     load: Load = load_model_for,
     accepts: Accepts | None = None,
-) -> Arena:
+) -> Comparison:
     """Load the model once for all profiles.
 
     Parameters
@@ -146,17 +146,17 @@ def load_arena(
         check_fits(profiles, options, shape, default)
 
     loaded, seconds = load(encoder, options, output, accepts or every_one)
-    from adatp_cli import account
-    from adatp_cli.engine import Engine
-    from adatp_cli.evaluation.runner import Contender
+    from adatp_cli.answering import records
+    from adatp_cli.answering.session import Engine
+    from adatp_cli.evaluation.runner import ProfileRun
 
     generation = options.generation()
     if max_new_tokens is not None and max_new_tokens < generation.max_new_tokens:
         generation = dataclasses.replace(generation, max_new_tokens=max_new_tokens)
     output.note(f"{weights_of(loaded)}, profiles {', '.join(p.name for p in profiles)}")
     bare = dataclasses.replace(loaded, relevance=None)
-    model, versions = account.model_info(loaded), account.versions()
-    contenders = []
+    model, versions = records.model_info(loaded), records.versions()
+    profile_runs = []
     for profile in profiles:
         # Without an encoder in sight a profile runs as it would alone.
         own: LoadedModel = bare if profile.encoder in NO_ENCODER else loaded
@@ -169,13 +169,13 @@ def load_arena(
             profile=engine.profile.to_dict(),
             versions=versions,
         )
-        contenders.append(Contender(profile.name, engine, known))
+        profile_runs.append(ProfileRun(profile.name, engine, known))
     if options.frames_auto:
-        count = _auto_frames(contenders, loaded, output)
+        count = _auto_frames(profile_runs, loaded, output)
         sampling = dataclasses.replace(options.sampling(), frames=count)
     else:
         sampling = options.sampling().with_default_frames(frames or loaded.default_frames)
-    return Arena(tuple(contenders), sampling, generation, model, versions, loaded)
+    return Comparison(tuple(profile_runs), sampling, generation, model, versions, loaded)
 
 
 def _encoder(profiles: Sequence[Profile]) -> str:
@@ -189,12 +189,12 @@ def _encoder(profiles: Sequence[Profile]) -> str:
     return wanted.pop() if wanted else "none"
 
 
-def _auto_frames(contenders: Sequence[Contender], loaded: LoadedModel, output: Output) -> int:
+def _auto_frames(profile_runs: Sequence[ProfileRun], loaded: LoadedModel, output: Output) -> int:
     """What `--frames auto` comes to, where it is the same for all."""
     budgets = {}
-    for contender in contenders:
-        default = contender.engine.profile.frames or loaded.default_frames
-        budgets[contender.name] = contender.engine.frame_budget(default)
+    for profile_run in profile_runs:
+        default = profile_run.engine.profile.frames or loaded.default_frames
+        budgets[profile_run.name] = profile_run.engine.frame_budget(default)
     if len({budget.frames for budget in budgets.values()}) > 1:
         told = ", ".join(f"{name} {budget.frames}" for name, budget in budgets.items())
         raise UsageError(

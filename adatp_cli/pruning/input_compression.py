@@ -16,9 +16,9 @@ from adatp_cli.pruning.budget import solve_budget, unreachable
 from adatp_cli.pruning.method import (
     ClipSignals,
     LayerStep,
-    Outlook,
     PruningMethod,
     PruningPlan,
+    TokenSchedule,
     VisualEntry,
     VisualLayout,
 )
@@ -34,7 +34,7 @@ class Compressed:
 
 
 @dataclass(frozen=True, slots=True)
-class BeforeLayers(PruningMethod):
+class InputCompression(PruningMethod):
     """Keep or merge tokens once, before layer 0.
 
     Parameters
@@ -66,11 +66,11 @@ class BeforeLayers(PruningMethod):
         """The fewest tokens that a clip of so many frames needs."""
         return 1
 
-    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         count = self._count(frames, per_frame, shape)
         if count < frames * per_frame:
             count = self.planned(frames, per_frame, count)
-        return Outlook((count,) * shape.layers, (0,))
+        return TokenSchedule((count,) * shape.layers, (0,))
 
     def plan(
         self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape

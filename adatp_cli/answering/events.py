@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adatp_cli.encoding import EncodedClip
+from adatp_cli.answering.encode import EncodedClip
+from adatp_cli.answering.plan import Prefills
+from adatp_cli.answering.trace import Trace
 from adatp_cli.profiles import Profile
 from adatp_cli.record import AnswerRecord, Seconds, VideoFacts
-from adatp_cli.sharing import Prefills
-from adatp_cli.trace import Trace
 from adatp_cli.video.frames import Frames
 
 
@@ -68,7 +68,7 @@ class Answered:
         What it was and cost.
     trace
         If asked for.
-    choosing_s
+    selection_s
         Seconds of the record's `prefill` that went into choosing tokens. Embedding the question,
         and planning where it is embedded, are the record's `relevance` and not in here.
     own
@@ -78,7 +78,7 @@ class Answered:
 
     record: AnswerRecord
     trace: Trace | None
-    choosing_s: float
+    selection_s: float
     own: Seconds
 
 

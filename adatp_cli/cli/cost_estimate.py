@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from adatp_cli import cost
+from adatp_cli.answering.plan import (
+    TEXT_ROOM,
+    FrameBudget,
+    frame_budget,
+    frames_in_context,
+    questions_to_share,
+)
 from adatp_cli.cli.options import DEFAULT_NEW_TOKENS
-from adatp_cli.frame_budget import TEXT_ROOM, FrameBudget, frame_budget, frames_in_context
 from adatp_cli.profiles import Profile
-from adatp_cli.sharing import questions_to_share
 
 DEFAULT_FRAMES = 32
 KNOWN_CONTEXT = 32_768  # positions of the published checkpoints
@@ -118,29 +123,29 @@ def forecast(
     UsageError
         The profile's layers or budget do not fit the model.
     """
-    from adatp_cli.pruning.method import Circumstances
+    from adatp_cli.pruning.method import ModelContext
     from adatp_cli.pruning.methods import method_of, resolve_profile
 
     language = target.shape.language
     per_frame = target.shape.tokens_per_frame
-    method = method_of(resolve_profile(profile, Circumstances(language.layers)))
+    method = method_of(resolve_profile(profile, ModelContext(language.layers)))
     relevance = None
     if method.needs.encoder and target.relevance is not None:
         reads = method.needs.question_vector
         relevance = target.relevance if reads else target.relevance.without_text()
     default = profile.frames or target.frames
     budget = frame_budget(
-        lambda count: method.outlook(count, per_frame, language),
+        lambda count: method.token_schedule(count, per_frame, language),
         target.shape,
         default=default,
         most=frames_in_context(target.context - DEFAULT_NEW_TOKENS, TEXT_ROOM, target.shape),
     )
     frames = budget.frames if auto else frames or default
-    outlook = method.outlook(frames, per_frame, language)
-    counts, drops = outlook.visual_per_layer, outlook.drops
+    token_schedule = method.token_schedule(frames, per_frame, language)
+    counts, drops = token_schedule.visual_per_layer, token_schedule.drops
     full = (frames * per_frame,) * language.layers
     # Keys for these scores are projected of all that entered the layer before.
-    keys = {layer: counts[layer - 1] + TEXT_TOKENS for layer in outlook.score_rows}
+    keys = {layer: counts[layer - 1] + TEXT_TOKENS for layer in token_schedule.score_rows}
 
     def end_to_end(per_layer: tuple[int, ...], *, prunes: bool) -> cost.EndToEnd:
         return cost.end_to_end_cost(
@@ -149,8 +154,8 @@ def forecast(
             text_tokens=TEXT_TOKENS,
             visual_per_layer=per_layer,
             generated=ANSWER_TOKENS,
-            score_rows=outlook.score_rows if prunes else None,
-            score_keys=keys if prunes and outlook.own_layer else None,
+            score_rows=token_schedule.score_rows if prunes else None,
+            score_keys=keys if prunes and token_schedule.own_layer else None,
             relevance=relevance if prunes else None,
         )
 
@@ -177,7 +182,7 @@ def _memory(
     relevance: cost.RelevanceShape | None,
 ) -> dict[str, RunMemory]:
     """What loading would count, and what a run would be held to, on a GPU."""
-    from adatp_cli.encoding import frames_at_once
+    from adatp_cli.answering.encode import frames_at_once
     from adatp_cli.model.memory import estimate_run
     from adatp_cli.model.weights import count_weights, encoder_bytes
 

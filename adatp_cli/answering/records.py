@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from adatp_cli import __version__
+from adatp_cli.answering.encode import EncodedClip
+from adatp_cli.answering.events import Clip
+from adatp_cli.answering.generate import Generated, Request
 from adatp_cli.cost import RelevanceShape, end_to_end_cost, paper_cost
-from adatp_cli.encoding import EncodedClip
-from adatp_cli.events import Clip
-from adatp_cli.generation import Generated, Request
 from adatp_cli.pruning.method import VisualLayout
 from adatp_cli.pruning.segments import SegmentTable
 from adatp_cli.record import (
@@ -155,7 +155,7 @@ def token_counts(generated: Generated, layout: VisualLayout) -> TokenCounts:
         kept_final=kept[-1],
         kept_mean_ratio=sum(kept) / (len(kept) * layout.visual),
         generated=len(generated.ids),
-        shared=generated.held,
+        shared=generated.cached_tokens,
     )
 
 
@@ -185,7 +185,7 @@ def flops(
         score_keys=report.score_keys,
         choosing_macs=report.macs,
         relevance=relevance,
-        held=generated.held,
+        cached_tokens=generated.cached_tokens,
     )
     vanilla = end_to_end_cost(
         shape,

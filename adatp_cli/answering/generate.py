@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from adatp_cli.errors import ModelError
-from adatp_cli.prefix import SharedPrefix
-from adatp_cli.pruning.base import PrunedPrefill, PruneReport
+from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import PruningPlan, VisualLayout
 from adatp_cli.settings import GenerationSettings
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
     from adatp_cli.model.load import LoadedModel
 
@@ -45,9 +44,9 @@ class Generated:
         (vocabulary,) of the position that yields the first token, in the model's type.
     first_token_s, total_s
         Seconds from the start of the prefill to the first token and to the end.
-    choosing_s
+    selection_s
         What of the prefill went into choosing tokens.
-    held
+    cached_tokens
         Prompt tokens that did not run, as an earlier question had left their keys and values.
     """
 
@@ -58,8 +57,8 @@ class Generated:
     first_logits: Tensor
     first_token_s: float
     total_s: float
-    choosing_s: float
-    held: int = 0
+    selection_s: float
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,8 +145,8 @@ def generate(
         first_logits=head.value[0, -1],
         first_token_s=stream.first_token - stream.started,
         total_s=finished - stream.started,
-        choosing_s=run.choosing_s,
-        held=held,
+        selection_s=run.selection_s,
+        cached_tokens=held,
     )
 
 
@@ -329,3 +328,47 @@ class _Stoppable:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+class SharedPrefix:
+    """Keys and values of a clip, which its first question leaves and later ones begin behind.
+
+    The first question is an ordinary prefill. Later ones run only what stands behind the clip; by
+    arithmetic their answers are those of whole prefills, with other sizes of matrix products and so
+    other rounding. Serves one clip, one question at a time, and only where nothing is pruned.
+    """
+
+    def __init__(self) -> None:
+        self._cache: DynamicCache | None = None
+        self._ids = torch.empty(1, 0, dtype=torch.int64)
+        self._visual: Tensor | None = None
+
+    def take(self, input_ids: Tensor, visual: Tensor, config: Any) -> tuple[DynamicCache, int]:
+        """A cache for one run, and how many tokens of this prompt it holds already.
+
+        What was kept is out of here until `keep`: a run that fails leaves nothing half done behind.
+
+        Parameters
+        ----------
+        input_ids
+            (1, L) int64, on the CPU.
+        visual
+            What takes the place of the placeholders; the same object for every question.
+        config
+            The model's.
+        """
+        from transformers import DynamicCache
+
+        cache, held = self._cache, self._ids.shape[1]
+        self._cache = None
+        fits = visual is self._visual and torch.equal(input_ids[:, :held], self._ids)
+        if cache is None or not fits or held >= input_ids.shape[1]:
+            return DynamicCache(config=config), 0
+        return cache, held
+
+    def keep(self, cache: DynamicCache, input_ids: Tensor, visual: Tensor, length: int) -> None:
+        """Keep the first `length` tokens of a cache that has run to its end."""
+        if any(cache.is_sliding):  # has forgotten them
+            return
+        cache.crop(length - cache.get_seq_length())
+        self._cache, self._ids, self._visual = cache, input_ids[:, :length], visual

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from adatp_cli.batch.pace import Pace
 from adatp_cli.video.child import NotStartedError
 from adatp_cli.video.frames import Frames
 
@@ -29,7 +28,7 @@ class Decoded(Generic[Item]):
     seconds: float
 
 
-class DecodeAhead(Generic[Item]):
+class FramePrefetcher(Generic[Item]):
     """Threads that read clips, at most `DEPTH` of them and one in each thread's hands ahead.
 
     Clips are begun in order, and come out in order whichever is there first.
@@ -44,9 +43,9 @@ class DecodeAhead(Generic[Item]):
     ahead
         Without it a clip is begun only when it is asked for.
     clock
-        Seconds, for `pace`.
+        Seconds, for `throughput`.
 
-    `pace` tells how long results were waited for; it is whole when `results` has ended.
+    `throughput` tells how long results were waited for; it is whole when `results` has ended.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class DecodeAhead(Generic[Item]):
         ahead: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.pace = Pace()
+        self.throughput = Throughput()
         self._items = items
         self._clock = clock
         reads = (read, *more)
@@ -72,7 +71,7 @@ class DecodeAhead(Generic[Item]):
             for one in reads
         ]
 
-    def __enter__(self) -> DecodeAhead[Item]:
+    def __enter__(self) -> FramePrefetcher[Item]:
         for thread in self._threads:
             thread.start()
         return self
@@ -96,25 +95,25 @@ class DecodeAhead(Generic[Item]):
         NotStartedError
             Nothing decodes here: no fault of a clip, and the next ones would fare no better.
         """
-        pace = self.pace
+        throughput = self.throughput
         for number in range(len(self._items)):
             asked = self._clock()
             decoded = self._take(number, stop)
             taken = self._clock()
             if number == 0:
-                pace.first_s += taken - asked
+                throughput.first_s += taken - asked
             else:
-                pace.waited_s += taken - asked
+                throughput.waited_s += taken - asked
             if decoded is None:
                 return
             if isinstance(decoded.frames, NotStartedError):
                 raise decoded.frames
-            pace.clips += 1
-            pace.decoding_s += decoded.seconds
+            throughput.clips += 1
+            throughput.decoding_s += decoded.seconds
             try:
                 yield decoded
             finally:
-                pace.answering_s += self._clock() - taken
+                throughput.answering_s += self._clock() - taken
 
     def _take(self, number: int, stop: Callable[[], bool]) -> Decoded[Item] | None:
         """The result of clip `number`, waited for; None once `stop` says so."""
@@ -158,3 +157,47 @@ class DecodeAhead(Generic[Item]):
         with self._changed:
             self._ready[number] = decoded
             self._changed.notify_all()
+
+
+# More readers than this wait for the disk, and for the model, more than they decode.
+MOST_READERS = 4
+
+
+@dataclass(slots=True)
+class Throughput:
+    """Seconds of a run, added up as it goes on.
+
+    Parameters
+    ----------
+    first_s
+        Until the first clip was decoded, which no decoding ahead can spare.
+    waited_s
+        In which the model stood still because a later clip was not decoded yet.
+    answering_s
+        In which somebody had a clip: encoding, answers, rows written.
+    decoding_s
+        All readers' together, for the clips that were taken.
+    clips
+        Taken, the ones that could not be read among them.
+    """
+
+    first_s: float = 0.0
+    waited_s: float = 0.0
+    answering_s: float = 0.0
+    decoding_s: float = 0.0
+    clips: int = 0
+
+    @property
+    def waited_share(self) -> float:
+        """The share of the time since the first clip in which the model waited for frames."""
+        whole = self.waited_s + self.answering_s
+        return self.waited_s / whole if whole > 0 else 0.0
+
+
+def default_readers(*, on_gpu: bool, cores: int) -> int:
+    """How many clips to decode at the same time.
+
+    On a CPU one: the model computes with every core, and a decoder has threads of its own besides.
+    A GPU leaves the cores to decoding, all but the one that drives it.
+    """
+    return max(1, min(MOST_READERS, cores - 1)) if on_gpu else 1

@@ -14,10 +14,10 @@ from adatp_cli.pruning.budget import Schedule, drop_layer, solve_budget
 from adatp_cli.pruning.method import (
     ClipSignals,
     LayerStep,
-    Outlook,
     PruningMethod,
     PruningPlan,
     ScoreRequest,
+    TokenSchedule,
     VisualLayout,
 )
 
@@ -54,11 +54,11 @@ class DropOnce(PruningMethod):
     def choose(self, step: LayerStep, layout: VisualLayout) -> Tensor:
         """As `PruningPlan.choose`; exactly `step.keep` tokens."""
 
-    def outlook(self, frames: int, per_frame: int, shape: LanguageShape) -> Outlook:
+    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         schedule = self._schedule(frames * per_frame, shape)
         pruned = schedule.counts[-1] < frames * per_frame
         rows = {schedule.drops[0]: self.rows} if pruned and self.rows else {}
-        return Outlook(schedule.counts, schedule.drops, rows)
+        return TokenSchedule(schedule.counts, schedule.drops, rows)
 
     def plan(
         self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape

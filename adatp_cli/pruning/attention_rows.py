@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adatp_cli.pruning.method import ScoreRequest
 from adatp_cli.pruning.report import PruningError
-from adatp_cli.pruning.scores import attention_rows, rotate
+from adatp_cli.pruning.selection import attention_rows, rotate
 
 Rotary = tuple[Tensor, Tensor]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adatp_cli.batch.pace import Pace
+from adatp_cli.batch.prefetch import Throughput
 from adatp_cli.cli.costs import percent
 from adatp_cli.cli.progress import BatchProgress, duration
 from adatp_cli.text import plural
@@ -20,14 +20,14 @@ _CLIPS_SHOWN = 5
 _NOTABLE = 0.05
 
 
-def waiting(pace: Pace) -> str:
+def waiting(throughput: Throughput) -> str:
     """The end of the line on clips per minute; empty where only the first clip was waited for."""
-    if pace.clips < 2:
+    if throughput.clips < 2:
         return ""
-    return f"; the model waited for frames {percent(pace.waited_share)} of the time"
+    return f"; the model waited for frames {percent(throughput.waited_share)} of the time"
 
 
-def decoding_limit(pace: Pace, decoders: int, cores: int) -> list[str]:
+def decoding_limit(throughput: Throughput, decoders: int, cores: int) -> list[str]:
     """What kept the model waiting and what would help; nothing where it hardly waited.
 
     Parameters
@@ -37,21 +37,21 @@ def decoding_limit(pace: Pace, decoders: int, cores: int) -> list[str]:
     cores
         What this process may use.
     """
-    if pace.clips < 2 or pace.waited_share < _NOTABLE:
+    if throughput.clips < 2 or throughput.waited_share < _NOTABLE:
         return []
     if decoders == 0:
         return ["with --decoders 0 nothing is decoded ahead"]
-    decoding, answering = pace.decoding_s / decoders, pace.answering_s
+    decoding, answering = throughput.decoding_s / decoders, throughput.answering_s
     if decoding > answering:
         reason = (
-            f"decoding is the limit: it takes {decoding / pace.clips:.2f} s a clip, "
-            f"the model {answering / pace.clips:.2f} s"
+            f"decoding is the limit: it takes {decoding / throughput.clips:.2f} s a clip, "
+            f"the model {answering / throughput.clips:.2f} s"
         )
     else:
         reason = "some clips take longer to decode than the ones before them to answer"
     if decoders >= cores:
         return [reason, "no core is left for more decoders: scale clips down, or --shard them"]
-    enough = math.ceil(min(cores, pace.decoding_s / max(answering, 1e-9)))
+    enough = math.ceil(min(cores, throughput.decoding_s / max(answering, 1e-9)))
     return [reason, f"{cores} cores can do more: try --decoders {max(decoders + 1, enough)}"]
 
 

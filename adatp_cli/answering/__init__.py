@@ -1,0 +1,1 @@
+"""One clip and its questions in, a stream of events, answers and their records out."""

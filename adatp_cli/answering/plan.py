@@ -1,0 +1,374 @@
+"""What questions about a clip will come to, told before anything runs."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from adatp_cli.answering.encode import frames_at_once
+from adatp_cli.cost import (
+    LanguageShape,
+    ModelShape,
+    RelevanceShape,
+    paper_cost,
+    prefill_cost,
+    vision_cost,
+)
+from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.model.memory import check_clip
+from adatp_cli.model.prompt import Prompt, build_prompt
+from adatp_cli.profiles import Profile
+from adatp_cli.pruning.method import ModelContext, TokenSchedule
+from adatp_cli.pruning.methods import method_of, resolve_profile
+from adatp_cli.settings import GenerationSettings
+from adatp_cli.text import plural
+from adatp_cli.video.frames import Resize
+
+if TYPE_CHECKING:
+    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.pruning.method import TokenSchedule
+
+
+class Planner:
+    """A loaded model under one profile: prompts, planned tokens, frames and memory.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    profile
+        What is pruned, and how.
+    settings
+        How answers are decoded.
+
+    `needs` is what the profile's method wants to know of a clip beside its tokens.
+
+    Raises
+    ------
+    ModelError
+        The profile needs a relevance encoder and none is loaded.
+    UsageError
+        The profile's layers do not exist in this model.
+    """
+
+    def __init__(self, loaded: LoadedModel, profile: Profile, settings: GenerationSettings) -> None:
+        self._loaded = loaded
+        self._settings = settings
+        encoder = loaded.relevance.name if loaded.relevance else None
+        layers = loaded.shape.language.layers
+        self._profile = resolve_profile(profile, ModelContext(layers, encoder, settings.seed))
+        self._method = method_of(self._profile)
+        self.needs = self._method.needs
+        if self.needs.encoder and loaded.relevance is None:
+            raise ModelError(
+                f"profile {profile.name!r} uses a relevance encoder, and none is loaded",
+                "-p adatp-light needs none",
+            )
+
+    @property
+    def profile(self) -> Profile:
+        """The profile as it runs, every `auto` replaced."""
+        return self._profile
+
+    @property
+    def resize(self) -> Resize:
+        """What every frame is resized to before the model sees it."""
+        preprocess = self._loaded.preprocess
+        return Resize(preprocess.size, preprocess.resample)
+
+    @property
+    def relevance_shape(self) -> RelevanceShape | None:
+        """What of the relevance encoder runs under this profile; None where nothing does."""
+        if not self.needs.encoder or self._loaded.relevance is None:
+            return None
+        shape = self._loaded.relevance.shape
+        return shape if self.needs.question_vector else shape.without_text()
+
+    def prompt(self, question: str, frames: int) -> Prompt:
+        """The prompt of a question about a clip of so many frames.
+
+        Raises
+        ------
+        UsageError
+            It is longer than what the model can read, or the question is no text.
+        """
+        loaded = self._loaded
+        with loaded.turn:  # how a tokenizer reads special tokens is a switch that all threads share
+            prompt = build_prompt(
+                loaded.tokenizer,
+                question,
+                frames=frames,
+                grid=loaded.shape.grid,
+                video_token_id=loaded.video_token_id,
+            )
+        room = loaded.context_length - self._settings.max_new_tokens
+        if prompt.length > room:
+            fitting = frames_in_context(room, prompt.text_tokens, loaded.shape)
+            raise UsageError(
+                f"{plural(frames, 'frame')} and the question make a prompt of {prompt.length} "
+                f"tokens, and {loaded.name} reads at most {room} beside its answer",
+                f"--frames {fitting} would fit" if fitting > 0 else "ask a shorter question",
+            )
+        return prompt
+
+    def token_schedule(self, frames: int) -> TokenSchedule:
+        """What a clip of so many frames will come to, known before anything runs.
+
+        Raises
+        ------
+        UsageError
+            The profile cannot reach its budget on such a clip.
+        """
+        shape = self._loaded.shape
+        return self._method.token_schedule(frames, shape.tokens_per_frame, shape.language)
+
+    def prefills(self, frames: int, questions: Sequence[str]) -> Prefills:
+        """What pruning for each of these questions takes, and one unpruned prefill for all.
+
+        Raises
+        ------
+        UsageError
+            As for `prompt`.
+        """
+        prompts = [self.prompt(question, frames) for question in questions]
+        before, kept = prompts[0].visual_start, self.token_schedule(frames).visual_per_layer
+        behind = [prompt.text_tokens - before for prompt in prompts]
+        shape = self._loaded.shape.language
+        return compare_prefills(kept, prompts[0].n_visual, before, behind, shape)
+
+    def frame_budget(self, default: int, questions: Sequence[str] = ()) -> FrameBudget:
+        """The most frames for what `default` cost unpruned, within the model's context.
+
+        Parameters
+        ----------
+        questions
+            What will be asked, where it is known; the context keeps room for the longest, and for
+            one of ordinary length anyway.
+
+        Raises
+        ------
+        UsageError
+            The profile cannot reach its budget, or a question cannot be asked.
+        """
+        loaded = self._loaded
+        longest = max((self.prompt(text, 1).text_tokens for text in questions), default=0)
+        room = loaded.context_length - self._settings.max_new_tokens
+        most = frames_in_context(room, max(longest, TEXT_ROOM), loaded.shape)
+        return frame_budget(self.token_schedule, loaded.shape, default=default, most=most)
+
+    def check_questions(
+        self, frames: int, questions: Iterable[str], *, skip_unaskable: bool = False
+    ) -> None:
+        """Refuse questions about so many frames that do not fit the model or the memory.
+
+        Parameters
+        ----------
+        skip_unaskable
+            Leave out what `prompt` refuses, where each question's error is told by itself later.
+
+        Raises
+        ------
+        UsageError
+            As for `prompt`.
+        MemoryLimitError
+            As for `check_memory`.
+        """
+        longest = 0
+        for question in questions:
+            try:
+                longest = max(longest, self.prompt(question, frames).text_tokens)
+            except UsageError:
+                if not skip_unaskable:
+                    raise
+        self.check_memory(frames, longest)
+
+    def check_memory(self, frames: int, text_tokens: int) -> None:
+        """Refuse a clip that cannot fit the device's free memory, saying what would.
+
+        Raises
+        ------
+        MemoryLimitError
+            It does not fit.
+        """
+        loaded = self._loaded
+        check_clip(
+            loaded,
+            frames=frames,
+            text_tokens=text_tokens + 1,
+            new_tokens=self._settings.max_new_tokens,
+            at_once=lambda _frames: frames_at_once(loaded.device, loaded.shape.vision),
+            visual_per_layer=lambda count: self.token_schedule(count).visual_per_layer,
+            relevance=self.relevance_shape,
+        )
+
+
+# How several questions about a clip get their prefills: one for each, as the profile prunes; one
+# without pruning that all share; or which of the two costs less.
+PrefillMode = Literal["cheaper", "each", "shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefills:
+    """FLOP of the prefills of several questions, done in either way.
+
+    Parameters
+    ----------
+    pruned
+        Pruned for each.
+    shared
+        Unpruned: whole for the first question, and behind what that left for the others.
+    """
+
+    pruned: int
+    shared: int
+
+
+def compare_prefills(
+    visual_per_layer: Sequence[int],
+    visual: int,
+    text_before: int,
+    text_behind: Sequence[int],
+    shape: LanguageShape,
+) -> Prefills:
+    """Both ways to ask these questions; the prefills alone, choosing and answers left out.
+
+    Parameters
+    ----------
+    visual_per_layer
+        Visual tokens that enter each layer of a pruned prefill.
+    visual
+        Those of the clip.
+    text_before, text_behind
+        Tokens of text before the clip, and behind its newline, one number per question.
+    """
+    front = text_before + visual + 1
+    text = [text_before + 1 + behind for behind in text_behind]
+    pruned = sum(prefill_cost([one + kept for kept in visual_per_layer], shape) for one in text)
+    shared = sum(
+        prefill_cost([front + behind] * shape.layers, shape, front if number else 0)
+        for number, behind in enumerate(text_behind)
+    )
+    return Prefills(pruned, shared)
+
+
+def questions_to_share(
+    visual_per_layer: Sequence[int],
+    visual: int,
+    text_before: int,
+    text_behind: int,
+    shape: LanguageShape,
+) -> int | None:
+    """From how many questions of one length on one shared unpruned prefill costs less.
+
+    Parameters
+    ----------
+    visual_per_layer, visual, text_before
+        As for `compare_prefills`.
+    text_behind
+        Tokens of text behind the clip's newline, of every question.
+
+    Returns
+    -------
+    int or None
+        None where sharing never costs less.
+    """
+    one, two = (
+        compare_prefills(visual_per_layer, visual, text_before, [text_behind] * count, shape)
+        for count in (1, 2)
+    )
+    later = two.shared - one.shared
+    if later >= one.pruned:
+        return None
+    return (one.shared - later) // (one.pruned - later) + 1
+
+
+# Tokens of text that the context keeps room for beside the frames (our choice): a multiple-choice
+# question of ordinary length with its chat template.
+TEXT_ROOM = 256
+
+
+@dataclass(frozen=True, slots=True)
+class FrameBudget:
+    """The most frames whose cost stays within that of `default` frames unpruned.
+
+    Parameters
+    ----------
+    frames, default
+        The answer, and the unpruned number that it is set against.
+    context_bound
+        Whether the model's context, not the cost, allows no more.
+    language
+        Cost of the pruned frames in the language model over that of `default` frames unpruned,
+        paper convention; at most 1.
+    encoding
+        The same of vision tower and projector, which pruning inside the language model spares
+        nothing: ``frames / default``.
+    both
+        FLOP of tower, projector and the visual tokens' prefill, over the same unpruned: what the
+        choice does to the work as a whole. Text, answer, relevance encoder and decoding are left
+        out.
+    """
+
+    frames: int
+    default: int
+    context_bound: bool
+    language: float
+    encoding: float
+    both: float
+
+
+def frame_budget(
+    token_schedule: Callable[[int], TokenSchedule], shape: ModelShape, *, default: int, most: int
+) -> FrameBudget:
+    """Spend what pruning saves on frames.
+
+    A budget is a share of what the same frames cost unpruned, so cost grows faster than frames do
+    and 27.3 % of it does not buy 1 / 0.273 times as many. Found by bisection.
+
+    Parameters
+    ----------
+    token_schedule
+        Frames to what they come to under the profile; its cost must grow with the frames.
+    shape
+        The model.
+    default
+        Frames that an unpruned run would look at, at least 1.
+    most
+        Frames that fit the model's context. Where that is less than `default` it is the answer, but
+        never less than 1.
+
+    Raises
+    ------
+    UsageError
+        The profile cannot reach its budget.
+    """
+    language, per_frame = shape.language, shape.tokens_per_frame
+
+    def cost(frames: int) -> int:
+        return paper_cost(token_schedule(frames).visual_per_layer, language)
+
+    def both(frames: int, visual_per_layer: Sequence[int]) -> int:
+        return vision_cost(frames, shape) + prefill_cost(visual_per_layer, language)
+
+    unpruned = (default * per_frame,) * language.layers
+    limit = paper_cost(unpruned, language)
+    most = max(most, 1)
+    least = min(default, most)
+    # `least` frames fit whatever the profile saves.
+    frames = bisect_right(range(least + 1, most + 1), limit, key=cost) + least
+    kept = token_schedule(frames).visual_per_layer
+    return FrameBudget(
+        frames,
+        default,
+        frames == most and (most < default or paper_cost(kept, language) < limit),
+        paper_cost(kept, language) / limit,
+        frames / default,
+        both(frames, kept) / both(default, unpruned),
+    )
+
+
+def frames_in_context(context: int, text_tokens: int, shape: ModelShape) -> int:
+    """Frames whose tokens fit a context beside text, an answer's among it, and the newline."""
+    return max(context - text_tokens - 1, 0) // shape.tokens_per_frame
