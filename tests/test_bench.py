@@ -66,12 +66,12 @@ def test_every_contender_is_measured_in_every_round_and_each_begins_one(
     assert len(samples) == 2 * 3 * 3
     for frames in (3, 5):
         for name in (PLAIN, "all", "some"):
-            assert sum(one.frames == frames and one.profile_run == name for one in samples) == 3
+            assert sum(one.frames == frames and one.contender == name for one in samples) == 3
     turns = [event for event in events if isinstance(event, Measuring)]
     first = {}
     for event in turns:
         if event.frames == 5:
-            first.setdefault(event.turn, event.profile_run)
+            first.setdefault(event.turn, event.contender)
     assert set(first.values()) == {PLAIN, "all", "some"}
     assert {event.frames for event in turns if event.turn == 0} == {2}
 
@@ -92,7 +92,7 @@ def test_answers_have_one_length_and_the_model_is_as_before(loaded: LoadedModel)
 
 def test_counts_of_plain_transformers_are_those_of_keeping_all(loaded: LoadedModel) -> None:
     """The one is worked out from shapes and read off the cache, the other from the engine."""
-    by_name = {one.profile_run: one for one in samples_of(bench_of(loaded, repeat=1).run())}
+    by_name = {one.contender: one for one in samples_of(bench_of(loaded, repeat=1).run())}
     plain, kept, some = by_name[PLAIN], by_name["all"], by_name["some"]
     assert plain.tokens == kept.tokens
     assert plain.flops == kept.flops
@@ -141,14 +141,14 @@ def test_stages_add_up(loaded: LoadedModel) -> None:
     for one in samples_of(bench_of(loaded, repeat=1).run()):
         taken = one.seconds
         assert taken["total"] == pytest.approx(taken["first_token"] + taken["generate"])
-        if one.profile_run != PLAIN:
+        if one.contender != PLAIN:
             parts = ("decode", "vision", "relevance", "prefill")
             assert taken["first_token"] == pytest.approx(sum(taken[name] for name in parts))
             assert taken["next_first_token"] > 0
             assert taken["choosing"] <= taken["prefill"]
-        if one.profile_run == "all":
+        if one.contender == "all":
             assert taken["relevance"] == 0
-        if one.profile_run == "some":
+        if one.contender == "some":
             assert taken["choosing"] > 0
             assert taken["relevance"] > 0
 
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_not_measured_and_the_rest_is(
     (missing,) = [event for event in events if isinstance(event, NotMeasured)]
     assert missing == NotMeasured("some", 5, "5 frames need more")
     rows = summarise(["all", "some"], samples_of(iter(events)), [missing])
-    assert [(row.profile_run, row.not_measured) for row in rows] == [
+    assert [(row.contender, row.not_measured) for row in rows] == [
         (PLAIN, None), ("all", None), ("some", "5 frames need more"),
     ]  # fmt: skip
 
@@ -194,9 +194,9 @@ def test_memory_that_runs_out_midway_is_not_measured(
 
     monkeypatch.setattr(bench._plain, "run", fail)
     events = list(bench.run())
-    assert [event.profile_run for event in events if isinstance(event, NotMeasured)] == [PLAIN]
+    assert [event.contender for event in events if isinstance(event, NotMeasured)] == [PLAIN]
     samples = samples_of(iter(events))
-    assert {one.profile_run for one in samples} == {"all", "some"}
+    assert {one.contender for one in samples} == {"all", "some"}
     rows = summarise(["all", "some"], samples, [NotMeasured(PLAIN, 5, "no room")])
     assert rows[1].ratio == {}
     assert rows[1].overhead is None
@@ -217,13 +217,13 @@ def test_the_peak_is_the_most_that_was_held_and_not_what_is_left() -> None:
     assert peak.above == pytest.approx(200_000_000, rel=0.1)
 
 
-def sample(profile_run: str, prefill: float, *, peak: int | None = 100) -> Sample:
+def sample(contender: str, prefill: float, *, peak: int | None = 100) -> Sample:
     tokens = TokenCounts(10, 50, [50, 50], 50, 1.0, 5)
     flops = Flops(PaperFlops(1, 1, 1.0), EndToEndFlops(100, 100, 1.0, 40, 0, 50, 2, 8))
     seconds = {"vision": 4.0, "prefill": prefill, "generate": 2.0}
-    if profile_run != PLAIN:
+    if contender != PLAIN:
         seconds |= {"relevance": 0.1, "choosing": 0.3}
-    return Sample(profile_run, 8, seconds, tokens, flops, peak, 1000)
+    return Sample(contender, 8, seconds, tokens, flops, peak, 1000)
 
 
 def test_ratios_are_of_one_round_and_then_the_median() -> None:
@@ -247,7 +247,7 @@ def test_memory_that_is_not_measured_is_none() -> None:
 
 def test_rows_stand_in_the_order_of_the_profiles(tmp_path: Path) -> None:
     samples = [sample("b", 1.0), sample("a", 1.0), sample(PLAIN, 1.0)]
-    assert [row.profile_run for row in summarise(["a", "b"], samples, [])] == [PLAIN, "a", "b"]
+    assert [row.contender for row in summarise(["a", "b"], samples, [])] == [PLAIN, "a", "b"]
 
 
 def test_the_baseline_is_refused_where_its_one_pass_of_the_tower_does_not_fit(
@@ -265,7 +265,7 @@ def test_the_baseline_is_refused_where_its_one_pass_of_the_tower_does_not_fit(
     (missing,) = [event for event in events if isinstance(event, NotMeasured)]
     assert missing == NotMeasured(PLAIN, 5, "5 frames need more")
     assert asked == [True]
-    assert {one.profile_run for one in samples_of(iter(events))} == {"all", "some"}
+    assert {one.contender for one in samples_of(iter(events))} == {"all", "some"}
 
 
 def test_the_baseline_needs_more_with_the_tower_and_with_more_frames(

@@ -44,17 +44,17 @@ SECONDS: Mapping[str, Callable[[int], float]] = {
 }
 
 
-def sample(profile_run: str, frames: int, prefill: float, peak: int | None) -> Sample:
+def sample(contender: str, frames: int, prefill: float, peak: int | None) -> Sample:
     tokens = TokenCounts(10, 196 * frames, [50, 50], 50, 1.0, 5)
     flops = Flops(PaperFlops(1, 1, 1.0), EndToEndFlops(100, 100, 1.0, 40, 0, 50, 2, 8))
     seconds = {"vision": 4.0, "relevance": 0.1, "prefill": prefill, "choosing": 0.1}
-    return Sample(profile_run, frames, seconds | {"generate": 2.0}, tokens, flops, peak, 1000)
+    return Sample(contender, frames, seconds | {"generate": 2.0}, tokens, flops, peak, 1000)
 
 
 def result_of(
     frames: Sequence[int] = FRAMES,
     *,
-    profile_runs: Sequence[str] = (PLAIN, "ours"),
+    contenders: Sequence[str] = (PLAIN, "ours"),
     peak: Callable[[int], int | None] = lambda n: 10**8 + 10**7 * n,
     missing: Sequence[NotMeasured] = (),
 ) -> BenchResult:
@@ -63,7 +63,7 @@ def result_of(
         sample(name, count, factor * SECONDS.get(name, SECONDS["ours"])(count), peak(count))
         for count in frames
         for factor in (0.9, 1.1)
-        for name in profile_runs
+        for name in contenders
     ]
     return BenchResult(
         date=datetime.datetime.now(datetime.UTC),
@@ -77,7 +77,7 @@ def result_of(
         text_tokens=20,
         memory_method=None,
         profiles={},
-        rows=summarise([name for name in profile_runs if name != PLAIN], samples, missing),
+        rows=summarise([name for name in contenders if name != PLAIN], samples, missing),
     )
 
 
@@ -151,7 +151,7 @@ def test_too_few_points_give_no_curve(frames: tuple[int, ...], values: tuple[flo
 
 def test_growth_goes_by_contender_and_through_the_medians() -> None:
     plain, ours = growth(result_of().rows)
-    assert (plain.profile_run, ours.profile_run) == (PLAIN, "ours")
+    assert (plain.contender, ours.contender) == (PLAIN, "ours")
     assert plain.frames == FRAMES
     assert plain.prefill_s.coefficients == pytest.approx((0.5, 0.8, 0.004))
     assert ours.prefill_s.coefficients == pytest.approx((0.1, 0.2, 0.001))
@@ -162,7 +162,7 @@ def test_growth_goes_by_contender_and_through_the_medians() -> None:
 def test_who_was_measured_too_seldom_has_no_curve_and_the_others_have() -> None:
     missing = [NotMeasured("ours", count, "no room") for count in FRAMES[2:]]
     (only,) = growth(result_of(missing=missing).rows)
-    assert only.profile_run == PLAIN
+    assert only.contender == PLAIN
     assert growth(result_of((8, 16)).rows) == []
 
 
@@ -189,7 +189,7 @@ def test_kept_results_fit_the_schema() -> None:
 
 def test_the_table_of_growth_fits_eighty_columns() -> None:
     long = ("pyramiddrop-early", "adatp-progressive")
-    shown = tables(result_of(profile_runs=(PLAIN, *long))).partition("## How prefill grows\n")[2]
+    shown = tables(result_of(contenders=(PLAIN, *long))).partition("## How prefill grows\n")[2]
     rows = [line for line in shown.splitlines() if line.startswith("|")]
     assert rows[2] == "| plain transformers | 0.5 | 800 | 4000 | 0.0 % |"
     assert rows[7] == "| plain transformers | 100 | 10 | 0.0 % |"
@@ -212,7 +212,7 @@ def test_the_picture_has_room_for_the_curves(tmp_path: Path) -> None:
     six = (PLAIN, *"abcde")  # the last has a colour that no stage has
     for name, frames in (("few", (8, 16)), ("many", (8, 16, 32))):
         path = tmp_path / f"{name}.png"
-        draw(result_of(frames, profile_runs=six), path)
+        draw(result_of(frames, contenders=six), path)
         with Image.open(path) as picture:
             heights.append(picture.size[1])
             colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24) or ()}
@@ -236,7 +236,7 @@ def test_what_the_model_cannot_read_is_measured_for_nobody(loaded: LoadedModel) 
     most = loaded.context_length // loaded.shape.tokens_per_frame
     fitting, missing = readable(loaded, 5, most - 20, most + 1)
     assert fitting == (5, most - 20)
-    assert [(one.profile_run, one.frames) for one in missing] == [
+    assert [(one.contender, one.frames) for one in missing] == [
         (PLAIN, most + 1),
         ("all", most + 1),
     ]

@@ -101,7 +101,7 @@ class PlainTransformers:
             language = self._generate(inputs_embeds=self._embeddings(ids, visual))
         generate_s = language.total_s - language.first_token_s
         return Sample(
-            profile_run=PLAIN,
+            contender=PLAIN,
             frames=prompt.n_visual // self._loaded.shape.tokens_per_frame,
             seconds={
                 "prefill": language.first_token_s,
@@ -134,7 +134,7 @@ class PlainTransformers:
         generate_s = whole.total_s - whole.first_token_s
         first_token_s = decode_s + prepared_s + whole.first_token_s
         return Sample(
-            profile_run=PLAIN,
+            contender=PLAIN,
             frames=len(frames),
             seconds={
                 "decode": decode_s,

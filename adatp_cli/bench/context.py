@@ -1,4 +1,4 @@
-"""Which numbers of frames no profile_run is measured at, as the model cannot read their prompts."""
+"""Which numbers of frames no contender is measured at, as the model cannot read their prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def readable_frames(
     """The numbers of frames whose prompts the model can read, and who is not measured at others.
 
     Positions beyond those that it was trained for are no use to plain transformers either, though
-    nothing there refuses them; so all profile_runs stop at the same number.
+    nothing there refuses them; so all contenders stop at the same number.
 
     Raises
     ------

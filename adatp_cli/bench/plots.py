@@ -26,7 +26,7 @@ _PARTS = {
     "prefill": "#D55E00",
     "generate": "#009E73",
 }
-# Of profile_runs: the same colours in another order, black for the first, plain transformers.
+# Of contenders: the same colours in another order, black for the first, plain transformers.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 # Contenders beyond the colours begin them again with another mark.
 _MARKERS = ("o", "s", "^", "D")
@@ -107,7 +107,7 @@ def _curves(figure: FigureBase, measured: Sequence[Row], scaling: Sequence[Growt
     with_memory = any(one.peak_bytes is not None for one in scaling)
     all_axes = figure.subplots(1, 1 + with_memory, squeeze=False)[0]
     for number, one in enumerate(scaling):
-        rows = [row for row in measured if row.profile_run == one.profile_run]
+        rows = [row for row in measured if row.contender == one.contender]
         seconds = [row.seconds["prefill"] for row in rows]
         _points(all_axes[0], one, seconds, one.prefill_s, 1.0, number)
         held = [row.peak_bytes for row in rows if row.peak_bytes is not None]
@@ -142,7 +142,7 @@ def _points(
         elinewidth=0.8,
         capsize=3,
         color=colour,
-        label=_label(one.profile_run),
+        label=_label(one.contender),
     )
     first, last = min(one.frames), max(one.frames)
     steps = [first + (last - first) * step / _STEPS for step in range(_STEPS + 1)]
@@ -156,7 +156,7 @@ def _bars(axes: Axes, rows: Sequence[Row]) -> None:
         widths = [row.seconds[part].median if part in row.seconds else 0.0 for row in rows]
         axes.barh(places, widths, left=left, color=colour, label=part)
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(places, [_label(row.profile_run) for row in rows])
+    axes.set_yticks(places, [_label(row.contender) for row in rows])
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
 

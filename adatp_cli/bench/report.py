@@ -40,7 +40,7 @@ class BenchResult:
     memory_method
         How memory was measured; None where it was not.
     profiles
-        Resolved, by profile_run.
+        Resolved, by contender.
     rows
         The figures.
 
@@ -62,7 +62,7 @@ class BenchResult:
 
     @property
     def scaling(self) -> list[Growth]:
-        """How each profile_run grows with the frames, as far as enough of them were measured."""
+        """How each contender grows with the frames, as far as enough of them were measured."""
         return growth(self.rows)
 
     def to_dict(self) -> dict[str, Any]:

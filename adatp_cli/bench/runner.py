@@ -54,7 +54,7 @@ class BenchPlan:
     questions
         Asked one after the other about the encoded clip; at least one.
     repeat
-        Rounds that count, each with every profile_run in it.
+        Rounds that count, each with every contender in it.
     new_tokens
         Length of every answer.
     sampling
@@ -76,22 +76,22 @@ class BenchPlan:
 class Measuring:
     """What is run now; turn 0 is the one to warm up."""
 
-    profile_run: str
+    contender: str
     frames: int
     turn: int
 
 
 @dataclass(frozen=True, slots=True)
 class NotMeasured:
-    """A profile_run that could not be run at so many frames, and why."""
+    """A contender that could not be run at so many frames, and why."""
 
-    profile_run: str
+    contender: str
     frames: int
     reason: str
 
 
 class Bench:
-    """Measures profile_runs against each other.
+    """Measures contenders against each other.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class Bench:
             frames, decode_s = self._decode(min(count, WARM_UP_FRAMES) if small else count)
             for event in self._round(frames, decode_s, running, turn):
                 if isinstance(event, NotMeasured):
-                    running.remove(event.profile_run)
+                    running.remove(event.contender)
                     event = replace(event, frames=count)
                 if turn > 0 or not isinstance(event, Sample):
                     yield event
@@ -200,7 +200,7 @@ class Bench:
     def _round(
         self, frames: Frames, decode_s: float, running: Sequence[str], turn: int
     ) -> Iterator[Measuring | NotMeasured | Sample]:
-        """Every profile_run once, beginning with another one each time."""
+        """Every contender once, beginning with another one each time."""
         entrants = [entrant for entrant in self._entrants if entrant.name in running]
         # Profiles that want the same of a clip share its encoding, as the vision part is the same.
         entrants.sort(key=_wanted_of_a_clip)
@@ -294,7 +294,7 @@ class Bench:
             most = answering.above
         loaded = self._loaded
         return Sample(
-            profile_run=entrant.name,
+            contender=entrant.name,
             frames=len(clip.frames),
             seconds=seconds,
             tokens=record.tokens,

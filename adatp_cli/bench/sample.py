@@ -1,4 +1,4 @@
-"""What one run of one profile_run came to."""
+"""What one run of one contender came to."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Sample:
 
     Parameters
     ----------
-    profile_run
+    contender
         `PLAIN`, or a profile's name.
     frames
         Frames of the clip.
     seconds
-        By `STAGES`; a stage that the profile_run does not have is left out. `choosing` is a part of
+        By `STAGES`; a stage that the contender does not have is left out. `choosing` is a part of
         `prefill`; `first_token` runs from opening the clip, `next_first_token` from asking the
         second question; `total` ends with the answer, loading the model left out.
     tokens, flops
@@ -47,7 +47,7 @@ class Sample:
         Keys and values of prompt and answer at the end.
     """
 
-    profile_run: str
+    contender: str
     frames: int
     seconds: dict[str, float]
     tokens: TokenCounts

@@ -45,11 +45,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How one profile_run grows with the frames.
+    """How one contender grows with the frames.
 
     Parameters
     ----------
-    profile_run
+    contender
         Who.
     frames
         The numbers of frames that it was measured at.
@@ -59,17 +59,17 @@ class Growth:
         Peak memory above what was held before; None where it was not measured.
     """
 
-    profile_run: str
+    contender: str
     frames: tuple[int, ...]
     prefill_s: Curve
     peak_bytes: Curve | None
 
 
 def growth(rows: Sequence[Row]) -> list[Growth]:
-    """The growth of every profile_run that was measured at three numbers of frames or more."""
+    """The growth of every contender that was measured at three numbers of frames or more."""
     found = []
-    for name in dict.fromkeys(row.profile_run for row in rows):
-        own = [row for row in rows if row.profile_run == name and "prefill" in row.seconds]
+    for name in dict.fromkeys(row.contender for row in rows):
+        own = [row for row in rows if row.contender == name and "prefill" in row.seconds]
         frames = [row.frames for row in own]
         seconds = fit(frames, [row.seconds["prefill"].median for row in own], _TIME_TERMS)
         if seconds is None:

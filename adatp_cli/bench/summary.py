@@ -27,11 +27,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One profile_run at one number of frames.
+    """One contender at one number of frames.
 
     Parameters
     ----------
-    profile_run, frames
+    contender, frames
         Who, on what.
     not_measured
         Why there are no figures; None where there are. All that follows is then empty or None.
@@ -53,7 +53,7 @@ class Row:
         As in `Sample`; the same in every round.
     """
 
-    profile_run: str
+    contender: str
     frames: int
     not_measured: str | None
     seconds: Mapping[str, Spread]
@@ -70,28 +70,28 @@ class Row:
 def summarise(
     names: Sequence[str], samples: Sequence[Sample], missing: Sequence[NotMeasured]
 ) -> list[Row]:
-    """One row for each profile_run at each number of frames, plain transformers first.
+    """One row for each contender at each number of frames, plain transformers first.
 
     Parameters
     ----------
     names
         The profiles, in the order in which they are to stand.
     samples
-        Round by round; all profile_runs have the same number of rounds, unless one failed midway.
+        Round by round; all contenders have the same number of rounds, unless one failed midway.
     missing
         Those that could not be run, or not to the end.
     """
     rows = []
-    failed = {(one.frames, one.profile_run): one.reason for one in missing}
-    places = dict.fromkeys((one.frames, one.profile_run) for one in samples) | dict.fromkeys(failed)
+    failed = {(one.frames, one.contender): one.reason for one in missing}
+    places = dict.fromkeys((one.frames, one.contender) for one in samples) | dict.fromkeys(failed)
     order = sorted({frames for frames, _ in places})
     for frames in order:
-        plain = [one for one in samples if one.frames == frames and one.profile_run == PLAIN]
+        plain = [one for one in samples if one.frames == frames and one.contender == PLAIN]
         for name in (PLAIN, *names):
             if (frames, name) in failed:
                 rows.append(_empty(name, frames, failed[frames, name]))
             elif (frames, name) in places:
-                own = [one for one in samples if one.frames == frames and one.profile_run == name]
+                own = [one for one in samples if one.frames == frames and one.contender == name]
                 rows.append(_row(own, plain if name != PLAIN else []))
     return rows
 
@@ -119,7 +119,7 @@ def _row(samples: Sequence[Sample], plain: Sequence[Sample]) -> Row:
     work = {"vision": cost.vision, "prefill": cost.prefill + cost.scoring}
     achieved = {name: work[name] / seconds[name].median for name in work if name in seconds}
     return Row(
-        profile_run=first.profile_run,
+        contender=first.contender,
         frames=first.frames,
         not_measured=None,
         seconds=seconds,

@@ -66,7 +66,7 @@ def _not_measured(rows: Sequence[Row]) -> list[str]:
     names: dict[str, list[str]] = {}
     for row in rows:
         if row.not_measured is not None:
-            names.setdefault(row.not_measured, []).append(markdown_cell(row.profile_run))
+            names.setdefault(row.not_measured, []).append(markdown_cell(row.contender))
     return [f"Not measured: {', '.join(who)}: {markdown_cell(why)}." for why, who in names.items()]
 
 
@@ -84,7 +84,7 @@ def _ratios(rows: Sequence[Row]) -> list[str]:
     def show(name: str) -> Callable[[Row], str]:
         return lambda row: _ratio(row.ratio.get(name))
 
-    others = [row for row in rows if row.profile_run != PLAIN]
+    others = [row for row in rows if row.contender != PLAIN]
     stages = [stage for stage in STAGES if any(stage in row.ratio for row in others)]
     lines = _header("ratio", others) + [_line(_LABELS[one], others, show(one)) for one in stages]
     own = _line("relevance + choosing, of prefill", others, lambda row: _ratio(row.overhead))
@@ -130,11 +130,11 @@ def _growth(scaling: Sequence[Growth]) -> list[str]:
 def _curve(one: Growth, curve: Curve, units: Sequence[float]) -> str:
     scaled = zip(curve.coefficients, units, strict=True)
     values = " | ".join(_three_digits(value * unit) for value, unit in scaled)
-    return f"| {markdown_cell(one.profile_run)} | {values} | {_share(curve.worst_residual)} |"
+    return f"| {markdown_cell(one.contender)} | {values} | {_share(curve.worst_residual)} |"
 
 
 def _header(what: str, rows: Sequence[Row]) -> list[str]:
-    names = " | ".join(markdown_cell(row.profile_run) for row in rows)
+    names = " | ".join(markdown_cell(row.contender) for row in rows)
     return [f"| {what} | {names} |", "|---" * (len(rows) + 1) + "|"]
 
 

@@ -325,7 +325,7 @@ class _Measurement:
         )
 
     def _missing(self, one: NotMeasured) -> None:
-        self._output.note(f"{one.profile_run} is not measured: {one.reason}")
+        self._output.note(f"{one.contender} is not measured: {one.reason}")
 
     def _plan(self, arena: Comparison) -> BenchPlan:
         from adatp_cli.bench.runner import BenchPlan
@@ -366,7 +366,7 @@ def _doing(event: object, plan: BenchPlan) -> str:
     if not isinstance(event, Measuring):
         return ""
     turn = "warming up" if event.turn == 0 else f"round {event.turn} of {plan.repeat}"
-    return f"{plural(event.frames, 'frame')}, {turn}: {event.profile_run}"
+    return f"{plural(event.frames, 'frame')}, {turn}: {event.contender}"
 
 
 def _load(
