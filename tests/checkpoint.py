@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from transformers import SiglipConfig, SiglipModel
 
-from adatp_cli.tiny import architecture, contrast
+from training import architecture, contrast
 
 M = TypeVar("M", bound=torch.nn.Module)
 

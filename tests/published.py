@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from adatp_cli.tiny import architecture
-from adatp_cli.tiny.architecture import write_json
 from tests.checkpoint import SENTENCES, spread
+from training import architecture
+from training.architecture import write_json
 
 IMAGE_SIZE = 56
 SHARDS = 3

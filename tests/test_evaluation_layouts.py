@@ -12,7 +12,6 @@ from adatp_cli.evaluation.clips import FileClip, FrameFolder
 from adatp_cli.evaluation.items import Dataset
 from adatp_cli.evaluation.layouts import mvbench, open_dataset
 from adatp_cli.evaluation.layouts.shapes import read as read_shapes
-from adatp_cli.tiny.clips import write_clips
 from tests.layout_folders import (
     BUILD,
     LVB,
@@ -23,6 +22,7 @@ from tests.layout_folders import (
     put_json,
     put_parquet,
 )
+from tests.tiny_case import write_clips
 
 
 def opened(name: str, folder: Path) -> Dataset:

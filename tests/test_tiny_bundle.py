@@ -13,10 +13,11 @@ from adatp_cli.answering.session import Engine
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
 from adatp_cli.settings import GenerationSettings
-from adatp_cli.tiny.clips import write_clips, write_demo_clip
+from adatp_cli.tiny.clips import write_demo_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling
 from tests.conftest import Run
+from tests.tiny_case import write_clips
 
 CLIPS, PER_CLIP = 25, 4
 Questions = list[tuple[Path, list[dict[str, str]]]]

@@ -12,23 +12,27 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, Qwen2Tokenizer
 
-from adatp_cli.tiny.architecture import GRID, build_model, build_tokenizer
-from adatp_cli.tiny.batches import clip_batch
-from adatp_cli.tiny.contrast import Contrast, build_text_tokenizer, match_matrix, pair_batch
-from adatp_cli.tiny.grounding import LOOK_HEADS, LOOK_LAYERS, look_loss
-from adatp_cli.tiny.learning import decode, packed_attention, tower_features
 from adatp_cli.tiny.questions import (
     KINDS,
     NUMBERS,
     Question,
     all_questions,
-    draw_lookups,
-    evidence,
-    mentions,
 )
 from adatp_cli.tiny.world import COLOURS, SHAPES, Thing, random_clip
 from tests.checkpoint import spread
 from tests.tiny_case import SAMPLES, corpus
+from training.architecture import GRID, build_model, build_tokenizer
+from training.batches import clip_batch
+from training.contrast import Contrast, build_text_tokenizer, match_matrix, pair_batch
+from training.labels import draw_lookups, evidence, mentions
+from training.losses import (
+    LOOK_HEADS,
+    LOOK_LAYERS,
+    decode,
+    look_loss,
+    packed_attention,
+    tower_features,
+)
 
 
 @pytest.fixture(scope="module")

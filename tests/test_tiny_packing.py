@@ -11,10 +11,10 @@ from torch.nn import functional
 from transformers import Qwen2Tokenizer
 
 from adatp_cli.model.prompt import build_prompt
-from adatp_cli.tiny.architecture import GRID, build_model, build_tokenizer
-from adatp_cli.tiny.batches import ClipBatch, clip_batch
-from adatp_cli.tiny.learning import decode, exact_answers, tower_features, use_packed_attention
 from tests.tiny_case import SAMPLES, Model, corpus, plain_model
+from training.architecture import GRID, build_model, build_tokenizer
+from training.batches import ClipBatch, clip_batch
+from training.losses import decode, exact_answers, tower_features, use_packed_attention
 
 
 @pytest.fixture(scope="module")

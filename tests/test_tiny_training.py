@@ -14,19 +14,18 @@ from transformers import Qwen2Tokenizer
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.quiet import quiet_libraries
 from adatp_cli.model.relevance import load_relevance
-from adatp_cli.tiny import train
-from adatp_cli.tiny.architecture import (
+from tests.checkpoint import spread
+from tests.tiny_case import Model, corpus, plain_model
+from training import train
+from training.architecture import (
     RELEVANCE_FOLDER,
     build_model,
     build_tokenizer,
     write_checkpoint,
 )
-from adatp_cli.tiny.batches import tower_batch
-from adatp_cli.tiny.contrast import Contrast, build_text_tokenizer, pair_batch
-from adatp_cli.tiny.grounding import LOOK_LAYERS
-from adatp_cli.tiny.learning import TowerHeads, tower_features, tower_loss
-from tests.checkpoint import spread
-from tests.tiny_case import Model, corpus, plain_model
+from training.batches import tower_batch
+from training.contrast import Contrast, build_text_tokenizer, pair_batch
+from training.losses import LOOK_LAYERS, TowerHeads, tower_features, tower_loss
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatp_cli.tiny.clips import SIDE, write_clips, write_demo_clip, write_mp4
+from adatp_cli.tiny.clips import SIDE, write_demo_clip, write_mp4
 from adatp_cli.tiny.questions import KINDS, NUMBERS, all_questions, draw_questions
-from adatp_cli.tiny.render import label, render, sample_times
+from adatp_cli.tiny.render import render, sample_times
 from adatp_cli.tiny.world import COLOURS, MOTIONS, Clip, Flash, Scene, Thing, random_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling
+from tests.tiny_case import write_clips
+from training.labels import label
 
 seeds = st.integers(0, 10**6)
 lengths = st.sampled_from([8, 12, 16, 24, 32])

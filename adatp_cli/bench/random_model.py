@@ -26,7 +26,6 @@ from adatp_cli.model.quantize import verify_quantization
 from adatp_cli.model.relevance import RelevanceEncoder
 from adatp_cli.model.weights import count_weights
 from adatp_cli.settings import NO_ENCODER
-from adatp_cli.tiny.architecture import RELEVANCE_FOLDER
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
@@ -218,7 +217,7 @@ def _relevance(shape: RelevanceShape, dtype: torch.dtype, device: str) -> Releva
     from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
     tokenizer = QuestionTokenizer.from_folder(
-        bundled_folder() / RELEVANCE_FOLDER, length=shape.text_tokens
+        bundled_folder() / "relevance", length=shape.text_tokens
     )
     width = shape.head_hidden
     text = SiglipTextConfig(

@@ -1,1 +1,1 @@
-"""The bundled `tiny` model: its world of moving coloured shapes, its questions, its training."""
+"""The bundled `tiny` model: its world of moving coloured shapes, its questions, its clips."""

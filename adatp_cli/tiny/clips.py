@@ -1,15 +1,14 @@
-"""Clips of the world as real files: H.264 in mp4, and folders of them with their questions."""
+"""Clips of the world as real files: H.264 in mp4."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from adatp_cli.tiny.questions import Question, all_questions, draw_questions
+from adatp_cli.tiny.questions import Question, all_questions
 from adatp_cli.tiny.render import render
 from adatp_cli.tiny.world import Clip, random_clip
 
@@ -64,29 +63,6 @@ def held_out_clip(seed: int, number: int) -> tuple[Clip, np.random.Generator]:
 def clip_seconds(rng: np.random.Generator) -> float:
     """How long a held-out clip is, 4 to 8 seconds; drawn before its questions."""
     return float(rng.uniform(4.0, 8.0))
-
-
-def write_clips(folder: Path, count: int, *, seed: int = 0, questions: int = 6) -> Path:
-    """Write `count` held-out clips of 4 to 8 seconds, and what to ask about them.
-
-    Returns the path of `questions.jsonl`: video, kind, question and answer in each line.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    index = folder / "questions.jsonl"
-    with index.open("w", encoding="utf-8") as file:
-        for number in range(count):
-            clip, rng = held_out_clip(seed, number)
-            name = f"{number:05d}.mp4"
-            write_mp4(folder / name, clip, clip_seconds(rng))
-            for asked in draw_questions(clip, rng, questions):
-                row = {
-                    "video": name,
-                    "kind": asked.kind,
-                    "question": asked.text,
-                    "answer": asked.answer,
-                }
-                file.write(json.dumps(row) + "\n")
-    return index
 
 
 def write_demo_clip(path: Path, *, seed: int = 2) -> DemoClip:

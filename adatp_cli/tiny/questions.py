@@ -6,14 +6,13 @@ right only when they are equal word for word.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 import numpy as np
 
-from adatp_cli.tiny.world import COLOURS, SHAPES, Clip, Thing
+from adatp_cli.tiny.world import Clip, Thing
 
 NUMBERS = ("zero", "one", "two", "three")
 KINDS = (
@@ -21,14 +20,9 @@ KINDS = (
     "order", "next", "flash",
 )  # fmt: skip
 
-# Index of the scene that a kind, or a scene's name, speaks of.
-_SCENE_OF = {"first": 0, "middle": 1, "last": -1}
 
 # Kind, wordings, answer.
 Row = tuple[str, list[str], str]
-
-# A thing as a question names it: colour and shape, None for what it leaves open.
-Mention = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,83 +150,12 @@ def draw_questions(clip: Clip, rng: np.random.Generator, count: int) -> list[Que
             if not kinds[kind]:
                 del kinds[kind]
             drawn.append(
-                Question(str(kind), _vary(wordings[int(rng.integers(len(wordings)))], rng), answer)
+                Question(str(kind), vary(wordings[int(rng.integers(len(wordings)))], rng), answer)
             )
     return drawn
 
 
-def draw_lookups(clip: Clip, rng: np.random.Generator, count: int) -> list[Question]:
-    """Draw up to `count` more of what is learned last, in turns.
-
-    Questions that name a thing by its shape alone, and questions for what came before and after.
-    """
-    by_shape: list[Row] = []
-    by_time: list[Row] = []
-    for kind, wordings, answer in all_questions(clip):
-        if kind in ("colour", "motion"):
-            bare = [text for text in wordings if mentions(text)[0][0] is None]
-            by_shape += [(kind, bare, answer)] if bare else []
-        elif kind in ("order", "next"):
-            by_time.append((kind, wordings, answer))
-    rng.shuffle(by_shape)
-    rng.shuffle(by_time)
-    turns = [row for pair in zip_longest(by_time, by_shape) for row in pair if row is not None]
-    return [
-        Question(kind, _vary(wordings[int(rng.integers(len(wordings)))], rng), answer)
-        for kind, wordings, answer in turns[:count]
-    ]
-
-
-def mentions(text: str) -> list[Mention]:
-    """The things that a question speaks of."""
-    found: list[Mention] = []
-    colour: str | None = None
-    for word in re.findall("[a-z]+", text.lower()):
-        if word in SHAPES:
-            found.append((colour, word))
-            colour = None
-        elif word in COLOURS:
-            colour = word
-    return [*found, (colour, None)] if colour else found
-
-
-def is_called(thing: Thing, mention: Mention) -> bool:
-    """Whether a mention fits a thing."""
-    colour, shape = mention
-    return colour in (None, thing.colour) and shape in (None, thing.shape)
-
-
-def evidence(clip: Clip, question: Question) -> tuple[list[Thing], list[Thing]]:
-    """What one has to look at to answer: first the things to be found, then those that answer.
-
-    Both are empty where no single thing answers, as in counting scenes.
-    """
-    text, kind = question.text.lower(), question.kind
-    scenes = clip.scenes
-    if kind == "scenes":
-        return [], []
-    if kind == "happens":
-        subjects = [scene.subject for scene in scenes]
-        return subjects, subjects
-    if kind in _SCENE_OF:
-        subject = [scenes[_SCENE_OF[kind]].subject]
-        return subject, subject
-    if kind == "count":
-        shown = [
-            thing
-            for name, index in _SCENE_OF.items()
-            if f"{name} scene" in text
-            for thing in scenes[index].things
-        ]
-        return shown, shown
-    named = [t for mention in mentions(text) for t in clip.things if is_called(t, mention)]
-    if kind in ("order", "next", "flash"):
-        answer = [thing for thing in clip.things if question.answer.endswith(f" {thing.name}")]
-        return named or answer, answer
-    return named, named
-
-
-def _vary(text: str, rng: np.random.Generator) -> str:
+def vary(text: str, rng: np.random.Generator) -> str:
     """People write capitals and leave out question marks."""
     if rng.random() < 0.2:
         text = text[0].upper() + text[1:]

@@ -1,55 +1,13 @@
-"""From a clip of the world to pixels, and to the labels that the vision tower is trained on."""
+"""From a clip of the world to pixels."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adatp_cli.tiny.world import COLOURS, MOTIONS, SHAPES, Clip, Thing
+from adatp_cli.tiny.world import COLOURS, Clip, Thing
 
 Pixels = NDArray[np.uint8]
-LOOK_CODES = (1 + len(SHAPES)) * (1 + len(COLOURS))
-SETTLED_AFTER = 0.2  # share of a scene in which a moving thing covers more than half a pooled cell
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What each cell of a square grid shows, frame by frame.
-
-    Parameters
-    ----------
-    shape, colour, motion
-        (T, cells, cells): 0 for the background, else 1 + the index in the world's tables.
-    large
-        (T, cells, cells): 0 for the background, 1 for a small thing, 2 for a large one.
-    offset
-        (T, cells, cells, 2): from the cell's middle to the thing's centre, in picture sides.
-    count
-        (T,): things in view.
-    scene
-        (T,): the scene's index.
-    flash
-        (T,): 1 in the flash, else 0.
-    settled
-        (T,): whether the scene has been seen for long enough that a motion can be told.
-    """
-
-    shape: NDArray[np.int64]
-    colour: NDArray[np.int64]
-    motion: NDArray[np.int64]
-    large: NDArray[np.int64]
-    offset: NDArray[np.float32]
-    count: NDArray[np.int64]
-    scene: NDArray[np.int64]
-    flash: NDArray[np.int64]
-    settled: NDArray[np.bool_]
-
-    @property
-    def look(self) -> NDArray[np.int64]:
-        """(T, cells, cells): shape and colour as one number below `LOOK_CODES`."""
-        return _code(self.shape, self.colour)
 
 
 def distance(
@@ -144,65 +102,6 @@ def render(clip: Clip, times: NDArray[np.float64], side: int) -> Pixels:
             _stamp(picture, thing, centre)
         frames[t] = np.rint(picture)
     return frames
-
-
-def _code(shape: NDArray[np.int64], colour: NDArray[np.int64]) -> NDArray[np.int64]:
-    return shape * (1 + len(COLOURS)) + colour
-
-
-def look_of(thing: Thing) -> tuple[int, int]:
-    """A thing's shape and colour as `Labels` has them."""
-    return 1 + SHAPES.index(thing.shape), 1 + list(COLOURS).index(thing.colour)
-
-
-def look_code(thing: Thing) -> int:
-    """The number of `Labels.look` for a thing."""
-    shape, colour = (np.asarray(part, np.int64) for part in look_of(thing))
-    return int(_code(shape, colour))
-
-
-def label(clip: Clip, times: NDArray[np.float64], cells: int) -> Labels:
-    """What each cell shows at each of `times`: a thing that covers any of nine points of it."""
-    count = len(times)
-    grid = (count, cells, cells)
-    result = Labels(
-        shape=np.zeros(grid, np.int64),
-        colour=np.zeros(grid, np.int64),
-        motion=np.zeros(grid, np.int64),
-        large=np.zeros(grid, np.int64),
-        offset=np.zeros((*grid, 2), np.float32),
-        count=np.zeros(count, np.int64),
-        scene=np.zeros(count, np.int64),
-        flash=np.zeros(count, np.int64),
-        settled=np.zeros(count, np.bool_),
-    )
-    middle = (np.arange(cells, dtype=np.float32) + 0.5) / cells
-    fine = ((np.arange(3 * cells, dtype=np.float32) + 0.5) / (3 * cells)).astype(np.float32)
-    first_look: dict[int, float] = {}
-    for t, time in enumerate(float(v) for v in times):
-        shown = shown_at(clip, time)
-        result.count[t] = len(shown)
-        result.scene[t] = clip.scene_at(time)
-        result.flash[t] = int(clip.in_flash(time))
-        if not result.flash[t]:
-            scene = clip.scenes[clip.scene_at(time)]
-            progress = (time - scene.begin) / (scene.end - scene.begin)
-            since = progress - first_look.setdefault(int(result.scene[t]), progress)
-            result.settled[t] = since >= SETTLED_AFTER
-        for thing, centre in shown:
-            dx, dy = np.broadcast_arrays(
-                fine[None] - np.float32(centre[0]), fine[:, None] - np.float32(centre[1])
-            )
-            inside = distance(thing.shape, dx, dy, thing.radius) < 0
-            mask = inside.reshape(cells, 3, cells, 3).any((1, 3))
-            result.shape[t][mask], result.colour[t][mask] = look_of(thing)
-            result.motion[t][mask] = 1 + list(MOTIONS).index(thing.motion)
-            result.large[t][mask] = 1 + int(thing.large)
-            way_x, way_y = np.broadcast_arrays(
-                centre[0] - middle[None], centre[1] - middle[:, None]
-            )
-            result.offset[t][mask] = np.stack([way_x, way_y], -1)[mask]
-    return result
 
 
 def sample_times(samples: int) -> NDArray[np.float64]:

@@ -48,8 +48,7 @@ class ShapesClip:
 def read(clips: int, seed: int, questions: int = QUESTIONS) -> Dataset:
     """`clips` clips of set `seed` with up to `questions` questions each; training saw none.
 
-    A larger set begins with the clips of a smaller one. The questions are those that
-    `adatp_cli.tiny.clips.write_clips` writes.
+    A larger set begins with the clips of a smaller one.
     """
     items = []
     for number in range(clips):

@@ -23,11 +23,12 @@ from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from adatp_cli.model.prompt import QuestionTokenizer, canonical
-from adatp_cli.tiny.architecture import IMAGE_SIZE, TOWER_WIDTH, tower_settings, write_json
-from adatp_cli.tiny.batches import normalise
-from adatp_cli.tiny.questions import draw_questions, is_called, mentions
+from adatp_cli.tiny.questions import draw_questions
 from adatp_cli.tiny.render import Pixels, render, shown_at
 from adatp_cli.tiny.world import Thing, random_clip
+from training.architecture import IMAGE_SIZE, TOWER_WIDTH, tower_settings, write_json
+from training.batches import normalise
+from training.labels import is_called, mentions
 
 TEXT_TOKENS = 64
 _END, _UNKNOWN = "</s>", "<unk>"

@@ -14,23 +14,11 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from adatp_cli.tiny.architecture import GRID, IMAGE_SIZE, PATCHES
-from adatp_cli.tiny.questions import (
-    Question,
-    draw_lookups,
-    draw_questions,
-    evidence,
-)
-from adatp_cli.tiny.render import (
-    LOOK_CODES,
-    Labels,
-    Pixels,
-    label,
-    look_code,
-    render,
-    sample_times,
-)
+from adatp_cli.tiny.questions import Question, draw_questions
+from adatp_cli.tiny.render import Pixels, render, sample_times
 from adatp_cli.tiny.world import MAX_SCENES, Clip, Thing, random_clip
+from training.architecture import GRID, IMAGE_SIZE, PATCHES
+from training.labels import LOOK_CODES, Labels, draw_lookups, evidence, label, look_code
 
 
 @dataclass(frozen=True, slots=True)

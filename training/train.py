@@ -1,10 +1,9 @@
-"""Train `tiny` from nothing: `python -m adatp_cli.tiny.train --out FOLDER`.
+"""Train `tiny` from nothing: `python -m training.train --out FOLDER`.
 
 Four stages, each deterministic by seed and each leaving its result in the folder, so that a broken
 run goes on: the vision tower from dense labels, the decoder (and projector) from packed questions,
 the decoder once more on long stories, the relevance encoder contrastively against the finished
-tower. The same command uses a GPU where
-there is one.
+tower. The same command uses a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -21,16 +20,17 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Tokenizer
 
-from adatp_cli.tiny.architecture import (
+from adatp_cli.tiny.questions import all_questions
+from adatp_cli.tiny.world import random_clip
+from training.architecture import (
     RELEVANCE_FOLDER,
     build_model,
     build_tokenizer,
     write_checkpoint,
 )
-from adatp_cli.tiny.batches import clip_batch, tower_batch
-from adatp_cli.tiny.contrast import Contrast, build_text_tokenizer, pair_batch
-from adatp_cli.tiny.grounding import words_of
-from adatp_cli.tiny.learning import (
+from training.batches import clip_batch, tower_batch
+from training.contrast import Contrast, build_text_tokenizer, pair_batch
+from training.losses import (
     DecoderHeads,
     Losses,
     TowerHeads,
@@ -39,9 +39,8 @@ from adatp_cli.tiny.learning import (
     tower_features,
     tower_loss,
     use_packed_attention,
+    words_of,
 )
-from adatp_cli.tiny.questions import all_questions
-from adatp_cli.tiny.world import random_clip
 
 log = logging.getLogger("adatp.tiny.train")
 
