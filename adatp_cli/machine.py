@@ -280,11 +280,9 @@ def _line(problem: str, step: str) -> str:
 
 def _model_state(name: str, hub: Hub) -> ModelState:
     """Whether a model's files and its encoder's are here, whole, and fit the memory."""
-    from adatp_cli.model.checkpoint_size import weight_bytes
-    from adatp_cli.model.checkpoints import ALIASES, TINY, locate
+    from adatp_cli.model.checkpoints import ALIASES, DEFAULT_ENCODER, TINY, locate, locate_relevance
     from adatp_cli.model.device import choose_device, choose_dtype
-    from adatp_cli.model.encoder_files import DEFAULT_ENCODER, locate_relevance
-    from adatp_cli.model.layout import read_description
+    from adatp_cli.model.layout import read_description, weight_bytes
     from adatp_cli.model.memory import fitting_quantization
 
     def silent(_text: str) -> None:

@@ -62,6 +62,20 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
     return f"{count} {noun if count == 1 else many or noun + 's'}"
 
 
+def readable_bytes(count: float) -> str:
+    """Decimal units, as the hub's pages show sizes: 1_800_000_000 -> '1.8 GB'."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def gigabytes(count: int) -> str:
+    """Binary gigabytes with one digit, as memory is sold."""
+    return f"{count / 2**30:.1f} GiB"
+
+
 def markdown_cell(text: str) -> str:
     """Text that stands in a Markdown page or table as it is, and ends neither a cell nor a line."""
     return _MARKUP.sub(r"\\\g<0>", printable(text))

@@ -23,7 +23,7 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from adatp_cli.cli.app import main
-from adatp_cli.model import transfer
+from adatp_cli.model import hub
 from tests.checkpoint import write_random_checkpoint
 from tests.decode_case import write_clip
 from tests.local_hub import LocalHub, serve
@@ -65,7 +65,7 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loca
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    monkeypatch.setattr(transfer, "_REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(hub, "_REPORT_EVERY_S", 0.0)
     with serve(tmp_path / "root") as server:
         yield server
 

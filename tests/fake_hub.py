@@ -8,9 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from adatp_cli.model.checkpoints import Checkpoint, locate
-from adatp_cli.model.hub import RemoteFile
+from adatp_cli.model.hub import HubNotFoundError, RemoteFile
 from adatp_cli.model.tensors import ByteSource
-from adatp_cli.model.transfer import HubNotFoundError
 from tests.local_hub import COMMIT
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from adatp_cli.cli import models
 from adatp_cli.model import hub
-from adatp_cli.model.encoder_files import DEFAULT_ENCODER
+from adatp_cli.model.checkpoints import DEFAULT_ENCODER
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
 from tests.conftest import Finished, Run
 from tests.local_hub import LocalHub

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model import downloads
+from adatp_cli.model import hub as hub_module
 from adatp_cli.model.checkpoints import NEEDED, choose_auto, is_hub_id
+from adatp_cli.model.hub import HubUnreachableError
 from adatp_cli.model.layout import check_layout
-from adatp_cli.model.transfer import HubUnreachableError, readable_bytes
+from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint
 from tests.fake_hub import FakeHub, locate_in
 from tests.local_hub import COMMIT, LocalHub, serve
@@ -158,7 +159,7 @@ def test_a_full_disk_is_told_before_the_download(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda _: usage)
     hub = FakeHub(tmp_path / "cache", folder)
     with pytest.raises(ModelError, match="1 kB left"):
         locate_in("0.5b", hub)

@@ -18,11 +18,10 @@ from huggingface_hub import constants
 from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model import hub as hub_module
 from adatp_cli.model import memory as memory_module
-from adatp_cli.model import transfer
-from adatp_cli.model.checkpoints import Checkpoint, locate
-from adatp_cli.model.encoder_files import DEFAULT_ENCODER, locate_relevance
+from adatp_cli.model.checkpoints import DEFAULT_ENCODER, Checkpoint, locate, locate_relevance
 from adatp_cli.model.hub import HuggingFaceHub
 from adatp_cli.model.load import LoadRequest, load_model
+from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
 from tests.local_hub import LocalHub
 
@@ -124,7 +123,7 @@ def test_model_and_encoder_are_announced_together(served: LocalHub, root: Path) 
     assert "-p adatp-light needs no encoder" in first
     assert "-m tiny needs none" in first
     model = sum(path.stat().st_size for path in (root / HALF_B).iterdir())
-    assert transfer.readable_bytes(model + 2.5e6)[:3] in first
+    assert readable_bytes(model + 2.5e6)[:3] in first
 
 
 def test_an_encoder_that_is_not_to_be_had_is_told_before_the_model_is_fetched(

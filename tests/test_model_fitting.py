@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model import memory as memory_module
-from adatp_cli.model.checkpoint_size import weight_bytes
+from adatp_cli.model.layout import weight_bytes
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.memory import check_run, fitting_quantization, most_frames
 from adatp_cli.model.relevance import expected_bytes
-from adatp_cli.model.weights import count_weights
+from adatp_cli.model.shapes import count_weights
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
 from tests.test_model_memory import SEVEN, whole_bytes
 

@@ -14,7 +14,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model import memory as memory_module
-from adatp_cli.model.checkpoint_size import weight_bytes
+from adatp_cli.model.layout import weight_bytes
 from tests.checkpoint import write_random_checkpoint
 from tests.loading_case import load_folder
 

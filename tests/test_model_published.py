@@ -12,8 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from adatp_cli.model.checkpoint_size import weight_bytes
-from adatp_cli.model.layout import weight_files
+from adatp_cli.model.layout import weight_bytes, weight_files
 from adatp_cli.model.preprocess import Preprocessor
 from tests.engine_case import QUESTION, ask, engine_of, noisy_clip, profile
 from tests.loading_case import load_folder

@@ -21,10 +21,10 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.model.hub import HttpRanges, HubNotFoundError, HubUnreachableError
 from adatp_cli.model.prompt import QuestionTokenizer, canonical
 from adatp_cli.model.relevance import Pooling, RelevanceEncoder, load_relevance
 from adatp_cli.model.tensors import FileSource, copy_tensors, read_header
-from adatp_cli.model.transfer import HttpRanges, HubNotFoundError, HubUnreachableError
 from tests.checkpoint import IMAGE_SIZE, write_random_relevance
 from tests.local_hub import COMMIT, LocalHub, serve
 
@@ -272,7 +272,7 @@ def test_a_file_that_is_not_there(hub_root: Path) -> None:
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adatp_cli.model.transfer.time.sleep", lambda _: None)
+    monkeypatch.setattr("adatp_cli.model.hub.time.sleep", lambda _: None)
     with pytest.raises(HubUnreachableError):
         list(HttpRanges("http://127.0.0.1:9/x").read(0, 8))
 

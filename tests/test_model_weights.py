@@ -11,10 +11,15 @@ from transformers import LlavaOnevisionForConditionalGeneration, SiglipConfig
 
 from adatp_cli.bench.random_model import _config
 from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE
-from adatp_cli.model.checkpoint_size import weight_bytes
 from adatp_cli.model.checkpoints import bundled_folder
-from adatp_cli.model.shapes import model_shape, relevance_shape
-from adatp_cli.model.weights import WeightCount, count_weights, encoder_bytes
+from adatp_cli.model.layout import weight_bytes
+from adatp_cli.model.shapes import (
+    WeightCount,
+    count_weights,
+    encoder_bytes,
+    model_shape,
+    relevance_shape,
+)
 from tests.checkpoint import write_random_relevance
 
 

@@ -18,13 +18,14 @@ from torch import nn
 from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE, ModelShape, RelevanceShape, VisionShape
 from adatp_cli.model.checkpoints import RANDOM, bundled_folder
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
-from adatp_cli.model.load import DEFAULT_FRAMES, LoadedModel, LoadRequest, Progress
+from adatp_cli.model.hub import Progress
+from adatp_cli.model.load import DEFAULT_FRAMES, LoadedModel, LoadRequest
 from adatp_cli.model.memory import fitting_quantization, memory_errors
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.prompt import QuestionTokenizer
 from adatp_cli.model.quantize import verify_quantization
 from adatp_cli.model.relevance import RelevanceEncoder
-from adatp_cli.model.weights import count_weights
+from adatp_cli.model.shapes import count_weights
 from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:

@@ -184,7 +184,7 @@ def _memory(
     """What loading would count, and what a run would be held to, on a GPU."""
     from adatp_cli.answering.encode import frames_at_once
     from adatp_cli.model.memory import estimate_run
-    from adatp_cli.model.weights import count_weights, encoder_bytes
+    from adatp_cli.model.shapes import count_weights, encoder_bytes
 
     encoder = encoder_bytes(relevance, MEMORY_DTYPE) if relevance is not None else 0
 

@@ -13,6 +13,7 @@ from adatp_cli.cli.options import Json, Verbose
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import ModelError
 from adatp_cli.model.checkpoints import check_name
+from adatp_cli.text import gigabytes, readable_bytes
 
 if TYPE_CHECKING:
     from adatp_cli.machine import ModelState, Report
@@ -63,7 +64,7 @@ def _lines(report: Report) -> list[tuple[str, str]]:
     for name, version in report.packages.items():
         rows.append(("" if len(rows) > 1 else "packages", _package(name, version)))
     for index, device in enumerate(report.devices):
-        free = "" if device.free_bytes is None else f", {_gigabytes(device.free_bytes)} free"
+        free = "" if device.free_bytes is None else f", {gigabytes(device.free_bytes)} free"
         rows.append(("devices" if index == 0 else "", f"{device.name}: {device.description}{free}"))
     for index, (name, works) in enumerate(report.decoders.items()):
         state = "reads an mp4" if works else "not usable"
@@ -99,8 +100,6 @@ def _package(name: str, version: str | None) -> str:
 
 
 def _model(model: ModelState, report: Report) -> str:
-    from adatp_cli.model.transfer import readable_bytes
-
     name = f"{model.name} (auto)" if model.name == report.auto_model else model.name
     if model.weight_bytes is None or model.note:
         return f"{name}: {model.note}"
@@ -111,7 +110,3 @@ def _model(model: ModelState, report: Report) -> str:
             f"{'':<11}in {report.bundled_model}"
         )
     return f"{name}: ready, {size} ({readable_bytes(model.weight_bytes['nf4'])} in nf4)"
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -14,11 +14,11 @@ from adatp_cli.cli.options import Json, Verbose
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import Command, Group
 from adatp_cli.errors import ModelError
+from adatp_cli.text import readable_bytes
 
 if TYPE_CHECKING:
-    from adatp_cli.model.downloads import Wanted
-    from adatp_cli.model.hub import Hub
-    from adatp_cli.model.inventory import Kept
+    from adatp_cli.model.checkpoints import Kept
+    from adatp_cli.model.hub import Hub, Wanted
 
 _ASK_FROM = 1_000_000_000  # bytes from which on somebody at a terminal is asked first
 
@@ -49,8 +49,8 @@ def list_models(json: Json = False) -> None:
     """
     output = Output(json=json)
     with reporting(output):
+        from adatp_cli.model.checkpoints import kept
         from adatp_cli.model.hub import HuggingFaceHub
-        from adatp_cli.model.inventory import kept
 
         hub = HuggingFaceHub()
         for item in kept(hub):
@@ -70,8 +70,8 @@ def path(name: Name, json: Json = False) -> None:
     """Print the folder of a model or encoder that is here, whole; exit code 4 where it is not."""
     output = Output(json=json)
     with reporting(output):
+        from adatp_cli.model.checkpoints import look
         from adatp_cli.model.hub import HuggingFaceHub
-        from adatp_cli.model.inventory import look
 
         item = look(name, HuggingFaceHub())
         if json:
@@ -107,9 +107,8 @@ def pull(
     """
     output = Output(verbose=verbose)
     with reporting(output, writes=False):
-        from adatp_cli.model.downloads import announcement, fetch
-        from adatp_cli.model.hub import HuggingFaceHub
-        from adatp_cli.model.inventory import look
+        from adatp_cli.model.checkpoints import look
+        from adatp_cli.model.hub import HuggingFaceHub, announcement, fetch
         from adatp_cli.model.quiet import quiet_libraries
 
         hub = HuggingFaceHub()
@@ -126,10 +125,14 @@ def pull(
 
 def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
     """What has to be fetched of a model and its encoder, or of an encoder."""
-    from adatp_cli.model.checkpoints import ALIASES, survey_again
-    from adatp_cli.model.downloads import Wanted
-    from adatp_cli.model.encoder_files import DEFAULT_ENCODER, find_relevance
-    from adatp_cli.model.inventory import kind_in_cache
+    from adatp_cli.model.checkpoints import (
+        ALIASES,
+        DEFAULT_ENCODER,
+        find_relevance,
+        kind_in_cache,
+        survey_again,
+    )
+    from adatp_cli.model.hub import Wanted
     from adatp_cli.model.layout import read_description
 
     found: list[object] = []
@@ -159,7 +162,6 @@ def _at_terminal() -> bool:
 
 def _line(item: Kept) -> str:
     from adatp_cli.model.checkpoints import TINY, TINY_KNOWS
-    from adatp_cli.model.transfer import readable_bytes
 
     called = item.name + (", a relevance encoder" if item.kind == "encoder" else "")
     if item.state == "absent":

@@ -14,21 +14,22 @@ import torch
 from adatp_cli.cost import ModelShape
 from adatp_cli.errors import ModelError
 from adatp_cli.model import checkpoints
-from adatp_cli.model.checkpoint_size import check_count, configured_shape, weight_bytes
-from adatp_cli.model.checkpoints import Checkpoint
-from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
-from adatp_cli.model.downloads import Wanted, fetch
-from adatp_cli.model.encoder_files import (
+from adatp_cli.model.checkpoints import (
     DEFAULT_ENCODER,
+    Checkpoint,
     RelevanceFiles,
     find_relevance,
     relevance_at_hand,
 )
-from adatp_cli.model.hub import Hub, HuggingFaceHub
+from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.hub import Hub, HuggingFaceHub, Progress, Wanted, fetch
 from adatp_cli.model.layout import (
     Description,
+    check_count,
+    configured_shape,
     read_chat_template,
     read_description,
+    weight_bytes,
 )
 from adatp_cli.model.memory import fitting_quantization, large_blocks_apart
 from adatp_cli.model.preprocess import Preprocessor
@@ -39,14 +40,12 @@ from adatp_cli.model.quantize import (
 )
 from adatp_cli.model.quiet import readable_failures, weights_progress
 from adatp_cli.model.relevance import RelevanceEncoder, expected_bytes, load_relevance
-from adatp_cli.model.shapes import model_shape
-from adatp_cli.model.weights import count_weights
+from adatp_cli.model.shapes import count_weights, model_shape
 from adatp_cli.settings import NO_ENCODER
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 
-Progress = Callable[[str], None]
 Accepts = Callable[[ModelShape, int], None]
 
 # What LLaVA-OneVision's own evaluations sample, for checkpoints that do not say.

@@ -26,7 +26,7 @@ from adatp_cli.cost import (
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model.device import is_cuda
 from adatp_cli.model.quantize import choose_quantization
-from adatp_cli.text import plural
+from adatp_cli.text import gigabytes, plural
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
@@ -516,11 +516,6 @@ def check_run(
         f"model, and {device} has {gigabytes(available)} free",
         "; ".join(choices),
     )
-
-
-def gigabytes(count: int) -> str:
-    """Binary gigabytes with one digit, as memory is sold."""
-    return f"{count / 2**30:.1f} GiB"
 
 
 def _smaller_model(model: str) -> str:

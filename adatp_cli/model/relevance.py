@@ -9,7 +9,6 @@ SigLIP's 27 layers and were trained further, so their frames reach the head a la
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from adatp_cli.cost import SO400M_RELEVANCE, RelevanceShape
 from adatp_cli.errors import ModelError
-from adatp_cli.model.encoder_files import (
+from adatp_cli.model.checkpoints import (
     HEAD,
     NORM,
     TEXT,
@@ -27,18 +26,15 @@ from adatp_cli.model.encoder_files import (
     encoder_config,
     locate_relevance,
 )
-from adatp_cli.model.hub import Hub, HuggingFaceHub
+from adatp_cli.model.hub import Hub, HuggingFaceHub, Progress
 from adatp_cli.model.memory import LOOKS_AT_ONCE
 from adatp_cli.model.prompt import QuestionTokenizer
 from adatp_cli.model.quiet import weights_progress
-from adatp_cli.model.shapes import relevance_shape
+from adatp_cli.model.shapes import encoder_bytes, relevance_shape
 from adatp_cli.model.tensors import check_file
-from adatp_cli.model.weights import encoder_bytes
 
 if TYPE_CHECKING:
     from transformers import SiglipConfig, SiglipTextModel
-
-Progress = Callable[[str], None]
 
 
 class RelevanceEncoder:
