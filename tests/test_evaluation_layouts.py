@@ -9,9 +9,9 @@ import pytest
 
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.clips import FileClip, FrameFolder
-from adatp_cli.evaluation.items import Dataset
 from adatp_cli.evaluation.layouts import mvbench, open_dataset
 from adatp_cli.evaluation.layouts.shapes import read as read_shapes
+from adatp_cli.evaluation.questions import Dataset
 from tests.layout_folders import (
     BUILD,
     LVB,
@@ -205,6 +205,14 @@ def test_questions_of_a_clip_stand_together(tmp_path: Path) -> None:
              for n, v in enumerate(("a.mp4", "b.mp4", "a.mp4"))]  # fmt: skip
     path = put(tmp_path / "mine.jsonl", "\n".join(json.dumps(line) for line in lines))
     assert [item.prompt for item in open_dataset(str(path), None, None).items] == ["0", "2", "1"]
+
+
+def test_a_row_key_holds_of_a_clip_what_it_always_held() -> None:
+    assert FileClip("b'\n.mp4").key == 'FileClip(path="b\'\\n.mp4", start_s=None, end_s=None)'
+    assert FileClip("a", 1.5, 4.0).key == "FileClip(path='a', start_s=1.5, end_s=4.0)"
+    pictures = FrameFolder("a", 3.0, 0.1, 1e-7)
+    assert pictures.key == "FrameFolder(path='a', fps=3.0, start_s=0.1, end_s=1e-07)"
+    assert read_shapes(1, 5).items[0].clip.key == "ShapesClip(seed=5, number=0)"
 
 
 def test_shapes_are_those_that_are_written_out(tmp_path: Path) -> None:

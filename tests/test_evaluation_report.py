@@ -13,9 +13,9 @@ from PIL import Image
 from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation import plots, report, tables
 from adatp_cli.evaluation.clips import FileClip
-from adatp_cli.evaluation.items import Average, Dataset, Item
 from adatp_cli.evaluation.outcomes import Costs, Outcome, outcome_of, stored_rows
-from adatp_cli.evaluation.scoring import Rule, Scoring, Verdict, choice
+from adatp_cli.evaluation.questions import Average, Dataset, Item, Rule, Scoring, Verdict
+from adatp_cli.evaluation.scoring import choice
 from adatp_cli.evaluation.summary import Summary, summarise
 from tests.records import answer_record
 

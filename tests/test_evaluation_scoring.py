@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatp_cli.evaluation import harness
+from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.clips import FileClip
-from adatp_cli.evaluation.items import Item
-from adatp_cli.evaluation.scoring import Rule, Scoring, choice, exact, verbatim
+from adatp_cli.evaluation.questions import Item, Rule, Scoring
+from adatp_cli.evaluation.scoring import choice, exact, verbatim
 
 OPTIONS = ("a red car", "A blue bus", "no vehicle at all", "both of them")
 
@@ -66,15 +66,15 @@ def test_letters_follow_the_questions_own_options() -> None:
 @given(st.text(max_size=40), st.integers(1, 26))
 def test_any_text_is_judged(answer: str, count: int) -> None:
     asked = item("A", tuple(f"option {number}" for number in range(count)))
-    for judge in (choice, harness.extract, harness.mvbench, harness.longvideobench,
-                  harness.egoschema, harness.nextqa):  # fmt: skip
+    for judge in (choice, scoring.extract, scoring.mvbench, scoring.longvideobench,
+                  scoring.egoschema, scoring.nextqa):  # fmt: skip
         verdict = judge(answer, asked)
         assert verdict == judge(answer, asked)
         assert verdict.right <= (verdict.choice == "A")
 
 
 def test_an_answer_that_is_not_among_the_options_is_never_right() -> None:
-    for judge in (choice, harness.extract, harness.mvbench, harness.nextqa, exact, verbatim):
+    for judge in (choice, scoring.extract, scoring.mvbench, scoring.nextqa, exact, verbatim):
         for answer in ("", "A", "none of them"):
             assert not judge(answer, item("")).right
 
@@ -101,7 +101,7 @@ def test_free_answers() -> None:
     ],
 )  # fmt: skip
 def test_the_shared_extractor(answer: str, letter: str | None) -> None:
-    assert harness.extract(answer, item()).choice == letter
+    assert scoring.extract(answer, item()).choice == letter
 
 
 @pytest.mark.parametrize(
@@ -112,30 +112,30 @@ def test_the_shared_extractor(answer: str, letter: str | None) -> None:
     ],
 )  # fmt: skip
 def test_mvbench(answer: str, letter: str | None) -> None:
-    verdict = harness.mvbench(answer, item())
+    verdict = scoring.mvbench(answer, item())
     assert verdict.choice == letter
     assert verdict.counted
 
 
 def test_an_empty_answer_leaves_mvbenchs_denominator() -> None:
-    assert not harness.mvbench("", item()).counted
-    assert harness.mvbench(" ", item()).counted
+    assert not scoring.mvbench("", item()).counted
+    assert scoring.mvbench(" ", item()).counted
 
 
 @pytest.mark.parametrize(
     ("judge", "answer", "letter"),
     [
-        (harness.longvideobench, "The best answer is B", "B"),
-        (harness.longvideobench, "It is a Dog", "D"),
-        (harness.longvideobench, "The answer is: (C)", "C"),
-        (harness.egoschema, "(C)", "C"),
-        (harness.egoschema, "not B but (A)", "B"),
-        (harness.egoschema, "C. something", "C"),
-        (harness.egoschema, "I would say that a blue bus is there", "B"),
-        (harness.nextqa, "first (A) then (C)", "C"),
-        (harness.nextqa, "C", "C"),
-        (harness.nextqa, "A B", "B"),
-        (harness.nextqa, "I would say that no vehicle at all", "C"),
+        (scoring.longvideobench, "The best answer is B", "B"),
+        (scoring.longvideobench, "It is a Dog", "D"),
+        (scoring.longvideobench, "The answer is: (C)", "C"),
+        (scoring.egoschema, "(C)", "C"),
+        (scoring.egoschema, "not B but (A)", "B"),
+        (scoring.egoschema, "C. something", "C"),
+        (scoring.egoschema, "I would say that a blue bus is there", "B"),
+        (scoring.nextqa, "first (A) then (C)", "C"),
+        (scoring.nextqa, "C", "C"),
+        (scoring.nextqa, "A B", "B"),
+        (scoring.nextqa, "I would say that no vehicle at all", "C"),
     ],
 )
 def test_the_other_harness_rules(judge: object, answer: str, letter: str) -> None:
@@ -146,7 +146,7 @@ def test_the_other_harness_rules(judge: object, answer: str, letter: str) -> Non
 
 def test_where_the_harness_draws_a_letter_it_is_always_the_same() -> None:
     questions = [item("B", name=f"q{number}") for number in range(400)]
-    for judge in (harness.longvideobench, harness.egoschema, harness.nextqa):
+    for judge in (scoring.longvideobench, scoring.egoschema, scoring.nextqa):
         drawn = [judge("...", asked) for asked in questions]
         assert drawn == [judge("...", asked) for asked in questions]
         assert all(verdict.guessed and not verdict.parsed for verdict in drawn)
@@ -155,7 +155,7 @@ def test_where_the_harness_draws_a_letter_it_is_always_the_same() -> None:
 
 
 def test_the_rule_that_is_asked_for() -> None:
-    both = Scoring(choice, harness.extract)
+    both = Scoring(choice, scoring.extract)
     assert both.judge(Rule.strict) is choice
-    assert both.judge(Rule.harness) is harness.extract
+    assert both.judge(Rule.harness) is scoring.extract
     assert Scoring(exact).judge(Rule.harness) is exact

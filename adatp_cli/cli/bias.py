@@ -33,7 +33,7 @@ from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.bias import BiasSummary
-    from adatp_cli.evaluation.items import Dataset
+    from adatp_cli.evaluation.questions import Dataset
 
 _BEFORE = "vanilla"
 _DEFAULT_PROFILES = ("adatp-progressive", "adatp")

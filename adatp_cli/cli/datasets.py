@@ -14,7 +14,7 @@ from adatp_cli.errors import UsageError
 from adatp_cli.text import plural
 
 if TYPE_CHECKING:
-    from adatp_cli.evaluation.items import Dataset
+    from adatp_cli.evaluation.questions import Dataset
 
 _DATASET = "Dataset"
 

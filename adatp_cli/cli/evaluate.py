@@ -37,8 +37,8 @@ from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.batch.results import ResultFile
-    from adatp_cli.evaluation.items import Dataset
     from adatp_cli.evaluation.outcomes import Outcome
+    from adatp_cli.evaluation.questions import Dataset
     from adatp_cli.evaluation.runner import Ask, ProfileSpec
     from adatp_cli.evaluation.summary import Summary
 
@@ -339,7 +339,7 @@ class Evaluation:
 
     def _outcome(self, dataset: Dataset, ask: Ask, row: Mapping[str, Any]) -> Outcome:
         from adatp_cli.evaluation.outcomes import outcome_of
-        from adatp_cli.evaluation.scoring import Rule
+        from adatp_cli.evaluation.questions import Rule
 
         judge = dataset.scoring.judge(Rule(self._wanted.rule))
         return outcome_of(row, ask.item, ask.profile_run.name, judge)
@@ -351,8 +351,8 @@ class Evaluation:
         places: Sequence[ProfileSpec],
         outcomes: Sequence[Outcome],
     ) -> None:
+        from adatp_cli.evaluation.questions import Rule
         from adatp_cli.evaluation.report import tables
-        from adatp_cli.evaluation.scoring import Rule
         from adatp_cli.evaluation.summary import summarise
 
         profile_runs = arena.profile_runs

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.evaluation.items import letters
+from adatp_cli.evaluation.questions import letters
 from adatp_cli.files import read_whole
 from adatp_cli.profile_yaml import shown
 from adatp_cli.text import decoded

@@ -11,7 +11,7 @@ from torch import nn
 from adatp_cli.batch.prefetch import FramePrefetcher
 from adatp_cli.evaluation.attention import AttentionWatch
 from adatp_cli.evaluation.bias import Sample, sample_of
-from adatp_cli.evaluation.items import ClipSource
+from adatp_cli.evaluation.questions import ClipSource
 from adatp_cli.evaluation.runner import Ask, Pending, encode_pending
 
 if TYPE_CHECKING:

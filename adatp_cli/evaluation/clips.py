@@ -32,6 +32,10 @@ class FileClip:
     def name(self) -> str:
         return self.path
 
+    @property
+    def key(self) -> str:
+        return f"FileClip(path={self.path!r}, start_s={self.start_s}, end_s={self.end_s})"
+
     def exists(self) -> bool:
         return os.path.isfile(self.path)
 
@@ -56,6 +60,11 @@ class FrameFolder:
     @property
     def name(self) -> str:
         return self.path
+
+    @property
+    def key(self) -> str:
+        bounds = f"start_s={self.start_s}, end_s={self.end_s}"
+        return f"FrameFolder(path={self.path!r}, fps={self.fps}, {bounds})"
 
     def exists(self) -> bool:
         return os.path.isdir(self.path)

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adatp_cli.batch.scan import pieces
-from adatp_cli.evaluation.items import Item
-from adatp_cli.evaluation.scoring import Judge, Verdict
+from adatp_cli.evaluation.questions import Item, Judge, Verdict
 from adatp_cli.video.source import printable
 
 

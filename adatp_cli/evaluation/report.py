@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from adatp_cli.evaluation.outcomes import Outcome
-from adatp_cli.evaluation.scoring import Rule
+from adatp_cli.evaluation.questions import Rule
 from adatp_cli.evaluation.statistics import Share
 from adatp_cli.evaluation.summary import Result, Summary, Versus
 from adatp_cli.evaluation.tables import NONE, PAGE, csv_text, markdown, percent, write_texts

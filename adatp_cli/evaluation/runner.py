@@ -15,8 +15,7 @@ from adatp_cli.batch.prefetch import Decoded, FramePrefetcher
 from adatp_cli.batch.row_format import row_key, stamp
 from adatp_cli.batch.runner import Describe, Row
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation.items import ClipSource, Dataset, Item
-from adatp_cli.evaluation.scoring import Verdict
+from adatp_cli.evaluation.questions import ClipSource, Dataset, Item, Verdict
 from adatp_cli.profiles import Profile
 from adatp_cli.record import AnswerRecord, FailureRecord
 
@@ -119,7 +118,7 @@ def _key(
         "profile": profile_run.engine.profile.to_dict(),
         "dataset": dataset.name,
         "item": item.id,
-        "clip": repr(item.clip),
+        "clip": item.clip.key,
     }
     return row_key(item.clip.name, *stamp, item.prompt, named)
 

@@ -7,10 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adatp_cli.evaluation.items import Dataset, Item
 from adatp_cli.evaluation.outcomes import Costs, Outcome
+from adatp_cli.evaluation.questions import Dataset, Item, Rule
 from adatp_cli.evaluation.runner import ProfileSpec, opponents
-from adatp_cli.evaluation.scoring import Rule
 from adatp_cli.evaluation.statistics import Paired, Share, mean
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation.items import Dataset
 from adatp_cli.evaluation.layouts import (
     egoschema,
     longvideobench,
@@ -16,6 +15,7 @@ from adatp_cli.evaluation.layouts import (
     plain,
     videomme,
 )
+from adatp_cli.evaluation.questions import Dataset
 from adatp_cli.profile_yaml import nearest
 from adatp_cli.video.source import printable
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation.items import ClipSource, Item
+from adatp_cli.evaluation.questions import ClipSource, Item
 from adatp_cli.text import plural
 from adatp_cli.video.source import printable
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation import harness
+from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.annotations import Row, read_json, read_rows
 from adatp_cli.evaluation.clips import FileClip, find_clip
-from adatp_cli.evaluation.items import Dataset, Item
 from adatp_cli.evaluation.layouts import common
-from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.evaluation.questions import Dataset, Item, Scoring
 from adatp_cli.text import plural
 
 TITLE = "EgoSchema"
@@ -54,7 +53,7 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
         "egoschema",
         TITLE,
         arranged,
-        Scoring(choice, harness.egoschema),
+        Scoring(scoring.choice, scoring.egoschema),
         max_new_tokens=16,
         notes=(*notes, *common.missing_note(arranged)),
     )

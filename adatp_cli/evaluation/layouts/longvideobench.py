@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adatp_cli.evaluation import harness
+from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.annotations import Row, read_rows
 from adatp_cli.evaluation.clips import FileClip, find_clip
-from adatp_cli.evaluation.items import Dataset, Item
 from adatp_cli.evaluation.layouts import common
-from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.evaluation.questions import Dataset, Item, Scoring
 
 TITLE = "LongVideoBench"
 _COLUMNS = ("id", "video_path", "question", "correct_choice", "question_category")
@@ -49,7 +48,7 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
         "longvideobench",
         TITLE,
         arranged,
-        Scoring(choice, harness.longvideobench),
+        Scoring(scoring.choice, scoring.longvideobench),
         max_new_tokens=32,
         kind_title="question category",
         notes=common.missing_note(arranged),

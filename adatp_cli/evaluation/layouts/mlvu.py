@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from adatp_cli.evaluation import harness
+from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.annotations import Row, read_rows
 from adatp_cli.evaluation.clips import FileClip, find_clip
-from adatp_cli.evaluation.items import Dataset, Item, letters
 from adatp_cli.evaluation.layouts import common
-from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.evaluation.questions import Dataset, Item, Scoring, letters
 from adatp_cli.text import plural
 
 TITLE = "MLVU"
@@ -62,7 +61,7 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
         "mlvu",
         TITLE,
         arranged,
-        Scoring(choice, harness.extract),
+        Scoring(scoring.choice, scoring.extract),
         average="kinds",
         average_title="M-Avg",
         max_new_tokens=16,

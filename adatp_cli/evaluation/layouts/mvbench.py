@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation import harness
+from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.annotations import Row, read_rows
 from adatp_cli.evaluation.clips import FileClip, FrameFolder, find_clip, find_pictures
-from adatp_cli.evaluation.items import ClipSource, Dataset, Item, letters
 from adatp_cli.evaluation.layouts import common
-from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.evaluation.questions import ClipSource, Dataset, Item, Scoring, letters
 from adatp_cli.text import plural
 
 TITLE = "MVBench"
@@ -96,7 +95,7 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
         "mvbench",
         TITLE,
         arranged,
-        Scoring(choice, harness.mvbench),
+        Scoring(scoring.choice, scoring.mvbench),
         average="kinds",
         average_title="mean of the tasks",
         max_new_tokens=16,

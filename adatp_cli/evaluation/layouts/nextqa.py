@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation import harness
+from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.annotations import read_json, read_rows
 from adatp_cli.evaluation.clips import FileClip, find_clip
-from adatp_cli.evaluation.items import Dataset, Item
 from adatp_cli.evaluation.layouts import common
-from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.evaluation.questions import Dataset, Item, Scoring
 
 TITLE = "NExT-QA"
 _COLUMNS = ("video", "question", "answer", "qid", "type", "a0", "a1", "a2", "a3", "a4")
@@ -63,7 +62,7 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
         "nextqa",
         TITLE,
         arranged,
-        Scoring(choice, harness.nextqa),
+        Scoring(scoring.choice, scoring.nextqa),
         kind_title="type",
         notes=common.missing_note(arranged),
     )

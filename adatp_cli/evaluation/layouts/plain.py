@@ -12,9 +12,9 @@ from pathlib import Path
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.annotations import Row, read_rows
 from adatp_cli.evaluation.clips import FileClip
-from adatp_cli.evaluation.items import Dataset, Item, letters
 from adatp_cli.evaluation.layouts import common
-from adatp_cli.evaluation.scoring import Scoring, Verdict, choice, exact
+from adatp_cli.evaluation.questions import Dataset, Item, Scoring, Verdict, letters
+from adatp_cli.evaluation.scoring import choice, exact
 from adatp_cli.video.source import local_path
 
 EXTENSION = ".jsonl"

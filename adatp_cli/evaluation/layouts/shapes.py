@@ -7,8 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from adatp_cli.evaluation.items import Dataset, Item
-from adatp_cli.evaluation.scoring import Scoring, verbatim
+from adatp_cli.evaluation.questions import Dataset, Item, Scoring
+from adatp_cli.evaluation.scoring import verbatim
 from adatp_cli.text import plural
 from adatp_cli.tiny.clips import clip_seconds, held_out_clip, write_mp4
 from adatp_cli.tiny.questions import draw_questions
@@ -30,6 +30,10 @@ class ShapesClip:
     @property
     def name(self) -> str:
         return f"shapes-{self.seed}-{self.number:05d}.mp4"
+
+    @property
+    def key(self) -> str:
+        return f"ShapesClip(seed={self.seed}, number={self.number})"
 
     def exists(self) -> bool:
         return True

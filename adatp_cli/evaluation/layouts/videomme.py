@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adatp_cli.evaluation import harness
+from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.annotations import read_rows
 from adatp_cli.evaluation.clips import FileClip, find_clip
-from adatp_cli.evaluation.items import Dataset, Item
 from adatp_cli.evaluation.layouts import common
-from adatp_cli.evaluation.scoring import Scoring, choice
+from adatp_cli.evaluation.questions import Dataset, Item, Scoring
 
 TITLE = "Video-MME"
 _COLUMNS = ("videoID", "question_id", "question", "options", "answer", "task_type")
@@ -61,7 +60,7 @@ def read(folder: Path, annotations: Path | None) -> Dataset:
         "videomme",
         TITLE,
         arranged,
-        Scoring(choice, harness.extract),
+        Scoring(scoring.choice, scoring.extract),
         max_new_tokens=16,
         kind_title="task type",
         notes=common.missing_note(arranged),

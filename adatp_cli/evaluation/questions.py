@@ -1,16 +1,15 @@
-"""What an evaluation asks: questions with their one right answer, and the clips they are about."""
+"""Questions with their one right answer, the clips they are about, and what judges an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from enum import StrEnum
+from typing import Literal, Protocol
 
-if TYPE_CHECKING:
-    from adatp_cli.evaluation.scoring import Scoring
-    from adatp_cli.video.frames import Frames, Resize
-    from adatp_cli.video.reader import FrameReader
-    from adatp_cli.video.sampling import Sampling
+from adatp_cli.video.frames import Frames, Resize
+from adatp_cli.video.reader import FrameReader
+from adatp_cli.video.sampling import Sampling
 
 # How a benchmark's own number is made: over all questions alike, or as the mean over the kinds.
 Average = Literal["questions", "kinds"]
@@ -23,6 +22,10 @@ class ClipSource(Protocol):
     def name(self) -> str:
         """What records call it: the path of a file."""
 
+    @property
+    def key(self) -> str:
+        """What the keys of its rows hold of it; results of earlier runs hold the same."""
+
     def exists(self) -> bool:
         """Whether it is there."""
 
@@ -30,13 +33,7 @@ class ClipSource(Protocol):
         """Size in bytes and time of change in nanoseconds; None for both where there are none."""
 
     def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
-        """The frames that `sampling` asks for.
-
-        Raises
-        ------
-        AdatpError
-            What keeps the clip from having any.
-        """
+        """The frames that `sampling` asks for, or an `AdatpError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +71,55 @@ class Item:
     def letters(self) -> str:
         """The letters of the options: ABCD."""
         return letters(len(self.options))
+
+
+class Rule(StrEnum):
+    """Which verdict counts."""
+
+    strict = "strict"
+    harness = "harness"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a rule says of an answer.
+
+    Parameters
+    ----------
+    choice
+        The letter, or the free answer as it was compared; None where the rule found none.
+    right
+        Whether that is the right one.
+    guessed
+        The harness found nothing and drew a letter.
+    counted
+        Whether the answer is among those that the accuracy is a share of.
+    """
+
+    choice: str | None
+    right: bool
+    guessed: bool = False
+    counted: bool = True
+
+    @property
+    def parsed(self) -> bool:
+        """Whether the answer itself says what was chosen."""
+        return self.choice is not None and not self.guessed
+
+
+Judge = Callable[[str, Item], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The judges of a dataset: by our own rule, and by the standard harness's where it has one."""
+
+    strict: Judge
+    harness: Judge | None = None
+
+    def judge(self, rule: Rule) -> Judge:
+        """The judge that a rule names; where the harness has none, the strict one."""
+        return self.harness or self.strict if rule is Rule.harness else self.strict
 
 
 @dataclass(frozen=True, slots=True)
