@@ -74,7 +74,7 @@ def trained(
     train.train_tower(model, recipe)
     after.append(copy.deepcopy(model.state_dict()))
     torch.seed()
-    train.train_decoder(model, tokenizer, recipe, lambda: None, compiled=False)
+    train.train_decoder(model, tokenizer, recipe, compiled=False)
     after.append(copy.deepcopy(model.state_dict()))
     torch.seed()
     train.train_order(model, tokenizer, recipe)

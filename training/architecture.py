@@ -135,16 +135,8 @@ def write_checkpoint(
 ) -> None:
     """Write the files that the hub's LLaVA-OneVision repositories have, and `adatp.json`.
 
-    Parameters
-    ----------
-    folder
-        Made if it is missing.
-    model
-        Written in bfloat16, and left in it.
-    tokenizer
-        With its chat template.
-    relevance
-        Where in the folder the relevance encoder will be; None where it has none.
+    The model is written in bfloat16, and left in it. `relevance` is where in the folder the
+    relevance encoder will be; None where it has none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)

@@ -44,30 +44,12 @@ class PairBatch:
 
 
 def match_matrix(texts: Sequence[str], things: Sequence[Sequence[Thing]]) -> Tensor:
-    """Which question speaks of something that is in view.
+    """Which question speaks of something that is in view in which frame: (Q, F) bool."""
 
-    Parameters
-    ----------
-    texts
-        Q questions.
-    things
-        What each of F frames shows.
+    def in_view(text: str, shown: Sequence[Thing]) -> bool:
+        return any(is_called(thing, mention) for mention in mentions(text) for thing in shown)
 
-    Returns
-    -------
-    Tensor
-        bool, (Q, F).
-    """
-    wanted = [mentions(text) for text in texts]
-    return torch.tensor(
-        [
-            [
-                any(is_called(thing, mention) for mention in row for thing in shown)
-                for shown in things
-            ]
-            for row in wanted
-        ]
-    )
+    return torch.tensor([[in_view(text, shown) for shown in things] for text in texts])
 
 
 def build_text_tokenizer(sentences: list[str]) -> Tokenizer:
@@ -122,14 +104,7 @@ def relevance_settings(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
 def write_relevance(folder: Path, tokenizer: Tokenizer, state: Mapping[str, Tensor]) -> None:
     """Write the folder that `model.relevance.load_relevance` reads.
 
-    Parameters
-    ----------
-    folder
-        Made if it is missing.
-    tokenizer
-        Of `build_text_tokenizer`.
-    state
-        Tensors by their names in a `SiglipModel`.
+    `state` has the tensors by their names in a `SiglipModel`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -25,22 +25,25 @@ from training.labels import Labels
 DENSE_DEPTH = 2
 
 
+def _readers(width: int, **classes: int) -> nn.ModuleDict:
+    return nn.ModuleDict({name: nn.Linear(width, count) for name, count in classes.items()})
+
+
 class TowerHeads(nn.Module):
     """Linear readers of every patch, thrown away after training."""
 
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(TOWER_WIDTH, elementwise_affine=False)
-        self.classes = nn.ModuleDict(
-            {
-                "shape": nn.Linear(TOWER_WIDTH, 1 + len(SHAPES)),
-                "colour": nn.Linear(TOWER_WIDTH, 1 + len(COLOURS)),
-                "large": nn.Linear(TOWER_WIDTH, 3),
-                "count": nn.Linear(TOWER_WIDTH, 4),
-                "flash": nn.Linear(TOWER_WIDTH, 2),
-                "row": nn.Linear(TOWER_WIDTH, PATCHES),
-                "column": nn.Linear(TOWER_WIDTH, PATCHES),
-            }
+        self.classes = _readers(
+            TOWER_WIDTH,
+            shape=1 + len(SHAPES),
+            colour=1 + len(COLOURS),
+            large=3,
+            count=4,
+            flash=2,
+            row=PATCHES,
+            column=PATCHES,
         )
         self.offset = nn.Linear(TOWER_WIDTH, 2)
 
@@ -51,20 +54,18 @@ class DecoderHeads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(DECODER_WIDTH, elementwise_affine=False)
-        self.entrance = nn.ModuleDict(
-            {
-                "shape": nn.Linear(DECODER_WIDTH, 1 + len(SHAPES)),
-                "colour": nn.Linear(DECODER_WIDTH, 1 + len(COLOURS)),
-                "large": nn.Linear(DECODER_WIDTH, 3),
-            }
+        self.entrance = _readers(
+            DECODER_WIDTH,
+            shape=1 + len(SHAPES),
+            colour=1 + len(COLOURS),
+            large=3,
         )
-        self.depth = nn.ModuleDict(
-            {
-                "shape": nn.Linear(DECODER_WIDTH, 1 + len(SHAPES)),
-                "colour": nn.Linear(DECODER_WIDTH, 1 + len(COLOURS)),
-                "motion": nn.Linear(DECODER_WIDTH, 1 + len(MOTIONS)),
-                "scene": nn.Linear(DECODER_WIDTH, MAX_SCENES),
-            }
+        self.depth = _readers(
+            DECODER_WIDTH,
+            shape=1 + len(SHAPES),
+            colour=1 + len(COLOURS),
+            motion=1 + len(MOTIONS),
+            scene=MAX_SCENES,
         )
 
 
@@ -169,22 +170,11 @@ def use_packed_attention(model: LlavaOnevisionForConditionalGeneration) -> None:
 def decode(
     model: LlavaOnevisionForConditionalGeneration, features: Tensor, batch: ClipBatch
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], int]:
-    """Run clip and packed questions through projector and decoder.
+    """Run clip and packed questions through projector and decoder, from the tower's features.
 
-    Parameters
-    ----------
-    model
-        With `use_packed_attention`.
-    features
-        (B * T, patches, D), of `tower_features`.
-    batch
-        The clips' labels and texts.
-
-    Returns
-    -------
-    tuple
-        Logits of the answer tokens (n, V), their targets (n,), all hidden states, each
-        (B, prefix + L, D), and the index of the first visual token.
+    Returns logits of the answer tokens (n, V), their targets (n,), all hidden states, each
+    (B, prefix + L, D), and the index of the first visual token. The model must have been given to
+    `use_packed_attention`.
     """
     core = model.model
     device = features.device
@@ -233,7 +223,7 @@ def _reading_losses(
     heads: DecoderHeads,
     hidden: tuple[Tensor, ...],
     batch: ClipBatch,
-    words: Words,
+    words: dict[str, Tensor],
     start: int,
 ) -> dict[str, Tensor]:
     """How badly the labels are read off the visual tokens, which stand from `start` on."""
@@ -255,7 +245,7 @@ def _reading_losses(
                 )
             else:
                 dense[f"{level}.{name}"] = _balanced(reader(seen), wanted, busy)
-        for name, ids in (("shape", words.shape), ("colour", words.colour)):
+        for name, ids in words.items():
             table: Tensor = model.lm_head.weight  # tied to the embeddings
             embeddings = table[ids.to(device)]
             wanted = labels[name].to(device)[busy] - 1
@@ -268,7 +258,7 @@ def decoder_loss(
     heads: DecoderHeads | None,
     features: Tensor,
     batch: ClipBatch,
-    words: Words,
+    words: dict[str, Tensor],
     dense_weight: float,
 ) -> Losses:
     """Cross-entropy on the answers, plus `dense_weight` times all that the labels teach.
@@ -326,36 +316,20 @@ LOOK_HEADS = 2
 _SHARPNESS = 16.0
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Token ids of the world's words, in the order of its tables."""
-
-    colour: Tensor
-    shape: Tensor
-
-
-def words_of(tokenizer: Qwen2Tokenizer) -> Words:
-    """The words as they stand inside a sentence, each one token."""
-
-    def ids(names: list[str]) -> Tensor:
-        return torch.tensor(
+def words_of(tokenizer: Qwen2Tokenizer) -> dict[str, Tensor]:
+    """Token ids of the world's shapes and colours as they stand inside a sentence, one for each."""
+    return {
+        kind: torch.tensor(
             [tokenizer.encode(f" {name}", add_special_tokens=False)[0] for name in names]
         )
-
-    return Words(ids(list(COLOURS)), ids(list(SHAPES)))
+        for kind, names in (("shape", SHAPES), ("colour", tuple(COLOURS)))
+    }
 
 
 def word_loss(seen: Tensor, wanted: Tensor, embeddings: Tensor) -> Tensor:
-    """Cross-entropy of the cosines between visual tokens and words.
+    """Cross-entropy of the cosines between visual tokens (n, D) and words (words, D).
 
-    Parameters
-    ----------
-    seen
-        (n, D), visual tokens that show a thing.
-    wanted
-        (n,), int64 index of the right word.
-    embeddings
-        (words, D).
+    `wanted` is (n,), the index of each token's word.
     """
     cosines = functional.normalize(seen, dim=-1) @ functional.normalize(embeddings, dim=-1).T
     return functional.cross_entropy(_SHARPNESS * cosines, wanted)
@@ -371,14 +345,9 @@ def look_loss(
     """How little of the last prompt token's attention falls on the thing that is asked for.
 
     Minus the log of the share that the tokens showing the thing have of the attention to head, clip
-    and newline; mean over questions and `LOOK_HEADS`.
-
-    Parameters
-    ----------
-    hidden
-        (B, prefix + L, D): what enters the layer.
-    targets
-        (number of `batch.asked`, n_v) bool: the visual tokens that show each question's thing.
+    and newline; mean over questions and `LOOK_HEADS`. `hidden` is what enters the layer, (B, prefix
+    + L, D); `targets` the visual tokens that show each question's thing, (rows of `batch.asked`,
+    n_v) bool.
     """
     core = model.model.language_model
     block = core.layers[layer]

@@ -55,34 +55,18 @@ HELD_OUT = 10**9  # step numbers from here on are never trained on
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the bundle was trained with.
+    """What the bundle was trained with; every field is an option of the command."""
 
-    Parameters
-    ----------
-    seed
-        Of the weights and of every batch.
-    tower_steps, decoder_steps, order_steps, relevance_steps
-        Length of the four stages.
-    short_steps, long_steps
-        Decoder steps at the beginning on short clips, and at the end on long ones.
-    joint_steps
-        Decoder steps at the end in which the tower learns too.
-    rate
-        Highest learning rate.
-    dense_weight
-        Weight of everything that is learned from labels beside the language loss.
-    """
-
-    seed: int = 0
+    seed: int = 0  # of the weights and of every batch
     tower_steps: int = 700
     decoder_steps: int = 1700
-    short_steps: int = 100
-    long_steps: int = 700
-    joint_steps: int = 200
+    short_steps: int = 100  # decoder steps at the beginning, on short clips
+    long_steps: int = 700  # decoder steps at the end, on long ones
+    joint_steps: int = 200  # decoder steps at the end in which the tower learns too
     order_steps: int = 200
     relevance_steps: int = 500
-    rate: float = 3e-3
-    dense_weight: float = 0.3
+    rate: float = 3e-3  # the highest learning rate
+    dense_weight: float = 0.3  # of all that is learned from labels, beside the language loss
 
 
 class Optimiser:
@@ -141,24 +125,34 @@ def corpus(clips: int = 400) -> list[str]:
     return [*asked, *capitals, *(answer for _, _, answer in rows), "user ", "assistant\n"]
 
 
-def _report(stage: str, number: int, steps: int, began: float, losses: Losses) -> None:
-    parts = " ".join(f"{name}={value:.3f}" for name, value in losses.parts.items())
-    log.info("%s %d/%d %.0fs %s", stage, number, steps, time.monotonic() - began, parts)
+def _learn(
+    stage: str,
+    modules: Iterable[nn.Module],
+    rate: float,
+    steps: int,
+    losses_of: Callable[[int], Losses],
+) -> None:
+    """Take the stage's steps, each along the losses of its number, and log some of them."""
+    optimiser = Optimiser(modules, rate, steps)
+    began = time.monotonic()
+    for number in range(steps):
+        losses = losses_of(number)
+        optimiser.step(number, losses.total)
+        if number % 20 == 0 or number == steps - 1:
+            parts = " ".join(f"{name}={value:.3f}" for name, value in losses.parts.items())
+            log.info("%s %d/%d %.0fs %s", stage, number, steps, time.monotonic() - began, parts)
 
 
 def train_tower(model: LlavaOnevisionForConditionalGeneration, recipe: Recipe) -> None:
-    """Dense labels on every patch; see `learning.tower_loss`."""
+    """Dense labels on every patch; see `losses.tower_loss`."""
     torch.manual_seed(recipe.seed)
     heads = TowerHeads().to(model.device)
-    tower = model.model.vision_tower
-    optimiser = Optimiser([tower, heads], recipe.rate, recipe.tower_steps)
-    began = time.monotonic()
-    for number in range(recipe.tower_steps):
-        batch = tower_batch(recipe.seed, number, TOWER_FRAMES)
-        losses = tower_loss(model, heads, batch)
-        optimiser.step(number, losses.total)
-        if number % 20 == 0 or number == recipe.tower_steps - 1:
-            _report("tower", number, recipe.tower_steps, began, losses)
+
+    def losses_of(number: int) -> Losses:
+        return tower_loss(model, heads, tower_batch(recipe.seed, number, TOWER_FRAMES))
+
+    modules = [model.model.vision_tower, heads]
+    _learn("tower", modules, recipe.rate, recipe.tower_steps, losses_of)
 
 
 def _samples(recipe: Recipe, number: int) -> int:
@@ -174,10 +168,9 @@ def train_decoder(
     model: LlavaOnevisionForConditionalGeneration,
     tokenizer: Qwen2Tokenizer,
     recipe: Recipe,
-    save: Callable[[], None],
     compiled: bool,
 ) -> None:
-    """Packed questions, the tower frozen until the last steps; see `learning.decoder_loss`."""
+    """Packed questions, the tower frozen until the last steps; see `losses.decoder_loss`."""
     torch.manual_seed(recipe.seed + 1)
     heads = DecoderHeads().to(model.device)
     words = words_of(tokenizer)
@@ -185,10 +178,14 @@ def train_decoder(
     if compiled:
         for layer in model.model.language_model.layers:
             layer.compile()
-    # The tower's weights move only in the joint steps: until then no gradient reaches them.
-    optimiser = Optimiser([model, heads], recipe.rate, recipe.decoder_steps)
-    began = time.monotonic()
-    for number in range(recipe.decoder_steps):
+
+    def log_held_out() -> None:
+        for length in (8, 16):
+            log.info("held out, %d frames: %s", length, held_out(model, tokenizer, recipe, length))
+
+    def losses_of(number: int) -> Losses:
+        if number and number % 200 == 0:
+            log_held_out()
         samples = _samples(recipe, number)
         batch = clip_batch(
             tokenizer,
@@ -201,16 +198,11 @@ def train_decoder(
         )
         with torch.set_grad_enabled(number >= recipe.decoder_steps - recipe.joint_steps):
             features = tower_features(model, batch.pixels.flatten(0, 1))
-        losses = decoder_loss(model, heads, features, batch, words, recipe.dense_weight)
-        optimiser.step(number, losses.total)
-        if number % 20 == 0:
-            _report("decoder", number, recipe.decoder_steps, began, losses)
-        if number % 200 == 199 or number == recipe.decoder_steps - 1:
-            for length in (8, 16):
-                log.info(
-                    "held out, %d frames: %s", length, held_out(model, tokenizer, recipe, length)
-                )
-            save()
+        return decoder_loss(model, heads, features, batch, words, recipe.dense_weight)
+
+    # The tower's weights move only in the joint steps: until then no gradient reaches them.
+    _learn("decoder", [model, heads], recipe.rate, recipe.decoder_steps, losses_of)
+    log_held_out()
 
 
 def train_order(
@@ -219,9 +211,8 @@ def train_order(
     """Long stories, and most of all what comes before what: the last thing that is learned."""
     words = words_of(tokenizer)
     use_packed_attention(model)
-    optimiser = Optimiser([model.model.language_model], recipe.rate / 3, recipe.order_steps)
-    began = time.monotonic()
-    for number in range(recipe.order_steps):
+
+    def losses_of(number: int) -> Losses:
         samples = (16, 12)[number % 2]
         batch = clip_batch(
             tokenizer,
@@ -235,10 +226,10 @@ def train_order(
         )
         with torch.no_grad():
             features = tower_features(model, batch.pixels.flatten(0, 1))
-        losses = decoder_loss(model, None, features, batch, words, recipe.dense_weight)
-        optimiser.step(number, losses.total)
-        if number % 20 == 0:
-            _report("order", number, recipe.order_steps, began, losses)
+        return decoder_loss(model, None, features, batch, words, recipe.dense_weight)
+
+    modules = [model.model.language_model]
+    _learn("order", modules, recipe.rate / 3, recipe.order_steps, losses_of)
     log.info("held out, 16 frames: %s", held_out(model, tokenizer, recipe, 16))
 
 
@@ -247,22 +238,15 @@ def train_relevance(
 ) -> None:
     """Text tower and pooling head against the finished tower; see `contrast`."""
     torch.manual_seed(recipe.seed + 2)
-    optimiser = Optimiser([contrast], recipe.rate / 3, recipe.relevance_steps)
-    began = time.monotonic()
-    for number in range(recipe.relevance_steps):
+
+    def losses_of(number: int) -> Losses:
         batch = pair_batch(contrast.tokenizer, recipe.seed + 2, number, clips=PAIR_CLIPS)
         with torch.no_grad():
             features = tower_features(model, batch.pixels)
         loss = contrast.loss(features.float(), batch)
-        optimiser.step(number, loss)
-        if number % 50 == 0 or number == recipe.relevance_steps - 1:
-            _report(
-                "relevance",
-                number,
-                recipe.relevance_steps,
-                began,
-                Losses(loss, {"pairs": float(loss.detach())}),
-            )
+        return Losses(loss, {"pairs": float(loss.detach())})
+
+    _learn("relevance", [contrast], recipe.rate / 3, recipe.relevance_steps, losses_of)
 
 
 def held_out(
@@ -306,13 +290,8 @@ def train(out: Path, recipe: Recipe, compiled: bool) -> None:
     module: nn.Module = model
     module.to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
 
-    def save() -> None:
-        torch.save(model.state_dict(), out / "decoder-partial.pt")
-
     _stage(model, out / "tower.pt", lambda: train_tower(model, recipe))
-    _stage(
-        model, out / "decoder.pt", lambda: train_decoder(model, tokenizer, recipe, save, compiled)
-    )
+    _stage(model, out / "decoder.pt", lambda: train_decoder(model, tokenizer, recipe, compiled))
     _stage(model, out / "order.pt", lambda: train_order(model, tokenizer, recipe))
     torch.manual_seed(recipe.seed + 2)  # the same first weights after a stage that was only loaded
     contrast = Contrast(build_text_tokenizer(sentences)).to(model.device)
