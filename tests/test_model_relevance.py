@@ -235,7 +235,7 @@ def test_a_part_of_a_remote_file_is_read_and_no_more(hub_root: Path, tmp_path: P
             "remote",
             lambda name: name.startswith(WANTED),
             target,
-            lambda done, total: told.append((done, total)),
+            told.append,
         )
     state = load_file(hub_root / REPO / "model.safetensors")
     part = load_file(target)
@@ -246,7 +246,7 @@ def test_a_part_of_a_remote_file_is_read_and_no_more(hub_root: Path, tmp_path: P
     sent = sum(size for *_, size in hub.requests)
     header = read_header(FileSource(hub_root / REPO / "model.safetensors"), "").data_start
     assert wanted + header <= sent < wanted + header + 0.1 * unwanted
-    assert told[-1] == (wanted, wanted)
+    assert sum(told) == wanted
     assert len(hub.requests) <= 6
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == [target.name]
 

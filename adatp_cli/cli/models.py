@@ -128,9 +128,9 @@ def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
     from adatp_cli.model.checkpoints import (
         ALIASES,
         DEFAULT_ENCODER,
+        find,
         find_relevance,
         kind_in_cache,
-        survey_again,
     )
     from adatp_cli.model.hub import Wanted
     from adatp_cli.model.layout import read_description
@@ -140,7 +140,7 @@ def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
     if name == DEFAULT_ENCODER or kind_in_cache(repo, hub) == "encoder":
         found.append(find_relevance(name, offline=False, hub=hub))
     else:
-        model = survey_again(name, hub)
+        model = find(name, offline=False, hub=hub, thorough=True)
         found.append(model)
         own = read_description(model.folder).relevance_encoder
         if encoder:

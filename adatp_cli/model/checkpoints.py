@@ -1,4 +1,4 @@
-"""From a model's name to the folder that holds its files.
+"""From the name of a model or a relevance encoder to its files, and which of them are here.
 
 A name is an alias, a hub id or a local folder. What the Hugging Face cache holds is used as it is;
 what it lacks is announced with its size, and only then fetched.
@@ -6,6 +6,7 @@ what it lacks is announced with its size, and only then fetched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,9 @@ from adatp_cli.errors import AdatpError, ModelError, UsageError
 from adatp_cli.model.hub import (
     FETCHING_IS_OFF,
     Hub,
+    Part,
     Progress,
-    RemoteFile,
+    Report,
     Wanted,
     fetch,
     hub_failures,
@@ -42,7 +44,6 @@ from adatp_cli.text import readable_bytes
 
 if TYPE_CHECKING:
     from transformers import SiglipConfig
-
 
 ALIASES = {
     "0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
@@ -92,14 +93,8 @@ APPROXIMATE_BYTES = {"0.5b": 1_800_000_000, "7b": 16_100_000_000, "72b": 146_000
 class Checkpoint:
     """A checkpoint whose files are at hand.
 
-    Parameters
-    ----------
-    name
-        What to call it in records: `tiny`, the hub id, or the folder's path.
-    folder
-        Where its files stand.
-    revision
-        The hub's commit, None for a folder.
+    `name` is what records call it: `tiny`, the hub id, or the folder's path. `revision` is the
+    hub's commit, None for a folder.
     """
 
     name: str
@@ -108,13 +103,7 @@ class Checkpoint:
 
 
 def bundled_folder() -> Path:
-    """The folder of the bundled `tiny`.
-
-    Raises
-    ------
-    ModelError
-        This installation does not have it.
-    """
+    """The folder of the bundled `tiny`."""
     folder = Path(str(resources.files("adatp_cli.tiny") / "bundle"))
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -125,122 +114,12 @@ def bundled_folder() -> Path:
 
 
 def choose_auto(*, cuda: bool) -> str:
-    """The alias that `auto` stands for: 7b on CUDA, 0.5b without it."""
+    """The alias that `auto` stands for."""
     return "7b" if cuda else "0.5b"
 
 
-def locate(name: str, *, offline: bool, progress: Progress, hub: Hub) -> Checkpoint:
-    """Find a checkpoint's files, fetching them when they are not at hand.
-
-    Raises
-    ------
-    UsageError, ModelError
-        As `find` and `fetch`.
-    """
-    found = find(name, offline=offline, hub=hub)
-    if isinstance(found, Checkpoint):
-        return found
-    fetch([found], progress, hub)
-    return at_hand(found)
-
-
-def find(name: str, *, offline: bool, hub: Hub) -> Checkpoint | Wanted:
-    """Find a checkpoint's files, or what has to be fetched; nothing large is fetched here.
-
-    Parameters
-    ----------
-    name
-        Alias, hub id or folder; not `auto`, which `choose_auto` resolves.
-    offline
-        Look in the cache alone.
-    hub
-        The way to cache and hub.
-
-    Raises
-    ------
-    UsageError
-        The name is neither an alias, nor a folder, nor a possible hub id.
-    ModelError
-        The model is neither cached nor reachable, or is none that can be loaded.
-    """
-    check_name(name)
-    if name.lower() == TINY:
-        return Checkpoint(TINY, check_layout(bundled_folder()), None)
-    folder = Path(name).expanduser()
-    # A known name is never a folder that happens to be called so; ./7b is the folder.
-    if name.lower() not in ALIASES and folder.is_dir():
-        return Checkpoint(name, check_layout(folder), None)
-    repo = ALIASES.get(name.lower(), name)
-    cached, why = hub.cached(repo), "is not in the cache"
-    if cached is not None:
-        try:
-            needed = lacking(cached)
-            if not needed:
-                return Checkpoint(repo, check_layout(cached), cached.name)
-            why = f"is in the cache without its {', '.join(needed)}"
-        except ModelError as error:
-            if error.kind != DAMAGED or offline or hub.offline:
-                raise
-            why = "is damaged in the cache"
-    if offline or hub.offline:
-        raise unreachable(repo, f"{why}{FETCHING_IS_OFF}", NO_DOWNLOAD_HINT)
-    return survey(repo, why, hub)
-
-
-def survey_again(name: str, hub: Hub) -> Checkpoint | Wanted:
-    """`find`, reading what is in the cache through, so that damage within a file is found too."""
-    found = find(name, offline=False, hub=hub)
-    if isinstance(found, Wanted) or found.revision is None or hub.offline:
-        return found
-    looked_at = survey(found.name, "is damaged in the cache", hub, thorough=True)
-    return looked_at if looked_at.files else found
-
-
-def survey(repo: str, why: str, hub: Hub, *, thorough: bool = False) -> Wanted:
-    """What of a model's repository is not in the cache, after its configuration was judged.
-
-    Parameters
-    ----------
-    why
-        Why it has to be looked up, for the error where that is not possible.
-    thorough
-        Read what is in the cache to see whether it is whole.
-    """
-    missing = f"the hub has no model {repo} that you may read"
-    with hub_failures(repo, missing, why, hub, NO_DOWNLOAD_HINT):
-        listing = hub.files(repo, [*NEEDED, "adapter_config.json", "*.gguf"])
-        _check_remote(repo, listing)
-        files = [file for file in listing if any(fnmatch(file.path, item) for item in NEEDED)]
-        lacks = [file for file in files if not hub.holds(repo, file, thorough=thorough)]
-        first = [file for file in lacks if file.path in ("config.json", DESCRIPTION)]
-        folder = hub.fetch(repo, first, _silent)
-        check_config(folder, repo)
-        lacks = [file for file in lacks if file not in first]
-    return Wanted(repo, why, folder, tuple(lacks), _needs_less(repo))
-
-
-def at_hand(fetched: Wanted) -> Checkpoint:
-    """The checkpoint that has just been fetched."""
-    return Checkpoint(fetched.repo, check_layout(fetched.folder), fetched.folder.name)
-
-
-def _silent(_text: str) -> None:
-    """For what is too small to be announced."""
-
-
 def check_name(name: str, also: Sequence[str] = ()) -> None:
-    """Refuse what can be no model, before anything heavy is imported.
-
-    Parameters
-    ----------
-    also
-        Names that mean a model beside those that mean one everywhere.
-
-    Raises
-    ------
-    UsageError
-        The name is none that is known, nor a folder, nor a possible hub id.
-    """
+    """Refuse what can be no model, before anything heavy is imported; `also` are names that can."""
     known = [AUTO, TINY, *ALIASES, *also]
     if name.lower() in RANDOM and not also:
         raise UsageError(f"--model {name}: only `adatp bench` builds it", "its answers are noise")
@@ -296,25 +175,94 @@ def is_hub_id(name: str) -> bool:
     )
 
 
-def _check_remote(repo: str, files: Sequence[RemoteFile]) -> None:
-    """Refuse before the download what could not be loaded after it."""
-    names = {file.path for file in files}
-    if "config.json" not in names:
-        raise no_model(repo, sorted(names))
-    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
-        raise ModelError(
-            f"{repo} has no safetensors weights, and other formats can run code when they are read",
-            "name a checkpoint with safetensors weights, or convert this one",
-        )
+def locate(name: str, *, offline: bool, progress: Progress, hub: Hub) -> Checkpoint:
+    """Find a checkpoint's files, fetching them when they are not at hand."""
+    found = find(name, offline=offline, hub=hub)
+    if isinstance(found, Checkpoint):
+        return found
+    fetch([found], progress, hub)
+    return at_hand(found)
 
 
-def _needs_less(repo: str) -> str:
-    """The sentence about cheaper choices than `repo`."""
-    alias = next((key for key, value in ALIASES.items() if value == repo), None)
+def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Checkpoint | Wanted:
+    """Find a checkpoint's files, or what has to be fetched; nothing large is fetched here.
+
+    Parameters
+    ----------
+    name
+        Alias, hub id or folder; not `auto`, which `choose_auto` resolves.
+    offline
+        Look in the cache alone.
+    thorough
+        Read what is in the cache through, where the hub can say what it should be, so that damage
+        within a file is found too.
+
+    Raises
+    ------
+    UsageError
+        The name is neither an alias, nor a folder, nor a possible hub id.
+    ModelError
+        The model is neither cached nor reachable, or is none that can be loaded.
+    """
+    check_name(name)
+    if name.lower() == TINY:
+        return Checkpoint(TINY, check_layout(bundled_folder()), None)
+    folder = Path(name).expanduser()
+    # A known name is never a folder that happens to be called so; ./7b is the folder.
+    if name.lower() not in ALIASES and folder.is_dir():
+        return Checkpoint(name, check_layout(folder), None)
+    repo = ALIASES.get(name.lower(), name)
+    offline = offline or hub.offline
+    cached, whole, why = hub.cached(repo), None, "is not in the cache"
+    if cached is not None:
+        why = "is damaged in the cache"
+        try:
+            if needed := lacking(cached):
+                why = f"is in the cache without its {', '.join(needed)}"
+            else:
+                whole = Checkpoint(repo, check_layout(cached), cached.name)
+        except ModelError as error:
+            if error.kind != DAMAGED or offline:
+                raise
+    if whole is not None and (offline or not thorough):
+        return whole
+    if offline:
+        raise unreachable(repo, f"{why}{FETCHING_IS_OFF}", NO_DOWNLOAD_HINT)
+    wanted = _survey(repo, why, hub, thorough=thorough)
+    return whole if whole is not None and not wanted.files else wanted
+
+
+def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Wanted:
+    """What of a model's repository is not in the cache, after its configuration was judged."""
+    missing = f"the hub has no model {repo} that you may read"
+    with hub_failures(repo, missing, why, hub, NO_DOWNLOAD_HINT):
+        listing = hub.files(repo, [*NEEDED, "adapter_config.json", "*.gguf"])
+        names = {file.path for file in listing}
+        if "config.json" not in names:
+            raise no_model(repo, sorted(names))
+        if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+            raise ModelError(
+                f"{repo} has no safetensors weights, and other formats can run code when they are "
+                "read",
+                "name a checkpoint with safetensors weights, or convert this one",
+            )
+        files = [file for file in listing if any(fnmatch(file.path, item) for item in NEEDED)]
+        lacks = [file for file in files if not hub.holds(repo, file, thorough=thorough)]
+        first = [file for file in lacks if file.path in ("config.json", DESCRIPTION)]
+        folder = hub.fetch(repo, first, lambda _text: None)
+        check_config(folder, repo)
+    lacks = [file for file in lacks if file not in first]
     sizes = list(APPROXIMATE_BYTES.items())
+    alias = next((key for key, value in ALIASES.items() if value == repo), None)
     smaller = sizes[: list(ALIASES).index(alias)] if alias else sizes[:1]
     cheaper = [f"-m {name} needs about {readable_bytes(size)}" for name, size in smaller]
-    return "; ".join([*cheaper, f"-m {TINY} needs none ({TINY_KNOWS})"])
+    otherwise = "; ".join([*cheaper, f"-m {TINY} needs none ({TINY_KNOWS})"])
+    return Wanted(repo, why, folder, tuple(lacks), otherwise)
+
+
+def at_hand(fetched: Wanted) -> Checkpoint:
+    """The checkpoint that has just been fetched."""
+    return Checkpoint(fetched.repo, check_layout(fetched.folder), fetched.folder.name)
 
 
 DEFAULT_ENCODER = "google/siglip-so400m-patch14-384"
@@ -334,13 +282,7 @@ class RelevanceFiles:
 
 
 def locate_relevance(name: str, *, offline: bool, progress: Progress, hub: Hub) -> RelevanceFiles:
-    """Find an encoder's files; of a hub repository only the tensors that are needed are fetched.
-
-    Raises
-    ------
-    ModelError
-        As `load_relevance`.
-    """
+    """Find an encoder's files; of a hub repository only the tensors that are needed are fetched."""
     found = find_relevance(name, offline=offline, hub=hub)
     if isinstance(found, RelevanceFiles):
         return found
@@ -353,11 +295,8 @@ def find_relevance(
 ) -> RelevanceFiles | Wanted:
     """Find an encoder's files, or what has to be fetched; nothing large is fetched here.
 
-    Parameters
-    ----------
-    named_by
-        The local folder that names the encoder, where the user did not: nothing is asked of the
-        hub because a file says so.
+    `named_by` is the local folder that names the encoder, where the user did not: nothing is asked
+    of the hub because a file says so.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -367,25 +306,23 @@ def find_relevance(
             f"the relevance encoder {name!r} is neither a folder nor a hub id", NO_ENCODER_HINT
         )
     cached, why = hub.cached(name), "is not in the cache"
-    if cached is not None:
-        found = _weights_in(cached, name, hub)
+    if cached is not None and (found := _weights_in(cached, name, hub)) is not None:
         needed = [file for file in _SMALL_FILES if not _is_whole(cached / file)]
-        if found is not None and not needed:
+        if not needed:
             return found
-        if found is not None:
-            why = f"is in the cache without its {', '.join(needed)}"
+        why = f"is in the cache without its {', '.join(needed)}"
     if named_by is not None:
         raise ModelError(
             f"{named_by} names a relevance encoder on the hub, {name}, which is not fetched "
             "unasked",
             f"ask for it (relevance.encoder: {name} in a profile), or {NO_ENCODER_HINT}",
         )
-    called = f"the relevance encoder {name}"
     if offline or hub.offline:
+        called = f"the relevance encoder {name}"
         raise unreachable(called, f"{why}{FETCHING_IS_OFF}", NO_ENCODER_HINT)
     missing = f"the hub has no relevance encoder {name} that you may read"
     with hub_failures(name, missing, why, hub, NO_ENCODER_HINT):
-        return _survey(name, why, hub)
+        return _survey_relevance(name, why, hub)
 
 
 def relevance_at_hand(fetched: Wanted, hub: Hub) -> RelevanceFiles:
@@ -399,12 +336,11 @@ def relevance_at_hand(fetched: Wanted, hub: Hub) -> RelevanceFiles:
 def _weights_in(cached: Path, name: str, hub: Hub) -> RelevanceFiles | None:
     """What of the weights a snapshot has: the whole file, or the part that was copied from it."""
     for path in (cached / _WEIGHTS, hub.derived_folder(name, cached.name) / _PART):
-        if path.is_file():
-            try:
+        # What is damaged is fetched anew.
+        with contextlib.suppress(ModelError):
+            if path.is_file():
                 check_file(path)
-            except ModelError:
-                continue  # damaged: the part is fetched anew
-            return RelevanceFiles(cached, (path,))
+                return RelevanceFiles(cached, (path,))
     return None
 
 
@@ -415,51 +351,43 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _survey(name: str, why: str, hub: Hub) -> Wanted:
+def _survey_relevance(name: str, why: str, hub: Hub) -> Wanted:
     """Fetch the small files, and see how large the part is that is needed of the large one."""
     small = [file for file in hub.files(name, _SMALL_FILES) if not hub.holds(name, file)]
     folder = hub.fetch(name, small, lambda _text: None)
     encoder_config(folder)
     if _weights_in(folder, name, hub) is not None:
         return Wanted(name, why, folder, (), NO_ENCODER_HINT)
-    source = hub.ranges(name, _WEIGHTS, folder.name)
-    header = read_header(source, f"{name}/{_WEIGHTS}")
-    size = sum(entry.nbytes for entry in header.tensors.values() if _is_wanted(entry.name))
+    source, remote = hub.ranges(name, _WEIGHTS, folder.name), f"{name}/{_WEIGHTS}"
+    header = read_header(source, remote)
+    size = sum(entry.nbytes for entry in header.tensors.values() if _is_needed(entry.name))
 
     def copy(progress: Progress) -> None:
-        told = [0]
-
-        def report(done: int, total: int) -> None:
-            tenths = 10 * done // max(1, total)
-            if tenths > told[0]:
-                told[0] = tenths
-                progress(f"fetching {name}: {10 * tenths} % of {readable_bytes(total)}")
-
+        report = Report(name, size, progress)
         part = hub.derived_folder(name, folder.name) / _PART
-        with locked(
-            part.with_name(f"{_PART}.lock"),
-            lambda: progress(f"fetching {name}: another process does; waiting for it"),
-        ):
-            if part.is_file():
-                part.unlink()  # damaged, or the survey would have found it
+        with locked(part.with_name(f"{_PART}.lock"), lambda: report.waiting(_PART)):
+            part.unlink(missing_ok=True)  # damaged, or the survey would have found it
             for old in part.parent.glob(f"{_PART}.*.partial"):  # of an earlier version
                 old.unlink()
             try:
-                copy_tensors(source, f"{name}/{_WEIGHTS}", _is_wanted, part, report)
+                copy_tensors(source, remote, _is_needed, part, report.add)
             except KeyboardInterrupt:
-                progress(f"{name}: stopped; the next run goes on from there")
+                report.stopped()
                 raise
 
-    what = "its text tower and pooling head"
-    described = f"{what}, {readable_bytes(size)} of its {readable_bytes(header.file_size)}"
-    return Wanted(name, why, folder, (), NO_ENCODER_HINT, copy, size, described)
+    described = (
+        f"its text tower and pooling head, {readable_bytes(size)} of its "
+        f"{readable_bytes(header.file_size)}"
+    )
+    return Wanted(name, why, folder, (), NO_ENCODER_HINT, Part(described, size, copy))
 
 
-def _is_wanted(name: str) -> bool:
-    return name.startswith((TEXT, HEAD, NORM))
+def _is_needed(tensor: str) -> bool:
+    return tensor.startswith((TEXT, HEAD, NORM))
 
 
 def encoder_config(folder: Path) -> SiglipConfig:
+    """The configuration of a SigLIP encoder's folder; any other kind is refused."""
     from transformers import SiglipConfig
 
     if not (folder / "config.json").is_file():
@@ -515,9 +443,8 @@ class Kept:
 
 def kept(hub: Hub) -> Iterator[Kept]:
     """The bundled model, the known ones, their encoder, and what else of theirs is in the cache."""
-    for name in (TINY, *ALIASES):
+    for name in (TINY, *ALIASES, DEFAULT_ENCODER):
         yield look(name, hub)
-    yield look(DEFAULT_ENCODER, hub)
     known = {*ALIASES.values(), DEFAULT_ENCODER}
     for folder in sorted(hub.cache_folder.glob("models--*--*")):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
@@ -526,39 +453,36 @@ def kept(hub: Hub) -> Iterator[Kept]:
 
 
 def look(name: str, hub: Hub) -> Kept:
-    """One model or encoder, by alias, hub id or folder; nothing is asked of the hub.
-
-    Raises
-    ------
-    UsageError
-        It is no possible name.
-    """
+    """One model or encoder, by alias, hub id or folder; nothing is asked of the hub."""
     check_name(name)
     repo = ALIASES.get(name.lower(), name)
-    encoder = name == DEFAULT_ENCODER or kind_in_cache(repo, hub) == "encoder"
+    kind = "model"
+    if name == DEFAULT_ENCODER or kind_in_cache(repo, hub) == "encoder":
+        kind = "encoder"
+    search = find if kind == "model" else find_relevance
+    found: Checkpoint | RelevanceFiles | Wanted | None = None
+    missing = ""
     try:
-        found = (
-            find_relevance(name, offline=True, hub=hub)
-            if encoder
-            else find(name, offline=True, hub=hub)
-        )
-        missing = ""
+        found = search(name, offline=True, hub=hub)
     except ModelError as error:
-        found, missing = None, error.message.removesuffix(FETCHING_IS_OFF)
+        missing = error.message.removesuffix(FETCHING_IS_OFF)
+    folder = None if found is None else str(found.folder)
     if isinstance(found, Checkpoint) and found.revision is None:
         state = "bundled" if found.name == TINY else "folder"
         size = _size(found.folder)
-        return Kept(name, None, "model", state, size, size, str(found.folder), "")
-    whole = APPROXIMATE_ENCODER_BYTES if encoder else APPROXIMATE_BYTES.get(name.lower())
+        return Kept(name, None, kind, state, size, size, folder, "")
     if found is None and Path(name).expanduser().is_dir():
         return Kept(name, None, "model", "folder", 0, None, name, missing)
-    here = _in_cache(repo, hub)
     if isinstance(found, RelevanceFiles):
-        here = whole = sum(path.stat().st_size for path in found.weights)
+        here = sum(path.stat().st_size for path in found.weights)
+    else:  # unfinished files among them
+        here = _size(hub.cache_folder / f"models--{repo.replace('/', '--')}" / "blobs")
+    whole: int | None = here
+    if found is None:
+        published = APPROXIMATE_BYTES.get(name.lower())
+        whole = APPROXIMATE_ENCODER_BYTES if kind == "encoder" else published
     state = "cached" if found is not None else "incomplete" if here else "absent"
-    folder = None if found is None or not hasattr(found, "folder") else str(found.folder)
-    kind = "encoder" if encoder else "model"
-    return Kept(name, repo, kind, state, here, here if found else whole, folder, missing)
+    return Kept(name, repo, kind, state, here, whole, folder, missing)
 
 
 def kind_in_cache(repo: str, hub: Hub) -> str | None:
@@ -570,11 +494,6 @@ def kind_in_cache(repo: str, hub: Hub) -> str | None:
     except AdatpError:
         return None
     return {"llava_onevision": "model", "siglip": "encoder"}.get(str(kind))
-
-
-def _in_cache(repo: str, hub: Hub) -> int:
-    """Bytes of a repository's files in the cache, unfinished ones among them."""
-    return _size(hub.cache_folder / f"models--{repo.replace('/', '--')}" / "blobs")
 
 
 def _size(folder: Path) -> int:

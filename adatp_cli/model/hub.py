@@ -1,10 +1,7 @@
 """The one door to huggingface_hub: cache look-ups, file lists, downloads, ranged reads.
 
-Everything else talks to the `Hub` protocol, so that what happens without a network, with half a
-cache or with a strange repository can be tried on any machine.
-
-Large files are fetched here and then put in place by the library: its own download throws away what
-it had when it is interrupted, and reads in threads that a Ctrl-C waits for.
+Everything else talks to the `Hub` protocol, so that a missing network, half a cache and strange
+repositories can be tested on any machine.
 """
 
 from __future__ import annotations
@@ -27,9 +24,37 @@ from adatp_cli.model.tensors import ByteSource
 from adatp_cli.text import plural, readable_bytes
 
 Progress = Callable[[str], None]
+FETCHING_IS_OFF = ", and fetching is off (offline)"
 _FIRST_ANSWER_S = 10.0
 _LARGE = 2**20  # below it a file is fetched again from its beginning
-_OLD_S = 600.0  # an unfinished file to which nothing was added for so long is nobody's
+_OLD_S = 600.0  # an unfinished file to which nothing was added for so long belongs to no process
+_REPORT_EVERY_S = 2.0
+_ATTEMPTS = 5
+_NO_HUB = "what answers is no model hub, perhaps a network's sign-in page"
+_NO_STORE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EFBIG),
+)
+
+
+class HubUnreachableError(Exception):
+    """No answer from the hub: no network, a proxy's refusal, a server error."""
+
+
+class HubRefusedError(Exception):
+    """The hub refuses this user: a bad token (401), a gated repository (403)."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status}")
+        self.status = status
+
+
+class HubStoreError(Exception):
+    """The cache cannot be written."""
+
+
+class HubNotFoundError(Exception):
+    """The hub answers, and has no such repository or file for this user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +67,7 @@ class RemoteFile:
 
 
 class Hub(Protocol):
-    """What this package needs of a model hub and its local cache."""
+    """What this package needs of a model hub and its cache; calls raise the four errors above."""
 
     @property
     def offline(self) -> bool:
@@ -50,9 +75,7 @@ class Hub(Protocol):
         ...
 
     @property
-    def cache_folder(self) -> Path:
-        """Where fetched repositories are kept."""
-        ...
+    def cache_folder(self) -> Path: ...
 
     def cached(self, repo: str) -> Path | None:
         """The cached snapshot's folder, whole or not; its name is the commit. None without one."""
@@ -63,10 +86,7 @@ class Hub(Protocol):
         ...
 
     def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
-        """The repository's files that match one of the patterns.
-
-        Raises one of this module's errors, as everything that goes out does.
-        """
+        """The repository's files that match one of the patterns."""
         ...
 
     def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
@@ -85,10 +105,7 @@ class Hub(Protocol):
 class HuggingFaceHub:
     """`Hub` by huggingface_hub, with its cache, token, endpoint and offline settings.
 
-    Parameters
-    ----------
-    endpoint
-        Address of the hub; huggingface_hub's own default (HF_ENDPOINT) when omitted.
+    `endpoint` is the hub's address; huggingface_hub's own default (HF_ENDPOINT) when omitted.
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
@@ -108,61 +125,45 @@ class HuggingFaceHub:
         return Path(constants.HF_HUB_CACHE)
 
     def cached(self, repo: str) -> Path | None:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import snapshot_download, try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
         try:
             return Path(snapshot_download(repo, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
-            return self._partial_snapshot(repo)
-
-    def _partial_snapshot(self, repo: str) -> Path | None:
-        """A snapshot that lacks files of the repository may still have all that is needed here."""
-        from huggingface_hub import try_to_load_from_cache
-
-        config = try_to_load_from_cache(repo, "config.json")
-        return Path(config).parent if isinstance(config, str) else None
+            # A snapshot that lacks files of the repository may have all that is needed here.
+            config = try_to_load_from_cache(repo, "config.json")
+            return Path(config).parent if isinstance(config, str) else None
 
     def holds(self, repo: str, file: RemoteFile, *, thorough: bool = False) -> bool:
-        path = self._in_cache(repo, file.path)
-        if path is None or path.stat().st_size != file.size:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(repo, file.path)
+        if not isinstance(found, str) or Path(found).stat().st_size != file.size:
             return False
         if file.path.endswith(".json"):
             try:
-                json.loads(path.read_bytes())
+                json.loads(Path(found).read_bytes())
             except (ValueError, RecursionError):
                 return False
-        return not (thorough and file.sha256) or sha256(path) == file.sha256
-
-    def _in_cache(self, repo: str, path: str) -> Path | None:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(repo, path)
-        return Path(found) if isinstance(found, str) else None
+        return not (thorough and file.sha256) or _sha256(Path(found)) == file.sha256
 
     def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
+        from huggingface_hub import HfApi
+
         if repo not in self._listings:
-            self._listings[repo] = self._list(repo)
+            with _translated():
+                info = HfApi(endpoint=self._endpoint).model_info(
+                    repo, files_metadata=True, timeout=_FIRST_ANSWER_S
+                )
+            self._listings[repo] = [
+                RemoteFile(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None)
+                for item in info.siblings or []
+            ]
         return [
             file
             for file in self._listings[repo]
             if any(fnmatch(file.path, pattern) for pattern in patterns)
-        ]
-
-    def _list(self, repo: str) -> list[RemoteFile]:
-        from huggingface_hub import HfApi
-
-        with translated():
-            info = HfApi(endpoint=self._endpoint).model_info(
-                repo, files_metadata=True, timeout=_FIRST_ANSWER_S
-            )
-        return [
-            RemoteFile(
-                sibling.rfilename,
-                sibling.size or 0,
-                None if sibling.lfs is None else sibling.lfs.sha256,
-            )
-            for sibling in info.siblings or []
         ]
 
     def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
@@ -174,7 +175,7 @@ class HuggingFaceHub:
         snapshot = self.cached(repo)
         try:
             for file in files:
-                with translated():
+                with _translated():
                     self._forget(repo, file.path)
                     if file.size >= _LARGE:
                         self._fetch_large(repo, file, folder, report)
@@ -193,18 +194,25 @@ class HuggingFaceHub:
             raise
         if snapshot is None:
             raise HubNotFoundError(f"{repo} has none of the files")
-        _drop_old_partials(folder / "blobs")
+        for old in (folder / "blobs").glob("*.incomplete"):  # of other versions
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > _OLD_S:
+                    old.unlink()
         return snapshot
 
     def _fetch_large(self, repo: str, file: RemoteFile, folder: Path, report: Report) -> None:
-        """Bring a file's bytes to where the library looks for them before it downloads any."""
+        """Bring a file's bytes to where the library looks for them before it downloads any.
+
+        The library's own download (2.4) deletes the unfinished file when it is interrupted, so
+        nothing goes on where it was, and its Xet client reads in threads that a Ctrl-C waits for.
+        """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         about = get_hf_file_metadata(
             hf_hub_url(repo, file.path, endpoint=self._endpoint), timeout=_FIRST_ANSWER_S
         )
         if about.etag is None or about.size is None or about.commit_hash is None:
-            raise HubUnreachableError(NO_HUB)
+            raise HubUnreachableError(_NO_HUB)
         blob = folder / "blobs" / about.etag
         blob.parent.mkdir(parents=True, exist_ok=True)
         locks = self.cache_folder / ".locks" / folder.name
@@ -215,9 +223,16 @@ class HuggingFaceHub:
                 return
             source = self.ranges(repo, file.path, about.commit_hash)
             partial = blob.with_name(f"{blob.name}.incomplete")
-            for _ in range(2):  # what was here may be of another file
-                download(source, about.size, partial, report)
-                if len(about.etag) != 64 or sha256(partial) == about.etag:
+            for _ in range(2):  # the unfinished file may be of other bytes
+                with partial.open("ab") as target:
+                    if target.tell() > about.size:
+                        target.truncate(0)
+                    have = target.tell()
+                    report.add(have)
+                    for piece in source.read(have, about.size):
+                        target.write(piece)
+                        report.add(len(piece))
+                if len(about.etag) != 64 or _sha256(partial) == about.etag:
                     partial.replace(blob)
                     return
                 partial.unlink()
@@ -236,21 +251,12 @@ class HuggingFaceHub:
     def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
         from huggingface_hub import hf_hub_url
 
-        url = hf_hub_url(repo, path, revision=revision, endpoint=self._endpoint)
-        return HttpRanges(url)
+        return HttpRanges(hf_hub_url(repo, path, revision=revision, endpoint=self._endpoint))
 
     def derived_folder(self, repo: str, revision: str) -> Path:
         from huggingface_hub import cached_assets_path, constants
 
         return cached_assets_path("adatp", repo, revision, assets_dir=constants.HF_ASSETS_CACHE)
-
-
-def _drop_old_partials(blobs: Path) -> None:
-    """Take away what interrupted downloads of other versions left."""
-    for path in blobs.glob("*.incomplete"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _OLD_S:
-                path.unlink()
 
 
 def _no_bar() -> type[Any]:
@@ -264,63 +270,23 @@ def _no_bar() -> type[Any]:
     return NoBar
 
 
-_REPORT_EVERY_S = 2.0
-_ATTEMPTS = 5
-NO_HUB = "what answers is no model hub, perhaps a network's sign-in page"
-_NO_STORE = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EFBIG),
-)
-
-
-class HubUnreachableError(Exception):
-    """No answer from the hub: no network, a proxy's refusal, a server error."""
-
-
-class HubRefusedError(Exception):
-    """The hub answers that this user may not: a refused token (401), a gated repository (403)."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"{status}")
-        self.status = status
-
-
-class HubStoreError(Exception):
-    """The cache cannot be written."""
-
-
-class HubNotFoundError(Exception):
-    """The hub answers, and has no such repository or file for this user."""
-
-
 class HttpRanges:
     """A remote file as a `ByteSource`, by range requests with huggingface_hub's session and token.
 
-    A connection that breaks is taken up again at the byte where it broke.
-
-    Parameters
-    ----------
-    url
-        The file's address; redirects to a store are followed.
+    A connection that breaks is taken up again at the byte where it broke. (`HfFileSystem` does not
+    look whether it got the range: where a server or proxy ignores ranges it reads the whole file
+    and gives its first bytes for those asked for. It also reads a broken block again as a whole.)
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to `end`.
-
-        Raises
-        ------
-        HubNotFoundError, HubUnreachableError
-            As the hub answers, or does not.
-        ModelError
-            The server ignores ranges, so that reading a part would fetch the whole file.
-        """
+        """Yield the bytes from `start` up to `end`; a server that ignores ranges is refused."""
         failures = 0
         while start < end:
             try:
-                with translated():
+                with _translated():
                     for piece in self._request(start, end):
                         start += len(piece)
                         failures = 0
@@ -341,13 +307,12 @@ class HttpRanges:
             "Range": f"bytes={start}-{end - 1}",
             "Accept-Encoding": "identity",
         }
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with http.get_session().stream(
-            "GET", self._url, headers=headers, timeout=timeout
+            "GET", self._url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
         ) as response:
             http.hf_raise_for_status(response)
             if response.status_code != 206 and "html" in response.headers.get("Content-Type", ""):
-                raise HubUnreachableError(NO_HUB)
+                raise HubUnreachableError(_NO_HUB)
             if response.status_code != 206:
                 raise ModelError(
                     f"{self._url} cannot be read in parts: the server ignores byte ranges",
@@ -357,7 +322,7 @@ class HttpRanges:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """Turn huggingface_hub's and the network's exceptions into this module's four."""
     from huggingface_hub import errors, get_token
 
@@ -365,9 +330,11 @@ def translated() -> Iterator[None]:
     http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
     try:
         yield
-    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-        raise HubNotFoundError(_first_line(error)) from error
-    except errors.HFValidationError as error:
+    except (
+        errors.RevisionNotFoundError,
+        errors.RemoteEntryNotFoundError,
+        errors.HFValidationError,
+    ) as error:
         raise HubNotFoundError(_first_line(error)) from error
     except (http_error, errors.LocalEntryNotFoundError) as error:
         status = _status(error)
@@ -379,11 +346,9 @@ def translated() -> Iterator[None]:
             raise HubNotFoundError(_first_line(error)) from error
         raise HubUnreachableError(_first_line(error)) from error
     except (errors.FileMetadataError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise HubUnreachableError(NO_HUB) from error
-    except errors.XetDownloadError as error:
-        raise HubUnreachableError(_first_line(error)) from error
-    except OSError as error:
-        if error.errno in _NO_STORE:
+        raise HubUnreachableError(_NO_HUB) from error
+    except (errors.XetDownloadError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _NO_STORE:
             raise HubStoreError(error.strerror or str(error)) from error
         raise HubUnreachableError(_first_line(error)) from error
 
@@ -396,6 +361,16 @@ def _status(error: BaseException | None) -> int | None:
             return status
         error = error.__cause__
     return None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -414,30 +389,8 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def download(source: ByteSource, size: int, partial: Path, report: Report) -> None:
-    """Bring `partial` to its size, from where an earlier download was interrupted."""
-    with partial.open("ab") as file:
-        if file.tell() > size:
-            file.truncate(0)
-        have = file.tell()
-        report.add(have)
-        for piece in source.read(have, size):
-            file.write(piece)
-            report.add(len(piece))
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
-
-
 class Report:
-    """How far the download of a repository is, told now and then."""
+    """Tells now and then how much of a repository's `total` bytes is here."""
 
     def __init__(self, repo: str, total: int, progress: Progress) -> None:
         self._repo, self._total, self._progress = repo, max(1, total), progress
@@ -454,18 +407,22 @@ class Report:
             )
 
     def waiting(self, path: str) -> None:
-        """Another process is at it."""
         self._progress(f"fetching {self._repo}: another process fetches {path}; waiting for it")
 
     def stopped(self) -> None:
-        """The user has had enough of it."""
         self._progress(
             f"{self._repo}: stopped at {readable_bytes(self._done)} of "
             f"{readable_bytes(self._total)}; the next run goes on from there"
         )
 
 
-FETCHING_IS_OFF = ", and fetching is off (offline)"
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is needed of a file that is not fetched whole: in words, its bytes, what copies it."""
+
+    described: str
+    size: int
+    copy: Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,9 +439,8 @@ class Wanted:
         What is fetched whole.
     otherwise
         What needs less, or nothing.
-    part, part_size, part_of
-        Brings the needed part of a file that is not fetched whole, that part's bytes, and in words
-        what it is.
+    part
+        What is fetched in part.
     """
 
     repo: str
@@ -492,27 +448,28 @@ class Wanted:
     folder: Path
     files: tuple[RemoteFile, ...]
     otherwise: str
-    part: Callable[[Progress], None] | None = None
-    part_size: int = 0
-    part_of: str = ""
+    part: Part | None = None
 
     @property
     def size(self) -> int:
         """Bytes that will be fetched."""
-        return sum(file.size for file in self.files) + self.part_size
+        return sum(file.size for file in self.files) + (self.part.size if self.part else 0)
 
 
 def fetch(wanted: Sequence[Wanted], progress: Progress, hub: Hub) -> None:
     """Announce downloads together, with their sizes and cheaper choices, and fetch them.
 
-    Raises
-    ------
-    ModelError
-        They do not fit the disk, or cannot be fetched or stored.
+    Raises a `ModelError` where they do not fit the disk, or cannot be fetched or stored.
     """
-    size = sum(item.size for item in wanted)
-    names = " and ".join(item.repo for item in wanted)
-    _check_disk(names, size, hub.cache_folder, wanted[0].otherwise)
+    size, cache = sum(item.size for item in wanted), hub.cache_folder
+    existing = next((path for path in (cache, *cache.parents) if path.exists()), None)
+    free = shutil.disk_usage(existing).free if existing is not None else size
+    if free < size:
+        raise ModelError(
+            f"{' and '.join(item.repo for item in wanted)} needs {readable_bytes(size)} of disk, "
+            f"and {cache} has {readable_bytes(free)} left",
+            f"point HF_HOME at a larger disk, or take a smaller model; {wanted[0].otherwise}",
+        )
     progress(announcement(wanted, hub))
     for item in wanted:
         missing = f"the hub has no {item.repo} that you may read"
@@ -520,21 +477,21 @@ def fetch(wanted: Sequence[Wanted], progress: Progress, hub: Hub) -> None:
             if item.files:
                 hub.fetch(item.repo, item.files, progress)
             if item.part is not None:
-                item.part(progress)
+                item.part.copy(progress)
 
 
 def announcement(wanted: Sequence[Wanted], hub: Hub) -> str:
     """What will be fetched, how large it is and what would need less, in one line."""
-    told = [f"{item.repo} {item.why}: fetching {_what(item)}" for item in wanted]
+    told = []
+    for item in wanted:
+        size = readable_bytes(sum(file.size for file in item.files))
+        what = [f"{plural(len(item.files), 'file')}, {size}"] if item.files else []
+        what += [item.part.described] if item.part else []
+        told.append(f"{item.repo} {item.why}: fetching {' and '.join(what)}")
     if len(wanted) > 1:
         told.append(f"{readable_bytes(sum(item.size for item in wanted))} in all")
     cheaper = [item.otherwise for item in reversed(wanted)]
     return "; ".join([f"{'; '.join(told)}, to {hub.cache_folder}", *cheaper])
-
-
-def _what(item: Wanted) -> str:
-    files = f"{plural(len(item.files), 'file')}, {readable_bytes(item.size - item.part_size)}"
-    return " and ".join(([files] if item.files else []) + ([item.part_of] if item.part else []))
 
 
 @contextmanager
@@ -573,19 +530,8 @@ def hub_failures(repo: str, missing: str, why: str, hub: Hub, otherwise: str) ->
         ) from error
 
 
-def _check_disk(repo: str, size: int, cache: Path, otherwise: str) -> None:
-    existing = next((path for path in (cache, *cache.parents) if path.exists()), None)
-    free = shutil.disk_usage(existing).free if existing is not None else size
-    if free < size:
-        raise ModelError(
-            f"{repo} needs {readable_bytes(size)} of disk, and {cache} has "
-            f"{readable_bytes(free)} left",
-            f"point HF_HOME at a larger disk, or take a smaller model; {otherwise}",
-        )
-
-
 def unreachable(repo: str, why: str, otherwise: str) -> ModelError:
-    """The error of a repository that is neither here nor to be had."""
+    """The error of a repository that is neither here nor on a hub that answers."""
     return ModelError(
         f"{repo} {why}",
         f"where there is a network: `hf download {repo}`; {otherwise}",

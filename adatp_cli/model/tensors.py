@@ -148,7 +148,7 @@ def copy_tensors(
     name: str,
     wanted: Callable[[str], bool],
     target: Path,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
 ) -> None:
     """Write a smaller safetensors file with only the tensors that are wanted.
 
@@ -165,7 +165,7 @@ def copy_tensors(
     target
         Path of the new file; its folder must exist.
     progress
-        Called with bytes copied and bytes in all.
+        Called with the bytes that an interrupted copy left, then with those of each piece.
 
     Raises
     ------
@@ -181,12 +181,11 @@ def copy_tensors(
     done = _already_copied(partial, head, total)
     try:
         with partial.open("ab") as file:
-            progress(done, total)
+            progress(done)
             for span in _spans(_rest(entries, done)):
                 for piece in _span_data(source, header.data_start, span, name):
                     file.write(piece)
-                    done += len(piece)
-                    progress(done, total)
+                    progress(len(piece))
         os.replace(partial, target)
     except ModelError:  # what is damaged is not gone on with
         partial.unlink(missing_ok=True)
