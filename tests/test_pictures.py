@@ -83,15 +83,12 @@ def test_fates_say_where_each_token_fell() -> None:
     fates = TokenFates.of(arrays({2: [0, 1, 4, 5, 6], 5: [0, 5]}), LAYERS)
     assert fates.fell.tolist() == [[[12, 5], [2, 2]], [[5, 12], [5, 2]]]
     assert fates.steps == (2, 5)
-    assert [int(fates.entering(layer).sum()) for layer in (0, 1, 2, 4, 5, 11, 12)] == [
-        8, 8, 5, 5, 2, 2, 2
-    ]  # fmt: skip
-    assert fates.kept_by_frame.tolist() == [0.25, 0.25]
+    assert fates.kept.sum(axis=(1, 2)).tolist() == [1, 1]
 
 
 def test_what_went_before_the_model_fell_at_layer_0() -> None:
     fates = TokenFates.of(arrays({0: [3, 4]}), LAYERS)
-    assert np.flatnonzero(fates.entering(0)).tolist() == [3, 4]
+    assert np.flatnonzero(fates.kept).tolist() == [3, 4]
     assert int((fates.fell == 0).sum()) == 6
 
 

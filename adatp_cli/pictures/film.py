@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,6 @@ import numpy.typing as npt
 from adatp_cli.errors import ModelError
 from adatp_cli.pictures import style
 from adatp_cli.pictures.scene import Panel, Scene
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _DPI = 100
 _PANEL = 6.4  # inches
@@ -69,100 +65,56 @@ def save_film(scene: Scene, path: Path) -> None:
 
 def _pictures(scene: Scene) -> Iterator[npt.NDArray[np.uint8]]:
     """(H, W, 3) of every frame, with even sides, and the last one twice."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    stage = _Stage(scene)
-    canvas: Any = FigureCanvasAgg(stage.figure)
+    tall = min(_PANEL / scene.aspect, _TALLEST)
+    width = len(scene.panels) * (_PANEL + _MARGIN) + _MARGIN
+    question = style.wrapped(scene.record.question, style.letters(width, style.LARGE), 2)
+    head = _HEAD + style.QUESTION_LINE * (len(question) - 1)
+    bottom = head + tall
+    figure, page = style.blank_page(width, bottom + _FOOT, _DPI)
+    for number, line in enumerate(question):
+        y = 0.12 + style.QUESTION_LINE * number
+        style.write(page, _MARGIN, y, line, style.LARGE, weight="bold")
+    lefts = [_MARGIN + index * (_PANEL + _MARGIN) for index in range(len(scene.panels))]
+    for panel, left in zip(scene.panels, lefts, strict=True):
+        style.write(page, left, head - 0.3, style.heading(panel), 10)
+        room = style.letters(_PANEL, 11)
+        for number, line in enumerate(style.wrapped(panel.answer, room, 2)):
+            style.write(page, left, bottom + 0.34 + 0.2 * number, line, 11, weight="bold")
+        cost = dict(panel.costs).get("LLM cost", "")
+        told = style.wrapped(f"LLM cost {cost}" if cost else "", 90, 1)[0]
+        style.write(page, left, bottom + 0.34 + 0.42, told, 8.5, color="#444444")
+    pictures = [style.faded(scene.pixels, panel.fates) for panel in scene.panels]
+    canvas: Any = figure.canvas
     picture = np.zeros((0, 0, 3), dtype=np.uint8)
+    shown: list[Any] = []
     for number in range(len(scene.pixels)):
-        stage.show(number)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # drawn as a box; the record has it
+        for artist in shown:
+            artist.remove()
+        shown = []
+        for panel, left, frames in zip(scene.panels, lefts, pictures, strict=True):
+            wide = min(_PANEL, tall * scene.aspect)
+            begin = left + (_PANEL - wide) / 2
+            box = (begin, begin + wide, bottom, head)
+            shown += style.draw_frame(page, frames[number], panel.fates.kept[number], box)
+            told = _caption(panel, number, scene.times)
+            shown.append(style.write(page, left, bottom + 0.06, told, 10))
+        with style.drawing():
             canvas.draw()
         drawn = np.asarray(canvas.buffer_rgba())[..., :3]
-        height, width = (side // 2 * 2 for side in drawn.shape[:2])
-        picture = np.ascontiguousarray(drawn[:height, :width])
+        height, width_px = (side // 2 * 2 for side in drawn.shape[:2])
+        picture = np.ascontiguousarray(drawn[:height, :width_px])
         yield picture
     yield picture
 
 
-class _Stage:
-    """A figure in which one frame takes the place of the other."""
-
-    def __init__(self, scene: Scene) -> None:
-        from matplotlib.figure import Figure
-
-        self._scene = scene
-        self._faded = [style.faded(scene.pixels, panel.fates) for panel in scene.panels]
-        wide = _PANEL
-        tall = wide / scene.aspect
-        if tall > _TALLEST:
-            tall = _TALLEST
-        width = len(scene.panels) * (_PANEL + _MARGIN) + _MARGIN
-        question = style.wrapped(scene.record.question, int(width * 72 / (0.6 * 13)), 2)
-        head = _HEAD + 0.26 * (len(question) - 1)
-        height = head + tall + _FOOT
-        self.figure: Figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
-        self._page: Any = self.figure.add_axes((0, 0, 1, 1))
-        self._page.set_xlim(0, width)
-        self._page.set_ylim(height, 0)
-        self._page.axis("off")
-        look: dict[str, Any] = {"va": "top", "parse_math": False}
-        for number, line in enumerate(question):
-            self._page.text(_MARGIN, 0.12 + 0.26 * number, line, fontsize=13, weight="bold", **look)
-        self._moving: list[Any] = []
-        self._boxes = []
-        for index, panel in enumerate(scene.panels):
-            left = _MARGIN + index * (_PANEL + _MARGIN)
-            shown = min(_PANEL, tall * scene.aspect)
-            begin = left + (_PANEL - shown) / 2
-            self._boxes.append((begin, begin + shown, head + tall, head))
-            self._page.text(left, head - 0.3, style.heading(panel), fontsize=10, **look)
-            self._answer(panel, left, head + tall + 0.34)
-        self._clock = head + tall + 0.06
-
-    def _answer(self, panel: Panel, left: float, top: float) -> None:
-        look: dict[str, Any] = {"va": "top", "parse_math": False}
-        answer = panel.record.answer.strip() or "(no text)"
-        room = int(_PANEL * 72 / (0.6 * 11))
-        for number, line in enumerate(style.wrapped(f"Answer: {answer}", room, 2)):
-            self._page.text(left, top + 0.2 * number, line, fontsize=11, weight="bold", **look)
-        cost = dict(panel.costs).get("LLM cost", "")
-        told = style.wrapped(f"LLM cost {cost}" if cost else "", 90, 1)[0]
-        self._page.text(left, top + 0.42, told, fontsize=8.5, color="#444444", **look)
-
-    def show(self, number: int) -> None:
-        """Put frame `number` on the stage."""
-        for artist in self._moving:
-            artist.remove()
-        self._moving = []
-        scene, page = self._scene, self._page
-        times = scene.times
-        for index, panel in enumerate(scene.panels):
-            left, right, bottom, top = self._boxes[index]
-            picture = self._faded[index][number]
-            image = page.imshow(picture, extent=(left, right, bottom, top), aspect="auto")
-            self._moving.append(image)
-            outline = style.outline(panel.fates.kept[number], (left, right, bottom, top))
-            if outline is not None:
-                self._moving.append(page.add_collection(outline, autolim=False))
-            kept = int(panel.fates.kept[number].sum())
-            told = f"{style.moment(times[number])}   frame {number + 1} of {len(times)}   "
-            told += f"{kept} of {panel.fates.kept[number].size} kept"
-            segment = _segment_of(panel, number)
-            if segment is not None:
-                told += f"   segment {segment[0] + 1}{segment[1]}"
-            begin = _MARGIN + index * (_PANEL + _MARGIN)
-            self._moving.append(
-                page.text(begin, self._clock, told, fontsize=10, va="top", parse_math=False)
-            )
-
-
-def _segment_of(panel: Panel, frame: int) -> tuple[int, str] | None:
-    """Number of the frame's segment, and what is to be said of it."""
-    for number, segment in enumerate(panel.record.segments):
-        if segment.first_frame <= frame <= segment.last_frame:
-            star = "\N{BLACK STAR}" if segment.salient else ""
-            measured = "" if segment.relevance is None else f" relevance {segment.relevance:.3f}"
-            return number, f"{star}{measured}"
-    return None
+def _caption(panel: Panel, number: int, times: list[float]) -> str:
+    """The frame's moment, what was kept of it, and its segment."""
+    kept = panel.fates.kept[number]
+    told = f"{style.moment(times[number])}   frame {number + 1} of {len(times)}   "
+    told += f"{int(kept.sum())} of {kept.size} kept"
+    found = panel.segment_of(number)
+    if found is not None:
+        index, segment = found
+        told += f"   segment {index + 1}{style.STAR if segment.salient else ''}"
+        told += "" if segment.relevance is None else f" relevance {segment.relevance:.3f}"
+    return told

@@ -8,14 +8,12 @@ import io
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.pictures import style
 from adatp_cli.pictures.scene import Panel, Scene
-from adatp_cli.text import plural
 
 _TEMPLATE = "page.html"
 # Frames on the page, in pixels of the longer side: sharp enough for a cell, and light.
@@ -27,24 +25,13 @@ _CELL = 13.0  # rem: the width of a frame where there are few of them
 
 
 def save_page(scene: Scene, path: Path) -> None:
-    """Write a scene as a page.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    """
+    """Write a scene as a page; an OSError where the file cannot be written."""
     path.write_text(page(scene), encoding="utf-8")
 
 
 def page(scene: Scene) -> str:
     """The page's text. Each frame is in it once, as a JPEG picture."""
     record = scene.record
-    info = record.video_info
-    about = (
-        f"{record.video}: {info.width} x {info.height}, {style.moment(info.duration_s)}, "
-        f"{info.frames_used} of {plural(info.frames_total, 'frame')}; model {record.model.name}"
-    )
     rows, cols = scene.panels[0].fates.fell.shape[1:]
     data = {
         "layers": record.model.layers,
@@ -52,12 +39,18 @@ def page(scene: Scene) -> str:
         "cols": cols,
         "shade": style.SHADE,
         "frames": [_jpeg(frame, scene) for frame in scene.pixels],
-        "panels": [_panel_data(panel) for panel in scene.panels],
+        "panels": [
+            {
+                "fell": panel.fates.fell.reshape(len(scene.pixels), -1).tolist(),
+                "fading": {str(k): round(v, 3) for k, v in style.fading(panel.fates.steps).items()},
+            }
+            for panel in scene.panels
+        ],
     }
     parts = {
         "title": _escaped(style.wrapped(record.question, 80, 1)[0]),
         "question": _escaped(record.question),
-        "about": _escaped(about),
+        "about": _escaped(style.about(scene)),
         "layers": str(record.model.layers),
         "panels": "".join(_panel(scene, number) for number in range(len(scene.panels))),
         # Numbers and base64 alone: no text that could end the script which holds it.
@@ -73,20 +66,11 @@ def _escaped(text: str) -> str:
     return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def _panel_data(panel: Panel) -> dict[str, Any]:
-    fates = panel.fates
-    return {
-        "fell": fates.fell.reshape(len(fates.fell), -1).tolist(),
-        "fading": {str(layer): round(by, 3) for layer, by in style.fading(fates.steps).items()},
-    }
-
-
 def _panel(scene: Scene, number: int) -> str:
     panel = scene.panels[number]
     widest = _CELL * (0.65 if len(scene.pixels) > _MANY else 1.0)
     cell = widest * min(1.0, scene.aspect) * (0.65 if len(scene.panels) > 1 else 1.0)
     figures = "".join(_figure(scene, panel, frame) for frame in range(len(scene.pixels)))
-    answer = panel.record.answer.strip() or "(no text)"
     costs = "".join(
         f"<tr><th>{_escaped(label)}</th><td>{_escaped(text)}</td></tr>"
         for label, text in panel.costs
@@ -95,17 +79,17 @@ def _panel(scene: Scene, number: int) -> str:
         f'<section class="panel" id="panel-{number}" '
         f'style="--cell: {cell:.2f}rem; --aspect: {scene.aspect:.4f}">'
         f"<h2>{_escaped(style.heading(panel))}</h2>{_segments(panel)}"
-        f'<p class="answer">Answer: {_escaped(answer)}</p>'
+        f'<p class="answer">{_escaped(panel.answer)}</p>'
         f'<div class="frames">{figures}</div><table>{costs}</table></section>'
     )
 
 
 def _figure(scene: Scene, panel: Panel, frame: int) -> str:
     colour = name = ""
-    for number, segment in enumerate(panel.record.segments):
-        if segment.first_frame <= frame <= segment.last_frame:
-            colour = f' style="--segment: {style.segment_colour(number)}"'
-            name = f", segment {number + 1}"
+    found = panel.segment_of(frame)
+    if found is not None:
+        colour = f' style="--segment: {style.segment_colour(found[0])}"'
+        name = f", segment {found[0] + 1}"
     when = style.moment(scene.times[frame])
     return (
         f'<figure{colour}><div class="picture"><img alt="frame at {when}{name}"><canvas></canvas>'

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adatp_cli.record import AnswerRecord
+from adatp_cli.record import AnswerRecord, SegmentFacts
 
 # Beyond these a frame is drawn as if it were this wide or this tall: it could not be seen at all.
 _WIDEST, _TALLEST = 4.0, 0.25
@@ -63,16 +63,6 @@ class TokenFates:
         kept: npt.NDArray[np.bool_] = self.fell == self.layers
         return kept
 
-    def entering(self, layer: int) -> npt.NDArray[np.bool_]:
-        """(T, rows, cols): the tokens that enter layer `layer`; N for those that leave the last."""
-        return self.fell > layer if layer < self.layers else self.kept
-
-    @property
-    def kept_by_frame(self) -> npt.NDArray[np.float64]:
-        """(T,) share of each frame's tokens that reach the last layer."""
-        share: npt.NDArray[np.float64] = self.kept.mean(axis=(1, 2))
-        return share
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panel:
@@ -106,22 +96,23 @@ class Panel:
         costs: Sequence[tuple[str, str]] = (),
     ) -> Panel:
         """From a record and the trace of the same answer."""
-        measured = {
-            name: arrays[name] if len(arrays[name]) else None
+        relevance, similarity = (
+            arrays[name] if len(arrays[name]) else None
             for name in ("frame_relevance", "frame_similarity")
-        }
-        return cls(
-            record,
-            TokenFates.of(arrays, record.model.layers),
-            costs,
-            measured["frame_relevance"],
-            measured["frame_similarity"],
         )
+        return cls(record, TokenFates.of(arrays, record.model.layers), costs, relevance, similarity)
 
     @property
-    def name(self) -> str:
-        """The profile's."""
-        return str(self.record.profile["name"])
+    def answer(self) -> str:
+        """The answer as a line of its own."""
+        return f"Answer: {self.record.answer.strip() or '(no text)'}"
+
+    def segment_of(self, frame: int) -> tuple[int, SegmentFacts] | None:
+        """The segment that a frame belongs to, and its number from 0; None without segments."""
+        for number, segment in enumerate(self.record.segments):
+            if segment.first_frame <= frame <= segment.last_frame:
+                return number, segment
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +140,7 @@ class Scene:
             count = len(panel.record.video_info.timestamps_s)
             if not len(self.pixels) == count == len(panel.fates.fell):
                 raise ValueError("frames and answers do not belong together")
-        info = self.panels[0].record.video_info
+        info = self.record.video_info
         object.__setattr__(self, "aspect", min(max(info.width / info.height, _TALLEST), _WIDEST))
 
     @property

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adatp_cli.pictures import strips, style
+import numpy as np
+
+from adatp_cli.pictures import style
 from adatp_cli.pictures.scene import Panel, Scene
 from adatp_cli.record import SegmentFacts
-from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Inches, points and dots an inch.
 _MARGIN = 0.25
@@ -31,31 +32,24 @@ _LINE = 0.19
 _DPI = 150
 # A sheet of very many frames is drawn with fewer dots an inch rather than with more dots.
 _MOST_DOTS = 48e6
-_SMALL, _MEDIUM, _LARGE = 7.5, 9.5, 13.0
+# Of the strips above the frames.
+_STRIP = 0.62
+_BETWEEN = 0.3
+_LEFT = 1.25  # room for the names of the strips and the labels of their axes
+_LEGEND = 0.62
+_TICKS = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where frames stand in a panel; lengths in inches.
-
-    Parameters
-    ----------
-    columns, rows
-        Of frames.
-    cell_width, cell_height
-        Of one frame.
-    band
-        Height of the strip above each row that names its segments; 0 without any.
-    width
-        Of the panel.
-    """
+    """Where frames stand in a panel; lengths in inches."""
 
     columns: int
     rows: int
     cell_width: float
     cell_height: float
-    band: float
-    width: float
+    band: float  # above each row, for the names of its segments; 0 without any
+    width: float  # of the panel
 
     @property
     def row_height(self) -> float:
@@ -76,12 +70,8 @@ class Grid:
 def plan_grid(count: int, aspect: float, *, width: float, shape: float, bands: bool) -> Grid:
     """Columns and sizes for `count` frames of this aspect.
 
-    Parameters
-    ----------
-    width
-        Of the panel in inches; it grows where frames would become too small to see.
-    shape
-        Width over height that the grid should come near to.
+    `width` is the panel's, and grows where frames would become too small to see; `shape` is the
+    width over height that the grid should come near to.
     """
     band = _BAND if bands else 0.0
 
@@ -101,115 +91,68 @@ def plan_grid(count: int, aspect: float, *, width: float, shape: float, bands: b
     return min((grid(columns) for columns in range(1, count + 1)), key=badness)
 
 
-def draw_sheet(scene: Scene) -> Figure:
-    """The contact sheet of a scene, a panel beside the other where there are several."""
-    from matplotlib.figure import Figure
-
-    alone = len(scene.panels) == 1
-    grids = [
-        plan_grid(
-            len(scene.pixels),
-            scene.aspect,
-            width=_WIDTH if alone else _NARROW,
-            shape=2.2 if alone else 1.2,
-            bands=any(panel.record.segments for panel in scene.panels),
-        )
-        for _ in scene.panels
-    ]
-    width = sum(grid.width + _MARGIN for grid in grids) + _MARGIN
-    question = style.wrapped(scene.record.question, _letters(width, _LARGE), 3)
-    # Frames of panels side by side stand at one height.
-    above = _HEAD + max(strips.height(panel) for panel in scene.panels)
-    below = [
-        _footer_height(panel, grid.width) for panel, grid in zip(scene.panels, grids, strict=True)
-    ]
-    top = _MARGIN + 0.26 * len(question) + 0.3
-    height = top + above + grids[0].height + max(below) + _MARGIN
-    dpi = min(_DPI, math.sqrt(_MOST_DOTS / (width * height)))
-    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
-    page: Any = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    page.set_xlim(0, width)
-    page.set_ylim(height, 0)
-    page.axis("off")
-    _head(page, scene, question)
-    left = _MARGIN
-    for panel, grid in zip(scene.panels, grids, strict=True):
-        _panel(page, scene, panel, grid, (left, top, top + above))
-        left += grid.width + _MARGIN
-    return figure
-
-
 def save_sheet(scene: Scene, path: Path) -> None:
-    """Draw a scene into a PNG file.
+    """Draw a scene into a PNG file, a panel beside the other where there are several.
 
     Raises
     ------
     OSError
         The file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = draw_sheet(scene)
-    FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
-    with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; the record has it.
-        warnings.filterwarnings("ignore", "Glyph")
+    alone = len(scene.panels) == 1
+    grid = plan_grid(
+        len(scene.pixels),
+        scene.aspect,
+        width=_WIDTH if alone else _NARROW,
+        shape=2.2 if alone else 1.2,
+        bands=any(panel.record.segments for panel in scene.panels),
+    )
+    width = len(scene.panels) * (grid.width + _MARGIN) + _MARGIN
+    question = style.wrapped(scene.record.question, style.letters(width, style.LARGE), 3)
+    # Frames of panels side by side stand at one height.
+    strips = max(len(_strips(panel)) for panel in scene.panels)
+    above = _HEAD + _LEGEND + strips * (_STRIP + _BETWEEN)
+    lines = [(len(_answer(panel, grid.width)), len(panel.costs)) for panel in scene.panels]
+    below = max(0.19 + 0.24 * answer + _LINE * costs for answer, costs in lines)
+    told = _MARGIN + style.QUESTION_LINE * len(question)
+    top = told + 0.3
+    height = top + above + grid.height + below + _MARGIN
+    dpi = min(_DPI, math.sqrt(_MOST_DOTS / (width * height)))
+    figure, page = style.blank_page(width, height, dpi)
+    for number, line in enumerate(question):
+        y = _MARGIN + style.QUESTION_LINE * number
+        style.write(page, _MARGIN, y, line, style.LARGE, weight="bold")
+    about = style.wrapped(style.about(scene), 400, 1)[0]
+    style.write(page, _MARGIN, told + 0.02, about, style.MEDIUM, color="#444444")
+    for index, panel in enumerate(scene.panels):
+        left = _MARGIN + index * (grid.width + _MARGIN)
+        style.write(page, left, top + 0.06, style.heading(panel), style.LARGE)
+        _draw_strips(page, panel, (left, top + _HEAD, grid.width))
+        _draw_frames(page, scene, panel, grid, (left, top + above))
+        _draw_footer(page, panel, (left, top + above + grid.height, grid.width))
+    with style.drawing():
         figure.savefig(path, format="png")
 
 
-def _letters(width: float, size: float) -> int:
-    """How many letters of a size in points fit a width in inches."""
-    return int(width * 72 / (0.6 * size))
-
-
-def write(page: Axes, x: float, y: float, text: str, size: float, **look: Any) -> None:
-    """Text with its upper left corner at a place, drawn as it is: no mathematics in it."""
-    settings = {"va": "top", "ha": "left", "color": "black"} | look
-    page.text(x, y, text, fontsize=size, parse_math=False, **settings)
-
-
-def _head(page: Axes, scene: Scene, question: list[str]) -> None:
-    for number, line in enumerate(question):
-        write(page, _MARGIN, _MARGIN + 0.26 * number, line, _LARGE, weight="bold")
-    record = scene.record
-    info, model = record.video_info, record.model
-    told = (
-        f"{record.video}: {info.width} x {info.height}, {style.moment(info.duration_s)}, "
-        f"{info.frames_used} of {plural(info.frames_total, 'frame')}; model {model.name}"
-    )
-    y = _MARGIN + 0.26 * len(question) + 0.02
-    write(page, _MARGIN, y, style.wrapped(told, 400, 1)[0], _MEDIUM, color="#444444")
-
-
-def _panel(
-    page: Axes, scene: Scene, panel: Panel, grid: Grid, place: tuple[float, float, float]
+def _draw_frames(
+    page: Axes, scene: Scene, panel: Panel, grid: Grid, corner: tuple[float, float]
 ) -> None:
-    """Everything of one profile; `place` is left, top, and the top of the frames."""
-    left, top, start = place
-    write(page, left, top + 0.06, style.heading(panel), _LARGE)
-    strips.draw(page, panel, (left, top + _HEAD, grid.width))
-    pictures = style.faded(scene.pixels, panel.fates)
-    share = panel.fates.kept.sum(axis=(1, 2))
-    per_frame = panel.fates.kept[0].size
-    size = _SMALL if grid.cell_width < 2 else _MEDIUM
-    for number, picture in enumerate(pictures):
+    left, top = corner
+    size = style.SMALL if grid.cell_width < 2 else style.MEDIUM
+    for number, picture in enumerate(style.faded(scene.pixels, panel.fates)):
+        kept = panel.fates.kept[number]
         x, y = grid.place(number)
-        x, y = left + x, start + y
-        box = (x, x + grid.cell_width, y + grid.cell_height, y)
-        page.imshow(picture, extent=box, aspect="auto", zorder=1)
-        outline = style.outline(panel.fates.kept[number], box)
-        if outline is not None:
-            page.add_collection(outline, autolim=False)
-        below = y + grid.cell_height + 0.03
-        write(page, x, below, style.moment(scene.times[number]), size)
-        kept = f"{share[number]}/{per_frame}"
-        write(page, x + grid.cell_width, below, kept, size, ha="right", color="#444444")
+        x, y = left + x, top + y
+        right, bottom = x + grid.cell_width, y + grid.cell_height
+        style.draw_frame(page, picture, kept, (x, right, bottom, y))
+        style.write(page, x, bottom + 0.03, style.moment(scene.times[number]), size)
+        count = f"{kept.sum()}/{kept.size}"
+        style.write(page, right, bottom + 0.03, count, size, ha="right", color="#444444")
     for number, segment in enumerate(panel.record.segments):
-        _segment(page, number, segment, grid, (left, start))
-    _footer(page, panel, (left, start + grid.height, grid.width))
+        _draw_segment(page, number, segment, grid, corner)
 
 
-def _segment(
+def _draw_segment(
     page: Axes, number: int, segment: SegmentFacts, grid: Grid, corner: tuple[float, float]
 ) -> None:
     """A band above a segment's frames in each row that it has a part in, and a line around them."""
@@ -230,15 +173,16 @@ def _segment(
         )  # fmt: skip
         page.add_patch(band)
         page.add_patch(border)
-        text = _segment_label(number, segment, _letters(width - 0.1, 1.1 * _SMALL), begin == first)
+        text = _segment_label(
+            number, segment, style.letters(width - 0.1, 1.1 * style.SMALL), begin == first
+        )
         look = {"color": "white", "va": "center", "weight": "bold"}
-        write(page, x + 0.04, y + grid.band / 2, text, _SMALL, **look)
+        style.write(page, x + 0.04, y + grid.band / 2, text, style.SMALL, **look)
 
 
 def _segment_label(number: int, segment: SegmentFacts, room: int, begins: bool) -> str:
     """The longest of some texts that fits."""
-    star = "\N{BLACK STAR}" if segment.salient else ""
-    short = f"{number + 1}{star}"
+    short = f"{number + 1}{style.STAR if segment.salient else ''}"
     if not begins:
         return short
     texts = [short]
@@ -253,23 +197,151 @@ def _segment_label(number: int, segment: SegmentFacts, room: int, begins: bool) 
     return next((text for text in reversed(texts) if len(text) <= room), short)
 
 
-def _footer_height(panel: Panel, width: float) -> float:
-    return 0.14 + 0.24 * len(_answer(panel, width)) + _LINE * len(panel.costs) + 0.05
-
-
 def _answer(panel: Panel, width: float) -> list[str]:
-    answer = panel.record.answer.strip() or "(no text)"
-    return style.wrapped(f"Answer: {answer}", _letters(width, 12.0), 4)
+    return style.wrapped(panel.answer, style.letters(width, 12.0), 4)
 
 
-def _footer(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None:
+def _draw_footer(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None:
     left, top, width = place
     top += 0.1
     for line in _answer(panel, width):
-        write(page, left, top, line, 12.0, weight="bold")
+        style.write(page, left, top, line, 12.0, weight="bold")
         top += 0.24
     for label, text in panel.costs:
-        write(page, left, top, label, _MEDIUM, color="#666666")
-        room = _letters(width - 1.0, _MEDIUM)
-        write(page, left + 1.0, top, style.wrapped(text, room, 1)[0], _MEDIUM)
+        style.write(page, left, top, label, style.MEDIUM, color="#666666")
+        shown = style.wrapped(text, style.letters(width - 1.0, style.MEDIUM), 1)[0]
+        style.write(page, left + 1.0, top, shown, style.MEDIUM)
         top += _LINE
+
+
+def _draw_strips(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None:
+    """Draw the legend and the strips along the clip; `place` is left, top and width."""
+    left, top, width = place
+    _draw_legend(page, panel, place)
+    top += _LEGEND
+    figure: Any = page.figure
+    page_width, page_height = figure.get_size_inches()
+    strips = _strips(panel)
+    for number, (name, draw) in enumerate(strips):
+        bottom = top + _STRIP
+        axes = figure.add_axes(
+            (
+                (left + _LEFT) / page_width,
+                1 - bottom / page_height,
+                (width - _LEFT - 0.05) / page_width,
+                _STRIP / page_height,
+            )
+        )
+        draw(axes, panel)
+        _frame_axis(axes, panel, labels=number == len(strips) - 1)
+        style.write(page, left, top + _STRIP / 2, name, style.SMALL, va="center")
+        top = bottom + _BETWEEN
+
+
+def _strips(panel: Panel) -> list[tuple[str, Callable[[Axes, Panel], None]]]:
+    """The strips that there is something to draw in: name, and what draws it."""
+    wanted: list[tuple[str, Callable[[Axes, Panel], None]]] = []
+    if panel.relevance is not None:
+        wanted.append(("relevance", _draw_relevance))
+    if panel.similarity is not None and panel.record.segments:
+        wanted.append(("likeness\nto the next", _draw_similarity))
+    if panel.fates.steps:
+        wanted.append(("kept", _draw_kept))
+    return wanted
+
+
+def _draw_legend(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None:
+    """What falls at which layer, from the most faded to what is kept."""
+    from matplotlib.patches import Rectangle
+
+    left, top, width = place
+    fates = panel.fates
+    middle = top + 0.16
+    write = functools.partial(style.write, page, size=style.SMALL, va="center")
+    if not fates.steps:
+        write(left, middle, "nothing was dropped")
+        return
+    write(left, middle, "dropped before layer" if fates.steps != (0,) else "dropped or merged")
+    begin = left + _LEFT
+    each = min((width - _LEFT - 2.4) / (len(fates.steps) + 1), 0.62)
+    often = max(1, round(0.3 / each))
+    fading = style.fading(fates.steps)
+    for number, layer in enumerate((*fates.steps, fates.layers)):
+        kept = layer == fates.layers
+        x = begin + number * each
+        box = Rectangle(
+            (x, top + 0.05), each - 0.02, 0.22,
+            facecolor=_blend(0.0 if kept else fading[layer]),
+            edgecolor=style.KEPT_EDGE if kept else "none",
+        )  # fmt: skip
+        page.add_patch(box)
+        if number % often and not kept:
+            continue
+        name, ink = ("kept", "black") if kept else (str(layer), "white")
+        write(x + each / 2, middle, name, ha="center", color=ink)
+        count = int((fates.fell == layer).sum())
+        write(x + each / 2, top + 0.37, f"{count}", ha="center", color="#444444")
+    notes = []
+    if 0 in fates.steps:
+        notes.append("0: before the language model")
+    if any(segment.salient for segment in panel.record.segments):
+        notes.append(f"{style.STAR}: matches the question")
+    x = begin + (len(fates.steps) + 1) * each + 0.15
+    write(x, middle, "\n".join(notes), color="#444444")
+
+
+def _blend(amount: float) -> tuple[float, ...]:
+    light = np.full(3, 235.0)
+    mixed = light * (1 - amount) + np.asarray(style.SHADE) * amount
+    return tuple(float(value) / 255 for value in mixed)
+
+
+def _frame_axis(axes: Axes, panel: Panel, *, labels: bool) -> None:
+    times = panel.record.video_info.timestamps_s
+    count = len(times)
+    axes.set_xlim(-0.5, count - 0.5)
+    ticks = np.unique(np.linspace(0, count - 1, min(count, _TICKS)).round().astype(int))
+    names = [style.moment(times[tick]) for tick in ticks] if labels else []
+    axes.set_xticks(ticks.tolist(), names if labels else [""] * len(ticks))
+    axes.tick_params(labelsize=style.SMALL, length=2)
+    axes.locator_params(axis="y", nbins=3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for number, segment in enumerate(panel.record.segments):
+        span = (segment.first_frame - 0.5, segment.last_frame + 0.5)
+        shade = 0.22 if segment.salient else 0.07
+        axes.axvspan(*span, color=style.segment_colour(number), alpha=shade, linewidth=0)
+        if number:
+            axes.axvline(span[0], color="#555555", linewidth=0.7)
+
+
+def _draw_relevance(axes: Axes, panel: Panel) -> None:
+    values = np.asarray(panel.relevance)
+    axes.plot(range(len(values)), values, ".", color="#777777", markersize=3)
+    axes.margins(y=0.15)
+    axes.axhline(float(values.mean()), color="#555555", linewidth=0.7, linestyle=(0, (4, 3)))
+    for number, segment in enumerate(panel.record.segments):
+        first, last = segment.first_frame, segment.last_frame
+        mean = float(values[first : last + 1].mean())
+        axes.hlines(
+            mean, first - 0.5, last + 0.5,
+            color=style.segment_colour(number), linewidth=3.5 if segment.salient else 1.8,
+        )  # fmt: skip
+
+
+def _draw_similarity(axes: Axes, panel: Panel) -> None:
+    values = np.asarray(panel.similarity)
+    places = np.arange(len(values)) + 0.5
+    axes.plot(places, values, ".-", color="#333333", linewidth=0.8, markersize=3)
+    axes.margins(y=0.15)
+
+
+def _draw_kept(axes: Axes, panel: Panel) -> None:
+    share = panel.fates.kept.mean(axis=(1, 2))
+    colours = []
+    for frame in range(len(share)):
+        found = panel.segment_of(frame)
+        colours.append(style.segment_colour(found[0]) if found else "#666666")
+    axes.bar(range(len(share)), 100 * share, width=0.8, color=colours)
+    axes.set_ylim(0, None)
+    axes.yaxis.set_major_formatter("{x:g} %")

@@ -1,25 +1,32 @@
-"""How kept and dropped patches look, the same in every kind of picture."""
+"""How things look, the same in every kind of picture."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from adatp_cli.pictures.scene import Panel, TokenFates
-from adatp_cli.video.source import printable
+from adatp_cli.pictures.scene import Panel, Scene, TokenFates
+from adatp_cli.text import plural, printable
 
 if TYPE_CHECKING:
-    from matplotlib.collections import LineCollection
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # What dropped patches fade into, and how far: those that fall first the most.
 SHADE = (24, 22, 46)
 _FIRST, _LAST, _ONLY = 0.93, 0.5, 0.82
 KEPT_EDGE = "#ffd23f"
+STAR = "\N{BLACK STAR}"  # marks a segment that matches the question
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 SEGMENTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+SMALL, MEDIUM, LARGE = 7.5, 9.5, 13.0  # points
+QUESTION_LINE = 0.26  # inches from one line of a question to the next
 
 
 def fading(steps: tuple[int, ...]) -> dict[int, float]:
@@ -31,18 +38,7 @@ def fading(steps: tuple[int, ...]) -> dict[int, float]:
 
 
 def faded(pixels: npt.NDArray[np.uint8], fates: TokenFates) -> npt.NDArray[np.uint8]:
-    """The frames with dropped patches faded.
-
-    Parameters
-    ----------
-    pixels
-        (T, H, W, 3).
-
-    Returns
-    -------
-    ndarray
-        The same shape.
-    """
+    """The frames (T, H, W, 3) with dropped patches faded."""
     table = np.zeros(fates.layers + 1, dtype=np.float32)
     for layer, amount in fading(fates.steps).items():
         table[layer] = amount
@@ -76,28 +72,67 @@ def edges(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return np.asarray(lines, dtype=np.float64).reshape(-1, 2, 2)
 
 
-def outline(
-    kept: npt.NDArray[np.bool_], box: tuple[float, float, float, float]
-) -> LineCollection | None:
-    """Lines around what was kept of a frame, so that a dark scene is not taken for a dropped one.
+def blank_page(width: float, height: float, dpi: float) -> tuple[Figure, Axes]:
+    """A figure, and axes over the whole of it in inches from its upper left corner."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    Parameters
-    ----------
-    kept
-        (rows, cols).
-    box
-        Left, right, bottom and top of the frame's picture.
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
+    FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
+    page = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    page.set_xlim(0, width)
+    page.set_ylim(height, 0)
+    page.axis("off")
+    return figure, page
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Let a letter that the font lacks be drawn as a box without a warning; the record has it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        yield
+
+
+def draw_frame(
+    page: Axes,
+    picture: npt.NDArray[np.uint8],
+    kept: npt.NDArray[np.bool_],
+    box: tuple[float, float, float, float],
+) -> list[Any]:
+    """Draw a frame, and lines around what was kept of it, and return both.
+
+    The lines tell a dark scene from a dropped one. `box` is left, right, bottom and top.
     """
     from matplotlib.collections import LineCollection
 
+    drawn: list[Any] = [page.imshow(picture, extent=box, aspect="auto", zorder=1)]
     lines = edges(kept)
-    if not len(lines):
-        return None
-    left, right, bottom, top = box
-    rows, cols = kept.shape
-    scale = np.asarray([(right - left) / cols, (bottom - top) / rows])
-    placed = lines * scale + np.asarray([left, top])
-    return LineCollection(list(placed), colors=KEPT_EDGE, linewidths=0.9, zorder=2)
+    if len(lines):
+        left, right, bottom, top = box
+        rows, cols = kept.shape
+        scale = np.asarray([(right - left) / cols, (bottom - top) / rows])
+        placed = list(lines * scale + np.asarray([left, top]))
+        outline = LineCollection(placed, colors=KEPT_EDGE, linewidths=0.9, zorder=2)
+        drawn.append(page.add_collection(outline, autolim=False))
+    return drawn
+
+
+def write(page: Axes, x: float, y: float, text: str, size: float, **look: Any) -> Any:
+    """Text with its upper left corner at a place, drawn as it is: no mathematics in it."""
+    settings: dict[str, Any] = {"va": "top", "parse_math": False} | look
+    return page.text(x, y, text, fontsize=size, **settings)
+
+
+def letters(width: float, size: float) -> int:
+    """How many letters of a size in points fit a width in inches."""
+    return int(width * 72 / (0.6 * size))
+
+
+def wrapped(text: str, width: int, lines: int) -> list[str]:
+    """Text in lines of `width` characters, at most so many; what does not fit ends in dots."""
+    shown = printable(" ".join(text.split()))
+    return textwrap.wrap(shown, width=max(width, 8), max_lines=lines, placeholder=" ...") or [""]
 
 
 def segment_colour(number: int) -> str:
@@ -116,16 +151,21 @@ def moment(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def wrapped(text: str, width: int, lines: int) -> list[str]:
-    """Text in lines of `width` characters, at most so many; what does not fit ends in dots."""
-    shown = printable(" ".join(text.split()))
-    return textwrap.wrap(shown, width=max(width, 8), max_lines=lines, placeholder=" ...") or [""]
+def about(scene: Scene) -> str:
+    """What the clip is, how much of it was looked at, and by which model."""
+    info = scene.record.video_info
+    return (
+        f"{scene.record.video}: {info.width} x {info.height}, {moment(info.duration_s)}, "
+        f"{info.frames_used} of {plural(info.frames_total, 'frame')}; "
+        f"model {scene.record.model.name}"
+    )
 
 
 def heading(panel: Panel) -> str:
     """What a panel is about: the profile, and how much of the clip reached the last layer."""
     tokens = panel.record.tokens
-    told = f"{panel.name}: {tokens.kept_final} of {tokens.visual} visual tokens kept"
+    name = panel.record.profile["name"]
+    told = f"{name}: {tokens.kept_final} of {tokens.visual} visual tokens kept"
     # A method that puts line breaks between groups of tokens has them counted as its tokens.
     breaks = tokens.kept_final - int(panel.fates.kept.sum())
     return f"{told}, {breaks} of them line breaks" if breaks > 0 else told
