@@ -93,18 +93,18 @@ class DatasetOptions:
         UsageError, ModelError
             There is none of that name, or the files do not fit.
         """
-        from adatp_cli.evaluation import layouts
+        from adatp_cli.evaluation.datasets import SHAPES, open_dataset
 
-        if self.name != layouts.SHAPES:
-            return layouts.open_dataset(self.name, self.data, self.annotations)
+        if self.name != SHAPES:
+            return open_dataset(self.name, self.data, self.annotations)
         if self.data is not None or self.annotations is not None:
             raise UsageError(
                 "shapes are generated, so there is nothing for --data and --annotations to name",
                 "leave them out",
             )
-        from adatp_cli.evaluation.layouts import shapes
+        from adatp_cli.evaluation.datasets.shapes import shapes
 
-        return shapes.read(self.clips, self.clips_seed)
+        return shapes(self.clips, self.clips_seed)
 
 
 def check_shared(options: RunOptions) -> None:

@@ -8,15 +8,12 @@ from pathlib import Path
 
 from adatp_cli.batch.row_format import file_stamp
 from adatp_cli.errors import VideoError
-from adatp_cli.evaluation.annotations import Row
 from adatp_cli.video.frames import Frames, Resize
 from adatp_cli.video.picture_list import PictureList
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.source import printable
 
-# Benchmarks name a video by its id, or with another ending than the copy on disk has.
-ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4")
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
@@ -101,44 +98,3 @@ class FrameFolder:
                 kind="no_frames",
             )
         return found
-
-
-def find_clip(roots: tuple[Path, ...], name: str, row: Row) -> str:
-    """The path of the video file that a row names, below one of several folders.
-
-    Where it is nowhere, the path at which it was expected first.
-
-    Raises
-    ------
-    UsageError
-        The name leads out of the folders.
-    """
-    _check_name(name, row)
-    stem, extension = os.path.splitext(name)
-    stems = [name] if extension.lower() not in ENDINGS else [name, stem]
-    for root in roots:
-        for path in (root / name, *(root / f"{one}{end}" for one in stems for end in ENDINGS)):
-            if path.is_file():
-                return os.fspath(path)
-    expected = name if extension else f"{name}{ENDINGS[0]}"
-    return os.fspath(roots[0] / expected)
-
-
-def find_pictures(roots: tuple[Path, ...], name: str, row: Row) -> str:
-    """The path of the folder of pictures that a row names, as `find_clip`.
-
-    Raises
-    ------
-    UsageError
-        The name leads out of the folders.
-    """
-    _check_name(name, row)
-    return os.fspath(
-        next((root / name for root in roots if (root / name).is_dir()), roots[0] / name)
-    )
-
-
-def _check_name(name: str, row: Row) -> None:
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
-        raise row.error(f"the video's name {printable(name)!r} leads out of the folder")

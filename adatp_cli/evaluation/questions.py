@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Protocol
 
 from adatp_cli.video.frames import Frames, Resize
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.sampling import Sampling
-
-# How a benchmark's own number is made: over all questions alike, or as the mean over the kinds.
-Average = Literal["questions", "kinds"]
 
 
 class ClipSource(Protocol):
@@ -134,10 +131,9 @@ class Dataset:
         At least one, the questions of a clip one behind the other.
     scoring
         How an answer is judged.
-    average
-        How the benchmark's own number is made.
     average_title
-        What the benchmark calls it; empty where it is the share of all questions.
+        What the benchmark calls its own number, which is the mean over the kinds; empty where it is
+        the share of all questions.
     max_new_tokens
         The longest answer that the standard harness allows; None: no limit of its own.
     kind_title
@@ -150,7 +146,6 @@ class Dataset:
     title: str
     items: tuple[Item, ...]
     scoring: Scoring
-    average: Average = "questions"
     average_title: str = ""
     max_new_tokens: int | None = None
     kind_title: str = "kind"

@@ -147,7 +147,7 @@ def _result(
     return Result(
         name=name,
         share=Share.count(_verdicts(answered)),
-        average=mean(values) if dataset.average == "kinds" else None,
+        average=mean(values) if dataset.average_title else None,
         unparsed=sum(not (o.verdict is not None and o.verdict.parsed) for o in answered),
         failed=dict(Counter(o.error for o in found.values() if o.error is not None).most_common()),
         unasked=len(dataset.items) - len(found),

@@ -16,8 +16,7 @@ from adatp_cli.video.frames import Frames, Resize
 from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.sampling import Sampling
 
-QUESTIONS = 2  # a clip
-_MAX_NEW_TOKENS = 48
+_QUESTIONS = 2  # a clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,8 @@ class ShapesClip:
             return reader.read(os.fspath(path), sampling, name=self.name, resize=resize)
 
 
-def read(clips: int, seed: int, questions: int = QUESTIONS) -> Dataset:
-    """`clips` clips of set `seed` with up to `questions` questions each; training saw none.
+def shapes(clips: int, seed: int) -> Dataset:
+    """`clips` clips of set `seed` with up to two questions each; training saw none.
 
     A larger set begins with the clips of a smaller one.
     """
@@ -58,21 +57,15 @@ def read(clips: int, seed: int, questions: int = QUESTIONS) -> Dataset:
     for number in range(clips):
         clip, rng = held_out_clip(seed, number)
         clip_seconds(rng)  # drawn before the questions, wherever this clip is made
-        for index, asked in enumerate(draw_questions(clip, rng, questions)):
-            items.append(
-                Item(
-                    id=f"{seed}-{number}-{index}",
-                    clip=ShapesClip(seed, number),
-                    prompt=asked.text,
-                    answer=asked.answer,
-                    kind=asked.kind,
-                )
-            )
+        for index, asked in enumerate(draw_questions(clip, rng, _QUESTIONS)):
+            name = f"{seed}-{number}-{index}"
+            source = ShapesClip(seed, number)
+            items.append(Item(name, source, asked.text, asked.answer, kind=asked.kind))
     return Dataset(
         "shapes",
         f"shapes, {plural(clips, 'clip')} of set {seed}",
         tuple(items),
         Scoring(verbatim),
-        max_new_tokens=_MAX_NEW_TOKENS,
+        max_new_tokens=48,
         kind_title="kind of question",
     )

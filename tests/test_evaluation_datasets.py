@@ -9,10 +9,11 @@ import pytest
 
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.clips import FileClip, FrameFolder
-from adatp_cli.evaluation.layouts import mvbench, open_dataset
-from adatp_cli.evaluation.layouts.shapes import read as read_shapes
+from adatp_cli.evaluation.datasets import open_dataset
+from adatp_cli.evaluation.datasets.mvbench import TASKS
+from adatp_cli.evaluation.datasets.shapes import shapes as read_shapes
 from adatp_cli.evaluation.questions import Dataset
-from tests.layout_folders import (
+from tests.dataset_folders import (
     BUILD,
     LVB,
     MVBENCH,
@@ -49,7 +50,7 @@ def test_videomme(tmp_path: Path) -> None:
     assert path_of(dataset) == str(tmp_path / "data" / "-abc.mp4")
     assert path_of(dataset, 2) == str(tmp_path / "data" / "gone.mp4")
     assert dataset.notes[0].startswith("missing: 1 of 2 clips, and 1 of 3 questions with them; ")
-    assert (dataset.max_new_tokens, dataset.average) == (16, "questions")
+    assert (dataset.max_new_tokens, dataset.average_title) == (16, "")
 
 
 def test_mvbench_of_branch_main(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_mvbench_of_branch_main(tmp_path: Path) -> None:
     assert by_id["moving_count/1"].answer == ""
     assert "3 of the 20 tasks are there; absent: action_prediction" in " ".join(dataset.notes)
     assert "1 question has an answer that is none of the candidates" in " ".join(dataset.notes)
-    assert (dataset.average, dataset.average_title) == ("kinds", "mean of the tasks")
+    assert dataset.average_title == "mean of the tasks"
 
 
 def test_mvbench_of_branch_video_is_cut_already(tmp_path: Path) -> None:
@@ -85,8 +86,8 @@ def test_mvbench_of_branch_video_is_cut_already(tmp_path: Path) -> None:
 
 
 def test_mvbench_has_twenty_tasks() -> None:
-    assert len(mvbench.TASKS) == 20
-    assert sum(task.bounds for task in mvbench.TASKS.values()) == 5
+    assert len(TASKS) == 20
+    assert sum(task.bounds for task in TASKS.values()) == 5
 
 
 def test_longvideobench(tmp_path: Path) -> None:
@@ -124,8 +125,9 @@ def test_mlvu(tmp_path: Path) -> None:
     assert second.answer == ""
     notes = " ".join(dataset.notes)
     assert "1 question has an answer that is none of the candidates" in notes
-    assert "absent: plotQA, ego, count, order, anomaly_reco, topic_reasoning" in notes
-    assert dataset.average == "kinds"
+    absent = "plotQA, ego, count, order, anomaly_reco, topic_reasoning"
+    assert f"1 of the 7 tasks are there; absent: {absent}" in notes
+    assert dataset.average_title == "M-Avg"
 
 
 def test_mlvu_as_a_table(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from adatp_cli.errors import AdatpError, UsageError
-from adatp_cli.evaluation.layouts import LAYOUTS, open_dataset
-from tests.layout_folders import (
+from adatp_cli.evaluation.datasets import BENCHMARKS, open_dataset
+from tests.dataset_folders import (
     BUILD,
     LVB,
     MVBENCH,
@@ -33,7 +33,7 @@ def one_clear_line(name: str, folder: Path, path: Path | None, said: str) -> Non
 
 
 def test_a_folder_that_is_none_and_annotations_that_are_not_there(tmp_path: Path) -> None:
-    for name in LAYOUTS:
+    for name in BENCHMARKS:
         with pytest.raises(UsageError, match="no such folder"):
             open_dataset(name, tmp_path / "none", None)
         with pytest.raises(UsageError, match="there is no annotation file of"):
@@ -48,7 +48,7 @@ def test_a_folder_that_is_none_and_annotations_that_are_not_there(tmp_path: Path
         open_dataset("videome", tmp_path, None)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_no_clip_at_all_is_an_error(name: str, tmp_path: Path) -> None:
     BUILD[name](tmp_path)
     for path in [*tmp_path.rglob("*.mp4"), *tmp_path.rglob("*.jpg")]:
@@ -72,7 +72,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("text", "said"), HOSTILE, ids=range(len(HOSTILE)))
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_hostile_annotation_files(name: str, text: str | bytes, said: str, tmp_path: Path) -> None:
     BUILD[name](tmp_path)
     given = {"mvbench": "action_sequence.json", "mlvu": "2_needle.json"}.get(name, "given.json")

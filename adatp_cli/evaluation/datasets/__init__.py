@@ -1,0 +1,193 @@
+"""Datasets on this machine: the table of benchmarks, and anyone's own questions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adatp_cli.errors import UsageError
+from adatp_cli.evaluation import scoring
+from adatp_cli.evaluation.clips import FileClip
+from adatp_cli.evaluation.datasets import benchmarks
+from adatp_cli.evaluation.datasets.folder import (
+    LETTER_CLOSING,
+    Folder,
+    letter_of,
+    lettered,
+    place,
+)
+from adatp_cli.evaluation.datasets.mvbench import TASKS, mvbench
+from adatp_cli.evaluation.questions import ClipSource, Dataset, Item, Judge, Scoring, Verdict
+from adatp_cli.profile_yaml import nearest
+from adatp_cli.text import plural, printable
+from adatp_cli.video.source import local_path
+
+SHAPES = "shapes"
+_OWN_EXTENSION = ".jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A row of the table; the rest is as in `Dataset`.
+
+    Parameters
+    ----------
+    read
+        The questions in a folder.
+    harness
+        lmms-eval's rule for it.
+    tasks
+        The kinds of questions, where each has a file or folder of its own that may be absent.
+    """
+
+    title: str
+    read: Callable[[Folder], Iterable[Item]]
+    harness: Judge
+    max_new_tokens: int | None = None
+    kind_title: str = "kind"
+    average_title: str = ""
+    tasks: Sequence[str] = ()
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "videomme": Benchmark(
+        "Video-MME", benchmarks.videomme, scoring.extract, 16, kind_title="task type"
+    ),
+    "mvbench": Benchmark(
+        "MVBench", mvbench, scoring.mvbench, 16, "task", "mean of the tasks", tuple(TASKS)
+    ),
+    "longvideobench": Benchmark(
+        "LongVideoBench",
+        benchmarks.longvideobench,
+        scoring.longvideobench,
+        32,
+        kind_title="question category",
+    ),
+    "mlvu": Benchmark(
+        "MLVU", benchmarks.mlvu, scoring.extract, 16, "task", "M-Avg", benchmarks.MLVU_TASKS
+    ),
+    "egoschema": Benchmark("EgoSchema", benchmarks.egoschema, scoring.egoschema, 16),
+    "nextqa": Benchmark("NExT-QA", benchmarks.nextqa, scoring.nextqa, kind_title="type"),
+}
+
+
+def open_dataset(name: str, folder: Path | None, annotations: Path | None) -> Dataset:
+    """A dataset on this machine, by the name of its benchmark or the path of a .jsonl file.
+
+    Raises
+    ------
+    UsageError, ModelError
+        There is no such benchmark or file, or the files do not fit.
+    """
+    if name in BENCHMARKS:
+        if folder is None:
+            raise UsageError(f"{name} is read from a folder", "name it with --data FOLDER")
+        return _benchmark(name, _checked(folder), annotations)
+    if not name.endswith(_OWN_EXTENSION):
+        raise UsageError(
+            f"there is no dataset {printable(name)!r}{nearest(name, (SHAPES, *BENCHMARKS))}",
+            f"one of {SHAPES}, {', '.join(BENCHMARKS)}, or a {_OWN_EXTENSION} file",
+        )
+    if annotations is not None:
+        raise UsageError(f"{printable(name)} is its own annotation file", "leave --annotations out")
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"{place(path)}: no such file", "name a .jsonl file or a benchmark")
+    root = path.parent if folder is None else _checked(folder)
+    source = Folder(root, path, "your own")
+    items = _arranged(_own_questions(source), source)
+    return Dataset(path.stem, path.name, items, Scoring(_judge_own), notes=_missing(items))
+
+
+def _checked(folder: Path) -> Path:
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "no such folder"
+        raise UsageError(f"{place(folder)}: {what}", "name the benchmark's folder with --data")
+    return folder
+
+
+def _benchmark(name: str, folder: Path, annotations: Path | None) -> Dataset:
+    about = BENCHMARKS[name]
+    source = Folder(folder, annotations, about.title)
+    items = _arranged(about.read(source), source)
+    notes = [*source.notes, *_missing(items)]
+    there = {item.kind for item in items}
+    absent = [task for task in about.tasks if task not in there]
+    if absent:
+        count = f"{len(about.tasks) - len(absent)} of the {len(about.tasks)} tasks are there"
+        notes.append(f"{count}; absent: {', '.join(absent)}")
+    wrong = sum(not item.answer for item in items)
+    if wrong:
+        questions = plural(wrong, "question has", "questions have")
+        none = "an answer that is none of the candidates: wrong, whatever is answered"
+        notes.append(f"{questions} {none}")
+    return Dataset(
+        name,
+        about.title,
+        items,
+        Scoring(scoring.choice, about.harness),
+        about.average_title,
+        about.max_new_tokens,
+        about.kind_title,
+        tuple(notes),
+    )
+
+
+def _arranged(items: Iterable[Item], folder: Folder) -> tuple[Item, ...]:
+    """The items with those of a clip one behind the other, clips in the order they first come.
+
+    Refused are two items with one id, and a dataset of which not one clip is there.
+    """
+    seen: set[str] = set()
+    clips: dict[ClipSource, list[Item]] = {}
+    for item in items:
+        if item.id in seen:
+            raise UsageError(
+                f"{place(folder.source)}: two questions have the id {printable(item.id)!r}",
+                "each question stands in the file once",
+            )
+        seen.add(item.id)
+        clips.setdefault(item.clip, []).append(item)
+    if not any(clip.exists() for clip in clips):
+        first = printable(next(iter(clips)).name)
+        raise UsageError(
+            f"no clip of {place(folder.source)} is there; the first was expected at {first}",
+            "unpack the videos, or name their folder with --data",
+        )
+    return tuple(item for grouped in clips.values() for item in grouped)
+
+
+def _missing(items: Sequence[Item]) -> tuple[str, ...]:
+    """A line on the clips that are not there; nothing where all are."""
+    clips = {item.clip: item.clip.exists() for item in items}
+    missing = [clip for clip, there in clips.items() if not there]
+    if not missing:
+        return ()
+    questions = f"{sum(not clips[one.clip] for one in items)} of {plural(len(items), 'question')}"
+    gone = f"missing: {len(missing)} of {plural(len(clips), 'clip')}, and {questions} with them"
+    return (f"{gone}; the first is {printable(missing[0].name)}",)
+
+
+def _judge_own(answer: str, item: Item) -> Verdict:
+    return (scoring.choice if item.options else scoring.exact)(answer, item)
+
+
+def _own_questions(folder: Folder) -> Iterator[Item]:
+    """Anyone's own questions: JSON Lines of video, question and answer.
+
+    A row may also have `options`, a list, of which `answer` is a letter or a text; `kind`; and
+    `id`. Paths are relative to the folder.
+    """
+    for number, row in enumerate(folder.table(), 1):
+        # The user's own file may name any path, as a manifest of `adatp batch` may.
+        video = local_path(row.text("video"), os.fspath(folder.path))
+        question = row.text("question")
+        answer = row.text("answer").strip()
+        options = row.texts("options") if row.cells.get("options") is not None else ()
+        if options:
+            question = f"{question}\n{lettered(options, '{}. {}')}\n{LETTER_CLOSING}"
+            answer = letter_of(answer, options) or row.letter("answer", options)
+        name = row.maybe("id") or str(number)
+        yield Item(name, FileClip(video), question, answer, options, row.maybe("kind"))
