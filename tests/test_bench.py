@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -272,11 +272,14 @@ def test_the_baseline_needs_more_with_the_tower_and_with_more_frames(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, needed = PlainTransformers(loaded, 4), list[int]()
+    estimate_run = memory_module.estimate_run
 
-    def see(estimate: Callable[[int], int], *, frames: int, **_: object) -> None:
-        needed.append(estimate(frames))
+    def see(*given: Any, **named: Any) -> memory_module.MemoryEstimate:
+        estimate = estimate_run(*given, **named)
+        needed.append(estimate.total)
+        return estimate
 
-    monkeypatch.setattr(memory_module, "check_run", see)
+    monkeypatch.setattr(memory_module, "estimate_run", see)
     for frames, vision in ((40, False), (40, True), (80, True)):
         plain.check_memory(frames, 20, vision=vision)
     assert needed == sorted(set(needed))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model import load as loading
+from adatp_cli.model import checkpoints
 from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.quantize import choose_quantization
@@ -63,7 +63,7 @@ def test_auto_without_cuda_is_the_half_billion(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(loading.checkpoints, "ALIASES", {"0.5b": "no-one/has-this"})
+    monkeypatch.setattr(checkpoints, "ALIASES", {"0.5b": "no-one/has-this"})
     with pytest.raises(ModelError, match="no-one/has-this"):
         load_model(LoadRequest(offline=True), said.append)
     assert said == ["model auto: 0.5b, as the device is cpu"]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from adatp_cli.cost import ModelShape
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model import memory as memory_module
 from adatp_cli.model.layout import weight_bytes
 from adatp_cli.model.load import LoadRequest, load_model
-from adatp_cli.model.memory import check_run, fitting_quantization, most_frames
+from adatp_cli.model.memory import check_run, estimate_run, fitting_quantization
 from adatp_cli.model.relevance import expected_bytes
 from adatp_cli.model.shapes import count_weights
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
-from tests.test_model_memory import SEVEN, whole_bytes
+from tests.test_model_memory import SEVEN, SO400M
 
 GIB = 2**30
 
@@ -26,12 +27,27 @@ def free(patch: pytest.MonkeyPatch, available: int | None) -> None:
     patch.setattr(memory_module, "available_memory", lambda _device: available)
 
 
-@given(limit=st.integers(0, 60 * GIB), upper=st.integers(0, 300))
-def test_most_frames_is_the_last_that_fits(limit: int, upper: int) -> None:
-    found = most_frames(whole_bytes, limit, upper)
-    assert 0 <= found <= upper
-    assert found == 0 or whole_bytes(found) <= limit
-    assert found == upper or whole_bytes(found + 1) > limit
+@dataclass
+class Loaded:
+    """As a loaded model is known to the estimate."""
+
+    device: str = "cuda:0"
+    quantization: str = "none"
+    name: str = "7b"
+    dtype: str = "bfloat16"
+    shape: ModelShape = SEVEN
+
+    def bytes(self, frames: int) -> int:
+        return estimate_run(
+            self.shape, dtype=self.dtype, frames=frames, text_tokens=40, new_tokens=128,
+            relevance=SO400M, quantization=self.quantization, device=self.device,
+        ).total  # fmt: skip
+
+    def check(self, frames: int) -> None:
+        check_run(
+            self, frames=frames, text_tokens=40, new_tokens=128, at_once=lambda count: count,
+            relevance=SO400M,
+        )  # fmt: skip
 
 
 def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit(
@@ -39,7 +55,7 @@ def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit(
 ) -> None:
     for available in (200 * GIB, None):
         free(monkeypatch, available)
-        check_run(whole_bytes, frames=32, device="cuda:0", quantization="none", model="7b")
+        Loaded().check(32)
 
 
 @pytest.mark.parametrize(
@@ -55,24 +71,29 @@ def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit(
 def test_where_memory_is_short_the_heap_keeps_no_holes(
     room: float, device: str, quantization: str, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[None] = []
-    monkeypatch.setattr(memory_module, "keep_large_blocks_apart", lambda: calls.append(None))
-    free(monkeypatch, int(room * whole_bytes(32)))
-    check_run(whole_bytes, frames=32, device=device, quantization=quantization, model="7b")
-    assert bool(calls) == told
+    calls: list[int] = []
+    monkeypatch.setattr(memory_module, "_map_apart_from", calls.append)
+    loaded = Loaded(device, quantization)
+    free(monkeypatch, int(room * loaded.bytes(32)))
+    loaded.check(32)
+    assert calls == [2**20] * told
 
 
-def test_a_run_that_does_not_fit_says_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    free(monkeypatch, 8 * GIB)
+@pytest.mark.parametrize(("available", "frames"), [(8 * GIB, 512), (2 * GIB, 100), (4 * GIB, 128)])
+def test_a_run_that_does_not_fit_says_what_would(
+    available: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, available)
     with pytest.raises(MemoryLimitError) as caught:
-        check_run(whole_bytes, frames=512, device="cuda:0", quantization="none", model="7b")
+        Loaded().check(frames)
     error = caught.value
-    fitting = most_frames(whole_bytes, 8 * GIB, 512)
-    assert 0 < fitting < 512
     assert error.exit_code == 5
-    assert "512 frames" in error.message
-    assert "8.0 GiB" in error.message
-    assert f"--frames {fitting} " in error.hint
+    assert f"{frames} frames" in error.message
+    assert f"{available // GIB}.0 GiB" in error.message
+    told = re.match(r"--frames (\d+) would fit; ", error.hint)
+    assert told is not None
+    fitting = int(told[1])
+    assert Loaded().bytes(fitting) <= available < Loaded().bytes(fitting + 1)
     assert "nf4" in error.hint
     assert "0.5b" in error.hint
 
@@ -80,7 +101,7 @@ def test_a_run_that_does_not_fit_says_what_would(monkeypatch: pytest.MonkeyPatch
 def test_no_useless_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 1000)
     with pytest.raises(MemoryLimitError) as caught:
-        check_run(whole_bytes, frames=4, device="cpu", quantization="nf4", model="tiny")
+        Loaded("cpu", "nf4", "tiny").check(4)
     assert "--frames" not in caught.value.hint
     assert "nf4" not in caught.value.hint
     assert "tiny" not in caught.value.hint

@@ -21,7 +21,8 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.hub import HttpRanges, HubNotFoundError, HubUnreachableError
+from adatp_cli.model.checkpoints import locate_relevance
+from adatp_cli.model.hub import HttpRanges, HubNotFoundError, HubUnreachableError, HuggingFaceHub
 from adatp_cli.model.prompt import QuestionTokenizer, canonical
 from adatp_cli.model.relevance import Pooling, RelevanceEncoder, load_relevance
 from adatp_cli.model.tensors import FileSource, copy_tensors, read_header
@@ -44,9 +45,10 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def _load(folder: Path, dtype: torch.dtype = torch.float32) -> RelevanceEncoder:
-    return load_relevance(
-        str(folder), device="cpu", dtype=dtype, offline=True, progress=lambda _: None
+    files = locate_relevance(
+        str(folder), offline=True, progress=lambda _: None, hub=HuggingFaceHub()
     )
+    return load_relevance(str(folder), files, device="cpu", dtype=dtype)
 
 
 # The vectors
@@ -317,13 +319,15 @@ def test_a_source_that_ends_early_leaves_nothing_behind(whole: Path, tmp_path: P
 SCRIPT = """
 import json, sys, torch
 from adatp_cli.errors import AdatpError
+from adatp_cli.model.checkpoints import locate_relevance
+from adatp_cli.model.hub import HuggingFaceHub
 from adatp_cli.model.relevance import load_relevance
 said = []
 try:
-    encoder = load_relevance(
-        "owner/siglip", device="cpu", dtype=torch.float32, offline="--offline" in sys.argv,
-        progress=said.append,
+    files = locate_relevance(
+        "owner/siglip", offline="--offline" in sys.argv, progress=said.append, hub=HuggingFaceHub()
     )
+    encoder = load_relevance("owner/siglip", files, device="cpu", dtype=torch.float32)
     print(json.dumps({"vector": encoder.text_vector("a red circle").tolist(), "said": said}))
 except AdatpError as error:
     print(json.dumps({"error": error.message, "hint": error.hint, "said": said}))

@@ -13,7 +13,6 @@ from transformers import Qwen2Tokenizer
 
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.quiet import quiet_libraries
-from adatp_cli.model.relevance import load_relevance
 from tests.checkpoint import spread
 from tests.tiny_case import Model, corpus, plain_model
 from training import train
@@ -164,13 +163,8 @@ def test_what_is_written_is_what_is_loaded(
         loaded = load_model(
             LoadRequest(str(tmp_path), device="cpu", dtype="float32", offline=True), lambda _: None
         )
-        encoder = load_relevance(
-            str(tmp_path / RELEVANCE_FOLDER),
-            device="cpu",
-            dtype=torch.float32,
-            offline=True,
-            progress=lambda _: None,
-        )
+    encoder = loaded.relevance
+    assert encoder is not None
     written = {name: value.float() for name, value in model.state_dict().items()}
     assert same(dict(loaded.model.state_dict()), written)
     assert loaded.default_frames == 16

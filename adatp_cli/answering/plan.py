@@ -17,7 +17,7 @@ from adatp_cli.cost import (
     vision_cost,
 )
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.memory import check_clip
+from adatp_cli.model.memory import check_run
 from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import ModelContext, TokenSchedule
@@ -193,7 +193,7 @@ class Planner:
             It does not fit.
         """
         loaded = self._loaded
-        check_clip(
+        check_run(
             loaded,
             frames=frames,
             text_tokens=text_tokens + 1,

@@ -17,7 +17,7 @@ from adatp_cli.answering.encode import synchronize
 from adatp_cli.bench.memory import PeakWatch
 from adatp_cli.bench.sample import PLAIN, Sample
 from adatp_cli.cost import end_to_end_cost, paper_cost
-from adatp_cli.model.memory import check_clip
+from adatp_cli.model.memory import check_run
 from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class PlainTransformers:
         MemoryLimitError
             It does not fit.
         """
-        check_clip(
+        check_run(
             self._loaded,
             frames=frames,
             text_tokens=text_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adatp_cli.cost import LanguageShape
-from adatp_cli.model.memory import DTYPE_BYTES
+from adatp_cli.model.device import DTYPE_BYTES
 from adatp_cli.record import Flops, TokenCounts
 
 PLAIN = "plain transformers"

@@ -6,7 +6,8 @@ import re
 
 from adatp_cli.errors import ModelError, UsageError
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = tuple(DTYPE_BYTES)
 _DEVICE = re.compile(r"auto|cpu|cuda(?::(\d{1,3}))?")
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -16,13 +17,7 @@ def is_cuda(device: str) -> bool:
 
 
 def check_device(requested: str) -> re.Match[str]:
-    """Refuse what no machine has; PyTorch is not asked.
-
-    Raises
-    ------
-    UsageError
-        No such kind of device.
-    """
+    """Refuse what no machine has; PyTorch is not asked."""
     match = _DEVICE.fullmatch(requested)
     if match is None:
         raise UsageError(
@@ -32,15 +27,7 @@ def check_device(requested: str) -> re.Match[str]:
 
 
 def choose_device(requested: str) -> str:
-    """Resolve `auto` (the first CUDA device, else the CPU) and check what was asked for.
-
-    Raises
-    ------
-    UsageError
-        No such kind of device.
-    ModelError
-        This machine does not have it.
-    """
+    """Resolve `auto` (the first CUDA device, else the CPU) and check what was asked for."""
     match = check_device(requested)
     import torch
 
@@ -58,13 +45,7 @@ def choose_device(requested: str) -> str:
 
 
 def choose_dtype(requested: str, device: str) -> str:
-    """Resolve `auto`: bfloat16 where the device is fast at it, else float16 (CUDA) or float32.
-
-    Raises
-    ------
-    UsageError
-        No such type.
-    """
+    """Resolve `auto`: bfloat16 where the device is fast at it, else float16 (CUDA) or float32."""
     name = _SHORT.get(requested, requested)
     if name in DTYPES:
         return name
@@ -73,11 +54,9 @@ def choose_dtype(requested: str, device: str) -> str:
     import torch
 
     if is_cuda(device):
-        index = torch.device(device).index
-        with torch.cuda.device(index):
-            return (
-                "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-            )
+        with torch.cuda.device(torch.device(device).index):
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if fast else "float16"
     return "bfloat16" if cpu_is_fast_at_bfloat16() else "float32"
 
 
@@ -85,7 +64,5 @@ def cpu_is_fast_at_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware; emulated it is slower than float32."""
     import torch
 
-    capabilities = torch.cpu.get_capabilities()
-    return any(
-        capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
-    )
+    can = torch.cpu.get_capabilities()
+    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))

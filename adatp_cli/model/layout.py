@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adatp_cli.cost import ModelShape
 from adatp_cli.errors import ModelError
-from adatp_cli.model.quiet import readable_failures
-from adatp_cli.model.shapes import WeightCount, count_weights, model_shape
+from adatp_cli.model.shapes import WeightCount
 from adatp_cli.model.tensors import DAMAGED, Header, check_file
-from adatp_cli.text import readable_bytes
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -26,6 +23,9 @@ PREPROCESSORS = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+# The decoder's matrices, in the tensor names of both the published files and of the classes.
+_QUANTIZED = re.compile(r"language_model\.(model\.)?layers\.\d+\..*\.weight$")
+_HEAD = re.compile(r"(^|\.)lm_head\.weight$")
 _LARGEST_JSON = 64 * 2**20  # the longest that is read, the index of a large model, has 10 MB
 # Values of a configuration beyond which no such model is, far from the largest published ones.
 _LARGEST = {
@@ -47,12 +47,8 @@ _LARGEST = {
 class Description:
     """What a checkpoint says about itself in its `adatp.json`; all of it is optional.
 
-    Parameters
-    ----------
-    default_frames
-        Frames to sample where neither an option nor the profile says otherwise.
-    relevance_encoder
-        The relevance encoder made for its vision tower: a folder's path, or a hub id.
+    `default_frames` are sampled where neither an option nor the profile says otherwise;
+    `relevance_encoder` is the one made for its vision tower, a folder's path or a hub id.
     """
 
     default_frames: int | None = None
@@ -60,13 +56,7 @@ class Description:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    ModelError
-        The file cannot be read or holds something else.
-    """
+    """Read a file that must hold a JSON object."""
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise ModelError(f"{path} is too large to be what its name says", _HINT)
@@ -89,44 +79,26 @@ def _no_number(name: str) -> float:
 
 
 def lacking(folder: Path) -> list[str]:
-    """What a checkpoint's folder still needs, in words; empty where it has all.
-
-    Raises
-    ------
-    ModelError
-        One of its files that name others cannot be read.
-    """
+    """What a checkpoint's folder still needs, in words; empty where it has all."""
     if not (folder / "config.json").is_file():
         return ["config.json"]
+    own_template = folder / "tokenizer_config.json"
     needed = {
-        "weights": _has_weights(folder),
+        "weights": any((folder / name).is_file() for name in (_INDEX, _SINGLE))
+        and all((folder / name).is_file() for name in weight_files(folder)),
         "tokenizer": _has_tokenizer(folder),
         "preprocessor": any((folder / name).is_file() for name in PREPROCESSORS),
-        "chat template": _has_template(folder),
+        "chat template": (own_template.is_file() and "chat_template" in read_json(own_template))
+        or read_chat_template(folder) is not None,
     }
     return [what for what, present in needed.items() if not present]
-
-
-def _has_weights(folder: Path) -> bool:
-    if not ((folder / _INDEX).is_file() or (folder / _SINGLE).is_file()):
-        return False
-    return all((folder / name).is_file() for name in weight_files(folder))
-
-
-def _has_template(folder: Path) -> bool:
-    tokenizer = folder / "tokenizer_config.json"
-    own = tokenizer.is_file() and "chat_template" in read_json(tokenizer)
-    return own or read_chat_template(folder) is not None
 
 
 def check_layout(folder: Path) -> Path:
     """Check that the folder is a LLaVA-OneVision checkpoint that can be loaded, and return it.
 
-    Raises
-    ------
-    ModelError
-        One line about the first thing that is wrong: no or another configuration, code of its own,
-        weights that are missing, cut off or not in safetensors, no tokenizer, no preprocessor.
+    The `ModelError` tells the first thing that is wrong: no or another configuration, code of its
+    own, weights that are missing, cut off or not in safetensors, no tokenizer.
     """
     if not (folder / "config.json").is_file():
         raise no_model(str(folder), [path.name for path in folder.iterdir()])
@@ -141,13 +113,7 @@ def check_layout(folder: Path) -> Path:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the weight files that the folder must have.
-
-    Raises
-    ------
-    ModelError
-        It has no safetensors weights, or an index that cannot be read.
-    """
+    """Names of the weight files that the folder must have."""
     if (folder / _INDEX).is_file():
         mapping = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(mapping, dict) or not mapping:
@@ -171,13 +137,7 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def weight_headers(folder: Path) -> list[Header]:
-    """Headers of all weight files, each checked to be whole.
-
-    Raises
-    ------
-    ModelError
-        A file is missing, damaged or cut off, or lacks a tensor that the index promises.
-    """
+    """Headers of all weight files, each checked to be whole and to hold what the index promises."""
     headers = []
     for name in weight_files(folder):
         if not (folder / name).is_file():
@@ -198,13 +158,7 @@ def weight_headers(folder: Path) -> list[Header]:
 
 
 def read_description(folder: Path) -> Description:
-    """Read the folder's `adatp.json`, if it has one.
-
-    Raises
-    ------
-    ModelError
-        The file is there and is wrong.
-    """
+    """Read the folder's `adatp.json`, if it has one."""
     path = folder / DESCRIPTION
     if not path.is_file():
         return Description()
@@ -250,14 +204,6 @@ def _has_tokenizer(folder: Path) -> bool:
     )
 
 
-def _converted(called: str) -> str:
-    """The hint at the same weights in the layout that is read, where there are such."""
-    owner, _, name = called.partition("/")
-    if owner == "lmms-lab" and name.startswith("llava-onevision-qwen2-"):
-        return f"the same weights in Hugging Face layout are -m llava-hf/{name}-hf"
-    return _HINT
-
-
 def no_model(called: str, names: Sequence[str]) -> ModelError:
     """What a folder or repository of these files is, that has no config.json."""
     if "adapter_config.json" in names:
@@ -273,45 +219,34 @@ def no_model(called: str, names: Sequence[str]) -> ModelError:
 def check_config(folder: Path, called: str | None = None) -> None:
     """Check that the folder's config.json is a LLaVA-OneVision checkpoint's.
 
-    Parameters
-    ----------
-    called
-        What errors call it, where that is not the folder's path.
-
-    Raises
-    ------
-    ModelError
-        It is another model's, brings code, or holds values that cannot be.
+    Another model's, one that brings code and one of values that cannot be are refused; errors call
+    it `called`, or by the folder's path.
     """
-    config: Mapping[str, Any] = read_json(folder / "config.json")
-    _check_config(called or str(folder), config)
-
-
-def _check_config(folder: str, config: Mapping[str, Any]) -> None:
+    config = read_json(folder / "config.json")
+    called = called or str(folder)
     found = config.get("model_type")
     if "auto_map" in config:
-        raise ModelError(f"{folder} brings code of its own (auto_map), which is never run", _HINT)
+        raise ModelError(f"{called} brings code of its own (auto_map), which is never run", _HINT)
     if found != _EXPECTED:
-        raise ModelError(f"{folder} is a {found!r} model, not {_EXPECTED!r}", _converted(folder))
+        owner, _, name = called.partition("/")
+        hint = _HINT
+        if owner == "lmms-lab" and name.startswith("llava-onevision-qwen2-"):
+            hint = f"the same weights in Hugging Face layout are -m llava-hf/{name}-hf"
+        raise ModelError(f"{called} is a {found!r} model, not {_EXPECTED!r}", hint)
     if "quantization_config" in config:
         raise ModelError(
-            f"{folder} is already quantized",
+            f"{called} is already quantized",
             "take the unquantized checkpoint and quantize on load (--quantize nf4)",
         )
     for part, expected in (("text_config", "qwen2"), ("vision_config", "siglip_vision_model")):
         section = config.get(part)
         kind = section.get("model_type") if isinstance(section, dict) else None
         if kind != expected or not isinstance(section, dict):
-            raise ModelError(f"{folder}'s {part} is {kind!r}, not {expected!r}", _HINT)
+            raise ModelError(f"{called}'s {part} is {kind!r}, not {expected!r}", _HINT)
         for key, largest in _LARGEST.items():
             value = section.get(key)
             if isinstance(value, int | float) and not 1 <= value <= largest:
-                raise ModelError(f"{folder}'s {part} has {key} {value}, which cannot be", _HINT)
-
-
-# The decoder's matrices, in the tensor names of both the published files and of the classes.
-_QUANTIZED = re.compile(r"language_model\.(model\.)?layers\.\d+\..*\.weight$")
-_HEAD = re.compile(r"(^|\.)lm_head\.weight$")
+                raise ModelError(f"{called}'s {part} has {key} {value}, which cannot be", _HINT)
 
 
 def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
@@ -320,52 +255,15 @@ def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
     Counted in the headers of its files. A head that stands in a file beside the embedding that it
     is tied to, as in the published 0.5B's, is not loaded a second time.
     """
-    headers = weight_headers(folder)
-    tied = _is_tied(read_json(folder / "config.json"))
+    config = read_json(folder / "config.json")
+    text = config.get("text_config")
+    inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+    tied = config.get("tie_word_embeddings") or inner
     decoder = rest = 0
-    for header in headers:
+    for header in weight_headers(folder):
         for entry in header.tensors.values():
             if len(entry.shape) == 2 and _QUANTIZED.search(entry.name):
                 decoder += entry.elements
             elif not (tied and _HEAD.search(entry.name)):
                 rest += entry.elements
     return WeightCount(decoder, rest).nbytes(dtype)
-
-
-def configured_shape(folder: Path) -> ModelShape:
-    """The dimensions that a folder's config.json gives.
-
-    Raises
-    ------
-    ModelError
-        It gives none, or such as no model has.
-    """
-    from transformers import LlavaOnevisionConfig
-
-    with readable_failures(str(folder)):
-        config: Any = LlavaOnevisionConfig.from_pretrained(folder, local_files_only=True)
-        return model_shape(config)
-
-
-def check_count(name: str, folder: Path, dtype: str) -> None:
-    """Refuse weights of another size than config.json tells, which would be made up in memory.
-
-    Raises
-    ------
-    ModelError
-        Files and configuration differ by a quarter or more.
-    """
-    held = weight_bytes(folder, dtype)["none"]
-    wanted = count_weights(configured_shape(folder)).nbytes(dtype)["none"]
-    if not 0.8 < held / wanted < 1.25:
-        raise ModelError(
-            f"{name}'s config.json describes {readable_bytes(wanted)} of weights, and its files "
-            f"hold {readable_bytes(held)}",
-            "use a LLaVA-OneVision checkpoint whose config.json belongs to its weights",
-        )
-
-
-def _is_tied(config: dict[str, Any]) -> bool:
-    text = config.get("text_config")
-    inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
-    return bool(config.get("tie_word_embeddings") or inner)

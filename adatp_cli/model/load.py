@@ -13,35 +13,28 @@ import torch
 
 from adatp_cli.cost import ModelShape
 from adatp_cli.errors import ModelError
-from adatp_cli.model import checkpoints
 from adatp_cli.model.checkpoints import (
+    AUTO,
     DEFAULT_ENCODER,
     Checkpoint,
-    RelevanceFiles,
+    at_hand,
+    choose_auto,
+    find,
     find_relevance,
     relevance_at_hand,
 )
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
 from adatp_cli.model.hub import Hub, HuggingFaceHub, Progress, Wanted, fetch
-from adatp_cli.model.layout import (
-    Description,
-    check_count,
-    configured_shape,
-    read_chat_template,
-    read_description,
-    weight_bytes,
-)
+from adatp_cli.model.layout import read_chat_template, read_description, weight_bytes
 from adatp_cli.model.memory import fitting_quantization, large_blocks_apart
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.prompt import try_template
-from adatp_cli.model.quantize import (
-    quantization_config,
-    verify_quantization,
-)
+from adatp_cli.model.quantize import quantization_config, verify_quantization
 from adatp_cli.model.quiet import readable_failures, weights_progress
 from adatp_cli.model.relevance import RelevanceEncoder, expected_bytes, load_relevance
-from adatp_cli.model.shapes import count_weights, model_shape
+from adatp_cli.model.shapes import configured_shape, count_weights
 from adatp_cli.settings import NO_ENCODER
+from adatp_cli.text import readable_bytes
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
@@ -50,6 +43,7 @@ Accepts = Callable[[ModelShape, int], None]
 
 # What LLaVA-OneVision's own evaluations sample, for checkpoints that do not say.
 DEFAULT_FRAMES = 32
+_BELONGS = "use a LLaVA-OneVision checkpoint whose config.json belongs to its weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +146,8 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     UsageError
         An option has no such value.
     ModelError
-        The model is not to be had, is of another kind, or did not load as it should.
+        The model is neither here nor on a hub that answers, is of another kind, or did not load as
+        it should.
     MemoryLimitError
         Its weights do not fit.
     """
@@ -160,68 +155,104 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     name = request.model
-    if name.lower() == checkpoints.AUTO:
-        name = checkpoints.choose_auto(cuda=is_cuda(device))
+    if name.lower() == AUTO:
+        name = choose_auto(cuda=is_cuda(device))
         progress(f"model auto: {name}, as the device is {device}")
-    found = checkpoints.find(name, offline=request.offline, hub=hub)
+    found = find(name, offline=request.offline, hub=hub)
     called = found.name if isinstance(found, Checkpoint) else found.repo
-    description = read_description(found.folder)
+    folder = found.folder
+    description = read_description(folder)
+    default_frames = description.default_frames or DEFAULT_FRAMES
+    shape = configured_shape(folder)
     if request.accepts is not None:
-        shape = _shape_of(found.folder)
-        request.accepts(shape, description.default_frames or DEFAULT_FRAMES)
-    place, encoder_name = _wanted_encoder(request, called, found.folder, description)
-    encoder = None
+        request.accepts(shape, default_frames)
+    own = description.relevance_encoder
+    place, encoder_name = _wanted_encoder(request.relevance, own, called, folder)
+    encoder, encoder_bytes = None, 0
     if place not in NO_ENCODER:
-        named = place == description.relevance_encoder and place != DEFAULT_ENCODER
         local = isinstance(found, Checkpoint) and found.revision is None
+        unasked = local and place == own != DEFAULT_ENCODER and request.relevance == "auto"
         encoder = find_relevance(
-            place,
-            offline=request.offline,
-            hub=hub,
-            named_by=found.folder if named and local and request.relevance == "auto" else None,
+            place, offline=request.offline, hub=hub, named_by=folder if unasked else None
         )
-    quantization = _quantization(request, found, place, dtype, device, progress)
+        encoder_bytes = expected_bytes(place, dtype)
+    described = count_weights(shape).nbytes(dtype)
+    weights = weight_bytes(folder, dtype) if isinstance(found, Checkpoint) else described
+    quantization = fitting_quantization(
+        request.quantization,
+        {kind: count + encoder_bytes for kind, count in weights.items()},
+        device=device,
+        model=called,
+        progress=progress,
+    )
     # All of it was looked up and judged; now it is announced together, and fetched.
     missing = [item for item in (found, encoder) if isinstance(item, Wanted)]
     if missing:
         fetch(missing, progress, hub)
-    checkpoint = checkpoints.at_hand(found) if isinstance(found, Wanted) else found
+    if isinstance(found, Wanted):
+        found = at_hand(found)
+        weights = weight_bytes(folder, dtype)
     if isinstance(encoder, Wanted):
         encoder = relevance_at_hand(encoder, hub)
-    check_count(checkpoint.name, checkpoint.folder, dtype)
-    progress(f"loading {checkpoint.name} ({dtype}, {quantization} quantization) on {device}")
-    model = _load_weights(checkpoint, quantization, dtype, device, progress)
+    if not 0.8 < weights["none"] / described["none"] < 1.25:  # the rest would be made up in memory
+        raise ModelError(
+            f"{called}'s config.json describes {readable_bytes(described['none'])} of weights, and "
+            f"its files hold {readable_bytes(weights['none'])}",
+            _BELONGS,
+        )
+    progress(f"loading {called} ({dtype}, {quantization} quantization) on {device}")
+    model = _load_weights(found, quantization, dtype, device, progress)
     config: Any = model.config
-    shape = model_shape(config)
-    preprocess = _preprocessor(checkpoint.folder, shape)
-    tokenizer = _tokenizer(checkpoint.folder, model)
+    preprocess = Preprocessor.from_folder(folder)
+    if preprocess.size != shape.vision.image_size:
+        raise ModelError(
+            f"{folder}'s preprocessor makes frames of {preprocess.size} pixels, and its vision "
+            f"tower takes {shape.vision.image_size}",
+            "use a checkpoint whose files belong together",
+        )
+    tokenizer = _tokenizer(folder, model)
     relevance = None
     if encoder is not None:
-        relevance = _relevance(encoder, encoder_name, device, dtype, shape)
+        with readable_failures(f"the relevance encoder {encoder_name}"):
+            relevance = load_relevance(
+                encoder_name, encoder, device=device, dtype=getattr(torch, dtype)
+            )
+        if relevance.shape.head_hidden != shape.vision.hidden:
+            raise ModelError(
+                f"the relevance encoder {encoder_name} reads features of width "
+                f"{relevance.shape.head_hidden}, and this model's are {shape.vision.hidden} wide",
+                "name the encoder that belongs to the model's vision tower, or none",
+            )
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         preprocess=preprocess,
         shape=shape,
-        name=checkpoint.name,
-        revision=checkpoint.revision,
-        folder=checkpoint.folder,
+        name=called,
+        revision=found.revision,
+        folder=folder,
         quantization=quantization,
         dtype=dtype,
         device=device,
         relevance=relevance,
-        default_frames=description.default_frames or DEFAULT_FRAMES,
+        default_frames=default_frames,
         video_token_id=config.video_token_id,
         context_length=config.text_config.max_position_embeddings,
     )
 
 
-def _shape_of(folder: Path) -> ModelShape:
-    from transformers import LlavaOnevisionConfig
+def _wanted_encoder(wanted: str, own: str | None, called: str, folder: Path) -> tuple[str, str]:
+    """Where the relevance encoder is, and what it is called; `own` is what the checkpoint names.
 
-    with readable_failures(f"{folder}'s configuration"):
-        config = LlavaOnevisionConfig.from_pretrained(folder, local_files_only=True)
-    return model_shape(config)
+    One in the checkpoint's own folder is called after the checkpoint, as `tiny/relevance`: a path
+    of the package or a cache differs from machine to machine. The profile of a record, which says
+    so, can be used again.
+    """
+    if own is None:
+        place = DEFAULT_ENCODER if wanted == "auto" else wanted
+        return place, place
+    name = f"{called}/{Path(own).name}" if Path(own).parent == folder else own
+    return (own, name) if wanted in ("auto", name) else (wanted, wanted)
 
 
 def _load_weights(
@@ -267,7 +298,7 @@ def _check_loading(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
         if names:
             raise ModelError(
                 f"{checkpoint.name} {what} {len(names)} weights, {names[0]} among them",
-                "use a LLaVA-OneVision checkpoint whose config.json belongs to its weights",
+                _BELONGS,
             )
 
 
@@ -318,78 +349,3 @@ def _tokenizer(
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
-
-
-def _preprocessor(folder: Path, shape: ModelShape) -> Preprocessor:
-    preprocess = Preprocessor.from_folder(folder)
-    if preprocess.size != shape.vision.image_size:
-        raise ModelError(
-            f"{folder}'s preprocessor makes frames of {preprocess.size} pixels, and its vision "
-            f"tower takes {shape.vision.image_size}",
-            "use a checkpoint whose files belong together",
-        )
-    return preprocess
-
-
-def _quantization(
-    request: LoadRequest,
-    found: Checkpoint | Wanted,
-    encoder: str,
-    dtype: str,
-    device: str,
-    progress: Progress,
-) -> str:
-    """What the weights will be quantized to; what cannot fit is refused, fetched or not."""
-    if isinstance(found, Checkpoint):
-        called, weights = found.name, weight_bytes(found.folder, dtype)
-    else:
-        called, weights = found.repo, count_weights(configured_shape(found.folder)).nbytes(dtype)
-    beside = 0 if encoder in NO_ENCODER else expected_bytes(encoder, dtype)
-    return fitting_quantization(
-        request.quantization,
-        {kind: count + beside for kind, count in weights.items()},
-        device=device,
-        model=called,
-        progress=progress,
-    )
-
-
-def _wanted_encoder(
-    request: LoadRequest, called: str, folder: Path, description: Description
-) -> tuple[str, str]:
-    """Where the relevance encoder is, and what it is called.
-
-    One in the checkpoint's own folder is called after the checkpoint, as `tiny/relevance`: where
-    the package or a cache lies is nobody's business and differs from machine to machine. The
-    profile of a record, which says so, can be used again.
-    """
-    own = description.relevance_encoder
-    if own is None:
-        asked = request.relevance
-        return (DEFAULT_ENCODER,) * 2 if asked == "auto" else (asked, asked)
-    inside = Path(own).parent == folder
-    name = f"{called}/{Path(own).name}" if inside else own
-    if request.relevance in ("auto", name):
-        return own, name
-    return request.relevance, request.relevance
-
-
-def _relevance(
-    files: RelevanceFiles, name: str, device: str, dtype: str, shape: ModelShape
-) -> RelevanceEncoder:
-    with readable_failures(f"the relevance encoder {name}"):
-        encoder = load_relevance(
-            name,
-            device=device,
-            dtype=getattr(torch, dtype),
-            offline=True,
-            progress=lambda _text: None,
-            files=files,
-        )
-    if encoder.shape.head_hidden != shape.vision.hidden:
-        raise ModelError(
-            f"the relevance encoder {name} reads features of width {encoder.shape.head_hidden}, "
-            f"and this model's are {shape.vision.hidden} wide",
-            "name the encoder that belongs to the model's vision tower, or none",
-        )
-    return encoder

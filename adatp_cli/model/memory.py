@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from adatp_cli.cost import (
     COLOUR_CHANNELS,
@@ -24,12 +25,9 @@ from adatp_cli.cost import (
     VisionShape,
 )
 from adatp_cli.errors import MemoryLimitError
-from adatp_cli.model.device import is_cuda
+from adatp_cli.model.device import DTYPE_BYTES, is_cuda
 from adatp_cli.model.quantize import choose_quantization
 from adatp_cli.text import gigabytes, plural
-
-if TYPE_CHECKING:
-    from adatp_cli.model.load import LoadedModel
 
 # Allocator rounding, temporaries and library workspaces beside what is counted (our choice).
 _ALLOWANCE = 1.1
@@ -54,7 +52,12 @@ _FAILED_UNDER_A_LIMIT = (
     "can't start new thread",
     "error return without exception set",
 )
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# On a CPU up to 2.7 times what was counted was held, ten times in int8, the rest being holes in the
+# heap (docs/memory.md). Where so much is free they do no harm.
+_ROOM_FOR_HOLES, _ROOM_FOR_INT8_HOLES = 3, 10
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
+_APART = 2**20
+_USUAL = 32 * 2**20  # what glibc sets by itself once large blocks have been freed
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +116,6 @@ def estimate_run(
 
     Parameters
     ----------
-    shape
-        The model.
-    dtype
-        `float32`, `bfloat16` or `float16`.
     frames, text_tokens, new_tokens
         Frames of the clip, prompt tokens that are not visual, most answer tokens.
     frames_at_once
@@ -199,7 +198,7 @@ def _decoder_layer(
 
 def available_memory(device: str) -> int | None:
     """Bytes that a new allocation on the device could get; None when the system does not say."""
-    if device.startswith("cuda"):
+    if is_cuda(device):
         import torch
 
         free, _ = torch.cuda.mem_get_info(device)
@@ -207,7 +206,9 @@ def available_memory(device: str) -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     import psutil
 
-    limits = [int(psutil.virtual_memory().available), cgroup_available(), address_space_left()]
+    limits = [int(psutil.virtual_memory().available), cgroup_available()]
+    if (addresses := address_space_limit()) is not None:
+        limits.append(max(0, addresses - int(psutil.Process().memory_info().vms)))
     return min(limit for limit in limits if limit is not None)
 
 
@@ -221,24 +222,8 @@ def address_space_limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def address_space_left() -> int | None:
-    """Bytes of addresses that are left of the limit; None without one, or where nobody tells."""
-    limit = address_space_limit()
-    if limit is None:
-        return None
-    import psutil
-
-    return max(0, limit - int(psutil.Process().memory_info().vms))
-
-
 def check_address_space() -> None:
-    """Refuse a limit under which libraries end the process, before they are imported.
-
-    Raises
-    ------
-    MemoryLimitError
-        PyTorch does not fit.
-    """
+    """Refuse a limit on addresses under which libraries crash, before they are imported."""
     limit = address_space_limit()
     if limit is not None and limit < _LEAST_ADDRESSES:
         raise MemoryLimitError(
@@ -248,14 +233,9 @@ def check_address_space() -> None:
 
 
 def out_of_memory(doing: str, hint: str) -> MemoryLimitError:
-    """The error for an allocation that failed: a limit of the shell's is named where there is one.
+    """The error for an allocation that failed; `doing` is as in `while loading tiny`, or empty.
 
-    Parameters
-    ----------
-    doing
-        In what, as in `while loading tiny`; may be empty.
-    hint
-        What needs less.
+    A limit of the shell's is named where there is one.
     """
     limit = address_space_limit()
     told = f"the memory ran out {doing}".rstrip()
@@ -273,18 +253,8 @@ def cgroup_available(
 ) -> int | None:
     """Bytes left under the tightest memory limit of the control groups that this process is in.
 
-    A container's limit does not show in the machine's own figures. Pages of files that the kernel
-    can drop count as free, as they do in the machine's figures.
-
-    Parameters
-    ----------
-    root, own
-        Where the control groups are mounted, and where the process finds its place in them.
-
-    Returns
-    -------
-    int or None
-        None without a limit.
+    None without a limit. A container's limit does not show in the machine's own figures. Pages of
+    files that the kernel can drop count as free, as they do in the machine's figures.
     """
     try:
         lines = own.read_text().splitlines()
@@ -295,19 +265,16 @@ def cgroup_available(
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
-            names = ("memory.max", "memory.current", "inactive_file")
-            left += _left_along(root, path, names)
+            mount, names = root, ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
+            mount = root / "memory"
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            left += _left_along(root / "memory", path, names)
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        groups = [mount.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+        left += [free for group in groups if (free := _left_in(group, *names)) is not None]
     return min(left, default=None)
-
-
-def _left_along(root: Path, path: str, names: tuple[str, str, str]) -> list[int]:
-    """What is left in each group from the root down to the process's own."""
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    groups = [root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
-    return [left for group in groups if (left := _left_in(group, *names)) is not None]
 
 
 def _left_in(group: Path, limit_name: str, used_name: str, cache_name: str) -> int | None:
@@ -338,13 +305,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(doing: str) -> Iterator[None]:
-    """Turn an allocation that failed after all into the error that says what helps.
-
-    Raises
-    ------
-    MemoryLimitError
-        In place of what the allocation raised.
-    """
+    """Turn an allocation that failed after all into the error that says what helps."""
     try:
         yield
     except Exception as error:
@@ -354,11 +315,6 @@ def memory_errors(doing: str) -> Iterator[None]:
             f"while {doing}",
             "fewer --frames, --quantize nf4 or a smaller model (-m 0.5b, -m tiny) needs less",
         ) from error
-
-
-# On a CPU up to 2.7 times what was counted was held, ten times in int8, the rest being holes in the
-# heap (docs/memory.md). Where so much is free they do no harm.
-_ROOM_FOR_HOLES, _ROOM_FOR_INT8_HOLES = 3, 10
 
 
 def fitting_quantization(
@@ -380,12 +336,7 @@ def fitting_quantization(
     device, model
         Where they go, and what the error calls them.
     progress
-        Told what `auto` came to, where that is a quantization.
-
-    Raises
-    ------
-    MemoryLimitError
-        They do not fit.
+        Told which quantization `auto` chose, where it chose one.
     """
     free = available_memory(device)
     quantization = choose_quantization(
@@ -406,26 +357,18 @@ def fitting_quantization(
     )
 
 
-def most_frames(estimate: Callable[[int], int], available: int, upper: int) -> int:
-    """The largest number of frames, at most `upper`, whose estimate fits; 0 when none does.
+class Placed(Protocol):
+    """What is known of a loaded model: what it is, how it was loaded and where."""
 
-    Parameters
-    ----------
-    estimate
-        Frames to bytes, growing with the frames.
-    """
-    low, high = 0, upper
-    while low < high:
-        middle = (low + high + 1) // 2
-        if estimate(middle) <= available:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    shape: ModelShape
+    name: str
+    quantization: str
+    dtype: str
+    device: str
 
 
-def check_clip(
-    loaded: LoadedModel,
+def check_run(
+    loaded: Placed,
     *,
     frames: int,
     text_tokens: int,
@@ -434,7 +377,9 @@ def check_clip(
     visual_per_layer: Callable[[int], Sequence[int]] | None = None,
     relevance: RelevanceShape | None = None,
 ) -> None:
-    """`check_run` for a loaded model.
+    """Refuse a run that does not fit, saying what would; nothing where free memory is unknown.
+
+    Where it just fits a CPU's memory, the C library is told to give back what it can.
 
     Parameters
     ----------
@@ -442,11 +387,6 @@ def check_clip(
         As for `estimate_run`.
     at_once, visual_per_layer
         Frames of a clip to that function's `frames_at_once` and `visual_per_layer`.
-
-    Raises
-    ------
-    MemoryLimitError
-        It does not fit.
     """
 
     def needed(count: int) -> int:
@@ -463,57 +403,22 @@ def check_clip(
             device=loaded.device,
         ).total
 
-    check_run(
-        needed,
-        frames=frames,
-        device=loaded.device,
-        quantization=loaded.quantization,
-        model=loaded.name,
-    )
-
-
-def check_run(
-    estimate: Callable[[int], int],
-    *,
-    frames: int,
-    device: str,
-    quantization: str,
-    model: str,
-) -> None:
-    """Refuse a run that does not fit, saying what would; nothing where free memory is unknown.
-
-    Where it just fits a CPU's memory, the C library is told to give back what it can.
-
-    Parameters
-    ----------
-    estimate
-        Frames to bytes beside the weights, which are loaded already.
-    frames
-        Frames asked for.
-    device, quantization, model
-        What is loaded, for the sentence about what would fit.
-
-    Raises
-    ------
-    MemoryLimitError
-        It does not fit.
-    """
-    needed, available = estimate(frames), available_memory(device)
+    wanted, available = needed(frames), available_memory(loaded.device)
     if available is None:
         return
-    if needed <= available:
-        room = _ROOM_FOR_INT8_HOLES if quantization == "int8" else _ROOM_FOR_HOLES
-        if device == "cpu" and available < room * needed:
-            keep_large_blocks_apart()
+    if wanted <= available:
+        room = _ROOM_FOR_INT8_HOLES if loaded.quantization == "int8" else _ROOM_FOR_HOLES
+        if loaded.device == "cpu" and available < room * wanted:
+            _map_apart_from(_APART)
         return
-    fitting = most_frames(estimate, available, frames - 1)
+    fitting = bisect_right(range(1, frames), available, key=needed)
     choices = [f"--frames {fitting} would fit"] if fitting else []
-    if quantization == "none":
+    if loaded.quantization == "none":
         choices.append("--quantize nf4 frees most of the weights' memory")
-    choices.append(_smaller_model(model))
+    choices.append(_smaller_model(loaded.name))
     raise MemoryLimitError(
-        f"{plural(frames, 'frame needs', 'frames need')} about {gigabytes(needed)} beside the "
-        f"model, and {device} has {gigabytes(available)} free",
+        f"{plural(frames, 'frame needs', 'frames need')} about {gigabytes(wanted)} beside the "
+        f"model, and {loaded.device} has {gigabytes(available)} free",
         "; ".join(choices),
     )
 
@@ -522,28 +427,17 @@ def _smaller_model(model: str) -> str:
     return "close other programs" if model == "tiny" else "-m 0.5b or -m tiny is smaller"
 
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt(3)
-_APART = 2**20
-# What glibc comes to by itself once large blocks have been freed.
-_USUAL = 32 * 2**20
-
-
-def keep_large_blocks_apart() -> None:
-    """From now on map blocks of a mebibyte and more one by one; nothing elsewhere than on glibc."""
-    _set_threshold(_APART)
-
-
-@contextlib.contextmanager
+@contextmanager
 def large_blocks_apart() -> Iterator[None]:
-    """Map them one by one for the time of a block of work, and then as usual."""
-    _set_threshold(_APART)
+    """Have glibc map blocks of a mebibyte and more one by one meanwhile, and then as usual."""
+    _map_apart_from(_APART)
     try:
         yield
     finally:
-        _set_threshold(_USUAL)
+        _map_apart_from(_USUAL)
 
 
-def _set_threshold(size: int) -> None:
+def _map_apart_from(size: int) -> None:
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, size)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from adatp_cli.cost import SO400M_RELEVANCE, RelevanceShape
@@ -24,9 +25,7 @@ from adatp_cli.model.checkpoints import (
     TEXT,
     RelevanceFiles,
     encoder_config,
-    locate_relevance,
 )
-from adatp_cli.model.hub import Hub, HuggingFaceHub, Progress
 from adatp_cli.model.memory import LOOKS_AT_ONCE
 from adatp_cli.model.prompt import QuestionTokenizer
 from adatp_cli.model.quiet import weights_progress
@@ -131,81 +130,33 @@ class RelevanceEncoder:
 
 
 def load_relevance(
-    name_or_folder: str,
-    *,
-    called: str | None = None,
-    device: str,
-    dtype: torch.dtype,
-    offline: bool,
-    progress: Progress,
-    hub: Hub | None = None,
-    files: RelevanceFiles | None = None,
+    name: str, files: RelevanceFiles, *, device: str, dtype: torch.dtype
 ) -> RelevanceEncoder:
     """Load text tower, pooling head and post-layernorm of a SigLIP model, and nothing else of it.
 
-    Parameters
-    ----------
-    name_or_folder
-        Hub id or folder in SigLIP's layout.
-    called
-        Its name for records, where that is another.
-    device, dtype
-        Where the encoder goes, and the text tower's type.
-    offline
-        Look in the cache alone.
-    progress
-        Gets what is fetched and how large it is.
-    hub
-        The way to cache and hub; huggingface_hub's when omitted.
-    files
-        Its files, where they are at hand already.
-
-    Raises
-    ------
-    ModelError
-        It is neither cached nor reachable, or is no such model.
+    `name` is for records, `dtype` the text tower's. What is not such a model is refused.
     """
-    files = files or locate_relevance(
-        name_or_folder, offline=offline, progress=progress, hub=hub or HuggingFaceHub()
-    )
     config = encoder_config(files.folder)
-    state = _read_state(files.weights, (TEXT, HEAD, NORM))
+    state: dict[str, Tensor] = {}
+    for path in files.weights:
+        check_file(path)
+        with safe_open(path, framework="pt") as file:
+            wanted = [key for key in file.keys() if key.startswith((TEXT, HEAD, NORM))]  # noqa: SIM118
+            state |= {key: file.get_tensor(key) for key in wanted}
     tower: Any = _text_tower(config, state, dtype, files.folder)
     norm, head = _vision_head(config, state, files.folder)
     shape = relevance_shape(config)
     tokenizer = QuestionTokenizer.from_folder(files.folder, length=shape.text_tokens)
     return RelevanceEncoder(
-        tower.to(device),
-        norm.to(device),
-        head.to(device),
-        tokenizer,
-        shape,
-        called or name_or_folder,
+        tower.to(device), norm.to(device), head.to(device), tokenizer, shape, name
     )
 
 
 def expected_bytes(name_or_folder: str, dtype: str) -> int:
-    """Memory that `load_relevance` will take; what is no folder is taken for the default encoder.
-
-    Raises
-    ------
-    ModelError
-        The folder holds no such model.
-    """
+    """Memory that `load_relevance` will take; a hub id is taken for the default encoder."""
     folder = Path(name_or_folder).expanduser()
     shape = relevance_shape(encoder_config(folder)) if folder.is_dir() else SO400M_RELEVANCE
     return encoder_bytes(shape, dtype)
-
-
-def _read_state(paths: tuple[Path, ...], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    from safetensors import safe_open
-
-    state: dict[str, Tensor] = {}
-    for path in paths:
-        check_file(path)
-        with safe_open(path, framework="pt") as file:
-            state |= {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)}  # noqa: SIM118
-    return state
 
 
 def _text_tower(

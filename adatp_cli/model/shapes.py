@@ -1,28 +1,23 @@
-"""A Hugging Face configuration as the dimensions that everything else computes with."""
+"""A configuration as the dimensions that everything else computes with, and what weights take."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adatp_cli.cost import COLOUR_CHANNELS, LanguageShape, ModelShape, RelevanceShape, VisionShape
 from adatp_cli.errors import ModelError
-from adatp_cli.model.memory import DTYPE_BYTES
+from adatp_cli.model.device import DTYPE_BYTES
 from adatp_cli.model.quantize import BYTES_PER_WEIGHT
+from adatp_cli.model.quiet import readable_failures
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionConfig, SiglipConfig
 
 
 def model_shape(config: LlavaOnevisionConfig) -> ModelShape:
-    """Dimensions of a LLaVA-OneVision model.
-
-    Raises
-    ------
-    ModelError
-        The configuration takes other visual features than the published checkpoints: not the last
-        layer's, or not all patches.
-    """
+    """Dimensions of a LLaVA-OneVision model; features and attention of another kind are refused."""
     text: Any = config.text_config
     vision: Any = config.vision_config
     if config.vision_feature_layer != -1 or config.vision_feature_select_strategy != "full":
@@ -58,6 +53,15 @@ def model_shape(config: LlavaOnevisionConfig) -> ModelShape:
             patch_size=_side(vision.patch_size),
         ),
     )
+
+
+def configured_shape(folder: Path) -> ModelShape:
+    """The dimensions that a folder's config.json gives."""
+    from transformers import LlavaOnevisionConfig
+
+    with readable_failures(f"{folder}'s configuration"):
+        config: Any = LlavaOnevisionConfig.from_pretrained(folder, local_files_only=True)
+        return model_shape(config)
 
 
 def relevance_shape(config: SiglipConfig) -> RelevanceShape:
