@@ -205,6 +205,23 @@ class FailureRecord:
         return json_line(self.to_dict())
 
 
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a run knows so far, for the record of whatever fails."""
+
+    video: str = ""
+    model: ModelInfo | None = None
+    profile: dict[str, Any] | None = None
+    video_info: VideoFacts | None = None
+    versions: Versions | None = None
+
+    def failure(self, question: str, error: ErrorInfo) -> FailureRecord:
+        """The record of a question that got no answer."""
+        return FailureRecord(
+            self.video, question, error, self.model, self.profile, self.video_info, self.versions
+        )
+
+
 def _whole(known: dict[str, Any]) -> dict[str, Any]:
     """A row with every key, in the schema's order, and None where nothing is known.
 

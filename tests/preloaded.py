@@ -14,7 +14,7 @@ import sys
 # Imported, but never used before the fork: a thread pool would not survive it.
 _HEAVY = (
     "torch", "transformers", "transformers.models.llava_onevision.modeling_llava_onevision",
-    "adatp_cli.answering.session", "adatp_cli.model.load", "adatp_cli.batch.runner",
+    "adatp_cli.answering.session", "adatp_cli.model.load", "adatp_cli.answering.run",
     "adatp_cli.cli.batch",
 )  # fmt: skip
 

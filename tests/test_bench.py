@@ -13,7 +13,7 @@ import torch
 
 from adatp_cli.bench.baseline import PlainTransformers
 from adatp_cli.bench.memory import PeakWatch
-from adatp_cli.bench.runner import Bench, BenchPlan, Entrant, Measuring, NotMeasured
+from adatp_cli.bench.runner import Bench, BenchPlan, Measuring, NotMeasured
 from adatp_cli.bench.sample import PLAIN, Sample
 from adatp_cli.bench.summary import summarise
 from adatp_cli.errors import MemoryLimitError, UsageError
@@ -22,7 +22,7 @@ from adatp_cli.model.load import LoadedModel
 from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.sampling import Sampling
-from tests.engine_case import engine_of, hooks_on, load_random, noisy_clip, profile
+from tests.session_case import hooks_on, load_random, noisy_clip, profile, run_of, session_of
 
 NEW_TOKENS = 4
 
@@ -48,8 +48,8 @@ def bench_of(loaded: LoadedModel, *, reader: NoisyReader | None = None, **change
     plan = dataclasses.replace(plan, **changes)
     bare = dataclasses.replace(loaded, relevance=None)
     entrants = [
-        Entrant("all", engine_of(bare, profile(None), new_tokens=NEW_TOKENS)),
-        Entrant("some", engine_of(loaded, profile(0.4), new_tokens=NEW_TOKENS)),
+        run_of("all", session_of(bare, profile(None), new_tokens=NEW_TOKENS)),
+        run_of("some", session_of(loaded, profile(0.4), new_tokens=NEW_TOKENS)),
     ]
     return Bench(loaded, entrants, plan, reader or NoisyReader(), "clip", "clip")
 
@@ -91,7 +91,7 @@ def test_answers_have_one_length_and_the_model_is_as_before(loaded: LoadedModel)
 
 
 def test_counts_of_plain_transformers_are_those_of_keeping_all(loaded: LoadedModel) -> None:
-    """The one is worked out from shapes and read off the cache, the other from the engine."""
+    """The one is worked out from shapes and read off the cache, the other from the session."""
     by_name = {one.contender: one for one in samples_of(bench_of(loaded, repeat=1).run())}
     plain, kept, some = by_name[PLAIN], by_name["all"], by_name["some"]
     assert plain.tokens == kept.tokens
@@ -117,7 +117,7 @@ def test_the_baseline_has_nothing_of_ours_in_it(
     before = hooks_on(whole)
     monkeypatch.setattr(whole, "generate", watched)
     frames = noisy_clip(3)
-    prompt = bench._entrants[0].engine.prompt("What?", 3)
+    prompt = bench._runs[0].session.plan.prompt("What?", 3)
     bench._plain.run(frames, 0.0, prompt, PeakWatch("cpu"))
     assert [hooks for hooks, _ in seen] == [before, before]
     assert "pixel_values_videos" in seen[0][1]
@@ -127,7 +127,7 @@ def test_the_baseline_has_nothing_of_ours_in_it(
 def test_the_split_baseline_computes_what_the_whole_one_does(loaded: LoadedModel) -> None:
     bench = bench_of(loaded)
     frames = noisy_clip(4)
-    prompt = bench._entrants[0].engine.prompt("What?", 4)
+    prompt = bench._runs[0].session.plan.prompt("What?", 4)
     with torch.inference_mode():
         _, embeddings = bench._plain._encode(frames, prompt.input_ids)
         model: Any = loaded.model
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_not_measured_and_the_rest_is(
     def refuse(_frames: int, _text: int) -> None:
         raise MemoryLimitError("5 frames need more", "buy")
 
-    monkeypatch.setattr(bench._entrants[1].engine, "check_memory", refuse)
+    monkeypatch.setattr(bench._runs[1].session.plan, "check_memory", refuse)
     events = list(bench.run())
     (missing,) = [event for event in events if isinstance(event, NotMeasured)]
     assert missing == NotMeasured("some", 5, "5 frames need more")

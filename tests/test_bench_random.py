@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from adatp_cli.answering.session import Engine
+from adatp_cli.answering.session import Session
 from adatp_cli.bench.random_model import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
@@ -18,7 +18,7 @@ from adatp_cli.model.quantize import LAYERS, count_quantized
 from adatp_cli.model.shapes import model_shape
 from adatp_cli.profiles import load_profile
 from adatp_cli.settings import GenerationSettings
-from tests.engine_case import ask, noisy_clip
+from tests.session_case import ask, noisy_clip
 
 PUBLISHED = KNOWN_SHAPES["0.5b"]
 # The 0.5B with everything cut down but what makes it what it is: its heads and its pooling.
@@ -87,9 +87,9 @@ def test_only_the_decoder_is_quantized(quantization: str) -> None:
 def test_it_answers_under_pruning(quantization: str) -> None:
     loaded = small(quantization, relevance="auto", dtype="float32")
     profile = load_profile("adatp").with_budget(0.7)
-    engine = Engine(loaded, profile, GenerationSettings(max_new_tokens=5))
-    clip = engine.encode("noise", noisy_clip(4))
-    record = ask(engine, clip).record
+    session = Session(loaded, profile, GenerationSettings(max_new_tokens=5))
+    clip = session.encode("noise", noisy_clip(4))
+    record = ask(session, clip).record
     assert record.tokens.generated == 5  # nothing ends an answer but its length
     assert record.finish_reason == "length"
     assert record.flops.paper.ratio < 0.75

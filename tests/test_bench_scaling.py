@@ -18,7 +18,7 @@ from adatp_cli.bench.context import readable_frames
 from adatp_cli.bench.facts import MachineFacts
 from adatp_cli.bench.plots import draw
 from adatp_cli.bench.report import BenchResult, schema_text
-from adatp_cli.bench.runner import BenchPlan, Entrant, NotMeasured
+from adatp_cli.bench.runner import BenchPlan, NotMeasured
 from adatp_cli.bench.sample import PLAIN, Sample
 from adatp_cli.bench.scaling import Curve, fit, growth
 from adatp_cli.bench.summary import summarise
@@ -34,7 +34,7 @@ from adatp_cli.record import (
     Versions,
 )
 from adatp_cli.video.sampling import Sampling
-from tests.engine_case import engine_of, load_random, profile
+from tests.session_case import load_random, profile, run_of, session_of
 
 FRAMES = (8, 16, 32, 64, 128)
 COUNTS = st.lists(st.integers(1, 300), min_size=4, max_size=8, unique=True)
@@ -228,7 +228,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def readable(
     loaded: LoadedModel, *counts: int, questions: Sequence[str] = ("What?",)
 ) -> tuple[tuple[int, ...], list[NotMeasured]]:
-    entrants = [Entrant("all", engine_of(loaded, profile(None), new_tokens=4))]
+    entrants = [run_of("all", session_of(loaded, profile(None), new_tokens=4))]
     return readable_frames(entrants, questions, counts)
 
 

@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 import torch
 
+import adatp_cli.answering.run
 import adatp_cli.answering.session
 import adatp_cli.model.memory
 from adatp_cli.answering.encode import ClipEncoder
@@ -230,7 +231,7 @@ def test_out_of_memory_is_exit_5(
         def fail(*_args: Any, _error: Exception = error, **_named: Any) -> Iterator[Any]:
             raise _error
 
-        monkeypatch.setattr(adatp_cli.answering.session.Engine, "ask", fail)
+        monkeypatch.setattr(adatp_cli.answering.session.Session, "open", fail)
         run = adatp("ask", clip, "What?", "-m", checkpoint)
         assert run.code == 5
         assert "frames" in run.error
@@ -242,7 +243,7 @@ def test_the_unexpected_is_exit_1_with_a_traceback_for_those_who_ask(
     def fail(*_args: Any, **_named: Any) -> Iterator[Any]:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(adatp_cli.answering.session.Engine, "ask", fail)
+    monkeypatch.setattr(adatp_cli.answering.session.Session, "open", fail)
     run = adatp("ask", clip, "What?", "-m", checkpoint)
     assert run.code == 1
     assert "unexpected ZeroDivisionError: first line second line; " in run.error
@@ -258,7 +259,7 @@ def test_an_interrupt_is_exit_130(
     def interrupt(*_args: Any, **_named: Any) -> Iterator[Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adatp_cli.answering.session.Engine, "ask", interrupt)
+    monkeypatch.setattr(adatp_cli.answering.session.Session, "open", interrupt)
     run = adatp("ask", clip, "What?", "-m", checkpoint, "--json", "--verbose")
     assert (run.code, run.out) == (130, "")
     assert run.error == "error: interrupted"
@@ -274,7 +275,7 @@ def test_what_libraries_say_is_for_those_who_ask(
     def chatter(*_args: Any, **_named: Any) -> Iterator[Any]:
         warnings.warn("a kernel is missing", UserWarning, stacklevel=1)
         logging.getLogger("bitsandbytes").warning("compiled without a GPU")
-        return iter(())
+        yield from ()
 
     def said(*arguments: str) -> tuple[bool, bool]:
         caplog.clear()
@@ -284,7 +285,7 @@ def test_what_libraries_say_is_for_those_who_ask(
         kernel = any("kernel" in str(warning.message) for warning in caught)
         return kernel, "compiled without a GPU" in caplog.text
 
-    monkeypatch.setattr(adatp_cli.answering.session.Engine, "ask", chatter)
+    monkeypatch.setattr(adatp_cli.answering.run.RunLoop, "clip", chatter)
     assert said() == (False, False)
     assert said("--verbose") == (True, True)
 
@@ -297,14 +298,14 @@ def test_json_has_a_row_for_each_question_that_failed(
     assert [row["question"] for row in missing.records] == ["What?", "Where?"]
     assert {row["error"]["kind"] for row in missing.records} == {"missing"}
 
-    original = adatp_cli.answering.session.Engine.answer
+    original = adatp_cli.answering.session.Session.answer
 
     def fail_second(self: Any, clip: Any, question: str, index: int = 0, **named: Any) -> Any:
         if index == 1:
             raise MemoryLimitError("too large", "use fewer frames")
         return original(self, clip, question, index, **named)
 
-    monkeypatch.setattr(adatp_cli.answering.session.Engine, "answer", fail_second)
+    monkeypatch.setattr(adatp_cli.answering.session.Session, "answer", fail_second)
     run = adatp("ask", clip, "A?", "B?", "C?", "-m", checkpoint, *FEW, "--json")
     assert run.code == 5
     assert [(row["question"], row["ok"]) for row in run.records] == [

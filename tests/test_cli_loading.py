@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from adatp_cli.cli.loading import collector_at_rest
+from adatp_cli.cli.open_model import collector_at_rest
 
 # Counts the collections of every generation while everything is imported, in a process that has
 # imported nothing yet, and then asks whether the collector is on again, and whether at the end, in
@@ -16,7 +16,7 @@ from adatp_cli.cli.loading import collector_at_rest
 _COUNT = """
 import atexit, gc, sys
 atexit.register(lambda: print(gc.get_freeze_count() > 100_000))
-from adatp_cli.cli.loading import import_libraries
+from adatp_cli.cli.open_model import import_libraries
 assert "torch" not in sys.modules
 def collections():
     return sum(generation["collections"] for generation in gc.get_stats())

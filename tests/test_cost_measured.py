@@ -19,7 +19,7 @@ from adatp_cli.profiles import (
     ScoreSettings,
     load_profile,
 )
-from tests.engine_case import ask, engine_of, load_random, noisy_clip, profile
+from tests.session_case import ask, load_random, noisy_clip, profile, session_of
 
 TOLERANCE = 0.001
 
@@ -43,12 +43,12 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_record_agrees_with_the_counter(loaded: LoadedModel, name: str):
-    engine = engine_of(loaded, RUNS[name])
+    session = session_of(loaded, RUNS[name])
     frames = noisy_clip(8)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as whole:
         with FlopCounterMode(display=False) as vision:
-            clip = engine.encode("noise", frames)
-        done = ask(engine, clip)
+            clip = session.encode("noise", frames)
+        done = ask(session, clip)
     measured, recorded = int(whole.get_total_flops()), done.record.flops.end_to_end
     assert recorded.pruned == pytest.approx(measured, rel=TOLERANCE)
     encoded = int(vision.get_total_flops())
@@ -64,10 +64,10 @@ def test_the_parts_agree_with_the_counter(loaded: LoadedModel):
     """Prefill with its scores, and generated tokens, apart: runs that differ by tokens alone."""
 
     def run(new_tokens: int) -> tuple[int, int, int]:
-        engine = engine_of(loaded, RUNS["refill"], new_tokens=new_tokens)
-        clip = engine.encode("noise", noisy_clip(8))
+        session = session_of(loaded, RUNS["refill"], new_tokens=new_tokens)
+        clip = session.encode("noise", noisy_clip(8))
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            flops = ask(engine, clip).record.flops.end_to_end
+            flops = ask(session, clip).record.flops.end_to_end
         text = flops.relevance - _head_cost(loaded, RUNS["refill"], 8)
         return int(counter.get_total_flops()) - text, flops.prefill + flops.scoring, flops.generate
 
@@ -82,10 +82,10 @@ def test_scoring_agrees_with_the_counter(loaded: LoadedModel):
     """One row more in every pruning layer, which is too little to see in a whole run."""
 
     def run(rows: int) -> tuple[int, int]:
-        engine = engine_of(loaded, profile(0.35, scores=ScoreSettings(rows)), new_tokens=1)
-        clip = engine.encode("noise", noisy_clip(8))
+        session = session_of(loaded, profile(0.35, scores=ScoreSettings(rows)), new_tokens=1)
+        clip = session.encode("noise", noisy_clip(8))
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            scoring = ask(engine, clip).record.flops.end_to_end.scoring
+            scoring = ask(session, clip).record.flops.end_to_end.scoring
         return int(counter.get_total_flops()), scoring
 
     one, many = run(1), run(9)

@@ -30,8 +30,8 @@ from adatp_cli.evaluation.bias import (
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.pruning.hooks import PrunedPrefill
 from adatp_cli.pruning.report import PruningError
-from tests.engine_case import QUESTION, answered, engine_of, load_random, noisy_clip, profile
 from tests.pruning_case import LAYERS, LAYOUT, Fixed, build_model, build_prompt, masked_run
+from tests.session_case import QUESTION, answered, load_random, noisy_clip, profile, session_of
 
 THREE_CUTS = {2: list(range(0, 36, 2)), 3: [0, 4, 8, 12, 30, 34], 6: [4, 34]}
 
@@ -86,10 +86,10 @@ def interrupted(watch: AttentionWatch) -> None:
 
 def test_a_sample_is_what_the_method_saw(loaded: LoadedModel) -> None:
     """The scores of a choice before a layer are the attention of the layer before it."""
-    engine = engine_of(loaded, profile(), trace=True, new_tokens=2)
-    clip = engine.encode("noise", noisy_clip())
+    session = session_of(loaded, profile(), trace=True, new_tokens=2)
+    clip = session.encode("noise", noisy_clip())
     with AttentionWatch(loaded.model.model.language_model) as watch:
-        event = answered(engine.answer(clip, QUESTION, stream=False))
+        event = answered(session.answer(clip, QUESTION, stream=False))
         rows = [row.numpy() for row in watch.rows]
     assert event.trace is not None
     arrays = event.trace.arrays

@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from adatp_cli.answering.session import Engine
+from adatp_cli.answering.session import Session
 from adatp_cli.errors import UsageError
 from adatp_cli.record import schema_text
 from tests.conftest import Run
@@ -130,13 +130,13 @@ def test_answers_come_in_the_order_of_the_requests(
     other = tmp_path / "0-other.mp4"
     other.write_bytes(clip.read_bytes())
     encoded: list[str] = []
-    encode = Engine.encode
+    encode = Session.encode
 
-    def counted(self: Engine, name: str, *rest: Any) -> Any:
+    def counted(self: Session, name: str, *rest: Any) -> Any:
         encoded.append(name)
         return encode(self, name, *rest)
 
-    monkeypatch.setattr(Engine, "encode", counted)
+    monkeypatch.setattr(Session, "encode", counted)
     model = adapter(model=str(checkpoint), dtype="float32", frames="4", batch_size="1",
                     max_batch_size=8, device="cpu")  # fmt: skip
     docs = [{"path": str(clip)}, {"path": str(other)}, {"path": str(tmp_path / "gone.mp4")}]

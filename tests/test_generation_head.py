@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiled
 
 from adatp_cli.model.load import LoadedModel
-from tests.engine_case import ask, engine_of, hooks_on, load_random, noisy_clip, profile
+from tests.session_case import ask, hooks_on, load_random, noisy_clip, profile, session_of
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,12 @@ def copies_of_the_head(loaded: LoadedModel, run: Callable[[], object]) -> int:
 def test_the_head_is_multiplied_with_as_it_stands(
     loaded: LoadedModel, budget: float | None
 ) -> None:
-    engine = engine_of(loaded, profile(budget), new_tokens=3)
-    clip = engine.encode("noise", noisy_clip())
-    assert copies_of_the_head(loaded, lambda: ask(engine, clip)) == 0
+    session = session_of(loaded, profile(budget), new_tokens=3)
+    clip = session.encode("noise", noisy_clip())
+    assert copies_of_the_head(loaded, lambda: ask(session, clip)) == 0
 
 
 def test_the_hooks_are_gone_afterwards(loaded: LoadedModel) -> None:
     before = hooks_on(loaded.model)
-    ask(engine_of(loaded, profile(0.4)))
+    ask(session_of(loaded, profile(0.4)))
     assert hooks_on(loaded.model) == before

@@ -13,15 +13,15 @@ import pytest
 
 from adatp_cli.answering.encode import ClipEncoder
 from adatp_cli.answering.events import Clip
-from adatp_cli.answering.session import Engine
+from adatp_cli.answering.session import Session
 from adatp_cli.bench.random_model import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
 from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.memory import MemoryEstimate, estimate_run
 from adatp_cli.profiles import load_profile
 from adatp_cli.settings import GenerationSettings
-from tests.engine_case import ask, noisy_clip
 from tests.held import watch_tensors
+from tests.session_case import ask, noisy_clip
 
 PUBLISHED = KNOWN_SHAPES["0.5b"]
 NARROW = ModelShape(
@@ -46,17 +46,17 @@ def _load(shape: ModelShape, quantization: str) -> LoadedModel:
 def _measured(shape: ModelShape, profile: str, quantization: str) -> tuple[int, int, Any]:
     """Bytes at the peak of encoding and of answering, and the answer's token counts."""
     loaded = _load(shape, quantization)
-    engine = Engine(loaded, load_profile(profile), GenerationSettings(max_new_tokens=NEW_TOKENS))
+    session = Session(loaded, load_profile(profile), GenerationSettings(max_new_tokens=NEW_TOKENS))
     frames = noisy_clip(FRAMES)
-    encoder = ClipEncoder(loaded, with_relevance=engine.needs.encoder, at_once=AT_ONCE)
+    encoder = ClipEncoder(loaded, with_relevance=session.plan.needs.encoder, at_once=AT_ONCE)
     with watch_tensors() as encoding:
         encoder.add(frames.pixels)
         encoded = encoder.finish()
     clip = Clip("noise", frames, encoded, 0.0, None)
     if quantization != "none":
-        ask(engine, clip)  # the first time 4-bit weights are repacked, and the old ones go
+        ask(session, clip)  # the first time 4-bit weights are repacked, and the old ones go
     with watch_tensors() as answering:
-        answer = ask(engine, clip)
+        answer = ask(session, clip)
     return encoding.most, answering.most + encoded.visual.nbytes, answer.record.tokens
 
 

@@ -14,9 +14,9 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from adatp_cli.model.layout import weight_bytes, weight_files
 from adatp_cli.model.preprocess import Preprocessor
-from tests.engine_case import QUESTION, ask, engine_of, noisy_clip, profile
 from tests.loading_case import load_folder
 from tests.published import SHARDS, write_published
+from tests.session_case import QUESTION, ask, noisy_clip, profile, session_of
 
 # By `AutoProcessor.from_pretrained` of transformers 5.23 (torchvision 0.28, torch 2.13) on the
 # folder of `write_published`: the prompt and pixels of `QUESTION` and `noisy_clip(4)`, and what the
@@ -75,8 +75,8 @@ def test_prompt_pixels_tokens_logits_and_answer_are_plain_transformers(
     ours = loaded.preprocess(frames.pixels)
     assert torch.equal(ours, torch.from_numpy(processor["pixel_values"]))
     plain = _plain(folder, dtype, processor)
-    engine = engine_of(loaded, profile(None), new_tokens=NEW_TOKENS, trace=True)
-    done = ask(engine, engine.encode("noise", frames), question=QUESTION)
+    session = session_of(loaded, profile(None), new_tokens=NEW_TOKENS, trace=True)
+    done = ask(session, session.encode("noise", frames), question=QUESTION)
     assert done.trace is not None
     ours = done.trace.arrays
     assert ours["prompt_ids"].tolist() == processor["input_ids"].tolist()

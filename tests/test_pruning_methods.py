@@ -18,8 +18,8 @@ from adatp_cli.profiles import SECTIONS, Profile, builtin_names, load_profile
 from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import ClipSignals, LayerStep, PruningPlan, VisualLayout
 from adatp_cli.pruning.methods import METHODS, method_of
-from tests.engine_case import ask, engine_of, hooks_on, load_random, noisy_clip
 from tests.pruning_case import LAYERS, SHAPE, build_model, build_prompt, enter, masked_run, prefill
+from tests.session_case import ask, hooks_on, load_random, noisy_clip, session_of
 
 PROFILES = {name: load_profile(name) for name in builtin_names()}
 PRUNING = {name: profile for name, profile in PROFILES.items() if profile.method != "vanilla"}
@@ -231,9 +231,9 @@ def test_a_failure_leaves_no_hook_behind(model: Qwen2ForCausalLM, name: str) -> 
 
 @pytest.mark.parametrize("name", PRUNING)
 def test_a_whole_budget_is_the_unpruned_answer_bit_for_bit(loaded: LoadedModel, name: str) -> None:
-    """`tests/test_engine.py` holds vanilla to the library."""
-    plain = ask(engine_of(loaded, PROFILES["vanilla"], trace=True))
-    done = ask(engine_of(loaded, PRUNING[name].with_budget(1.0), trace=True))
+    """`tests/test_session.py` holds vanilla to the library."""
+    plain = ask(session_of(loaded, PROFILES["vanilla"], trace=True))
+    done = ask(session_of(loaded, PRUNING[name].with_budget(1.0), trace=True))
     assert plain.trace is not None
     assert done.trace is not None
     if name == "adatp-strict":  # drops what stands twice for a position, whatever the budget
@@ -249,7 +249,7 @@ def test_a_whole_budget_is_the_unpruned_answer_bit_for_bit(loaded: LoadedModel, 
 @pytest.mark.parametrize("name", PRUNING)
 def test_the_record_and_the_trace_tell_what_entered(loaded: LoadedModel, name: str) -> None:
     budget = 0.2 if name == "adatp-plus" else 0.5  # at which it lets the whole clip in
-    done = ask(engine_of(loaded, PRUNING[name].with_budget(budget), trace=True))
+    done = ask(session_of(loaded, PRUNING[name].with_budget(budget), trace=True))
     assert done.trace is not None
     arrays, tokens, paper = done.trace.arrays, done.record.tokens, done.record.flops.paper
     visual = len(noisy_clip()) * 36

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import load_profile
-from tests.engine_case import engine_of, load_random, noisy_clip
+from tests.session_case import load_random, noisy_clip, session_of
 
 FRAMES = 5
 
@@ -40,7 +40,7 @@ def test_keys_are_those_of_the_towers_last_layer(loaded: LoadedModel) -> None:
     handle = inner.vision_tower.register_forward_pre_hook(
         lambda _module, args: runs.append(len(args[0]))
     )
-    encoded = engine_of(loaded, load_profile("unicomp")).encode("x", noisy_clip(FRAMES)).encoded
+    encoded = session_of(loaded, load_profile("unicomp")).encode("x", noisy_clip(FRAMES)).encoded
     handle.remove()
     assert sum(runs) == FRAMES
     layers = [m for n, m in inner.vision_tower.named_modules() if n.endswith("layers.3")]
@@ -53,7 +53,7 @@ def test_keys_are_those_of_the_towers_last_layer(loaded: LoadedModel) -> None:
 
 
 def test_attention_is_that_of_the_pooling_heads_probe(loaded: LoadedModel) -> None:
-    encoded = engine_of(loaded, load_profile("fastvid")).encode("x", noisy_clip(FRAMES)).encoded
+    encoded = session_of(loaded, load_profile("fastvid")).encode("x", noisy_clip(FRAMES)).encoded
     assert loaded.relevance is not None
     head: Any = loaded.relevance.head
     with torch.inference_mode():
@@ -73,7 +73,7 @@ def test_attention_is_that_of_the_pooling_heads_probe(loaded: LoadedModel) -> No
 
 def test_what_is_not_asked_for_is_not_computed(loaded: LoadedModel) -> None:
     def encoded(name: str) -> Any:
-        return engine_of(loaded, load_profile(name)).encode("x", noisy_clip(FRAMES)).encoded
+        return session_of(loaded, load_profile(name)).encode("x", noisy_clip(FRAMES)).encoded
 
     for name in ("vanilla", "fastv", "vidcom2", "adatp-light"):
         bare = encoded(name)

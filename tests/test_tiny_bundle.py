@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adatp_cli.answering.events import Answered
-from adatp_cli.answering.session import Engine
+from adatp_cli.answering.session import Session
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
 from adatp_cli.settings import GenerationSettings
@@ -42,12 +42,12 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Questions:
 
 
 def answers(loaded: LoadedModel, questions: Questions, profile: str) -> list[str]:
-    engine = Engine(loaded, load_profile(profile), GenerationSettings(max_new_tokens=48))
+    session = Session(loaded, load_profile(profile), GenerationSettings(max_new_tokens=48))
     given: list[str] = []
     for path, rows in questions:
-        clip = engine.encode(path.name, read_frames(path, Sampling(frames=16)))
+        clip = session.encode(path.name, read_frames(path, Sampling(frames=16)))
         for row in rows:
-            events = list(engine.answer(clip, row["question"], stream=False))
+            events = list(session.answer(clip, row["question"], stream=False))
             assert isinstance(events[-1], Answered)
             given.append(events[-1].record.answer.strip())
     return given
@@ -98,14 +98,14 @@ def test_pruning_is_felt_but_does_not_destroy(questions: Questions, vanilla: lis
 
 def test_scenes_become_segments(questions: Questions) -> None:
     """Cuts are where the relevance encoder's frames differ: mostly the cuts that were drawn."""
-    engine = Engine(load(), load_profile("adatp"), GenerationSettings(max_new_tokens=4))
+    session = Session(load(), load_profile("adatp"), GenerationSettings(max_new_tokens=4))
     met = expected = 0
     for path, rows in questions:
         asked = [row for row in rows if row["kind"] == "scenes"]
         if not asked:
             continue
-        clip = engine.encode(path.name, read_frames(path, Sampling(frames=16)))
-        *_, done = engine.answer(clip, asked[0]["question"], stream=False)
+        clip = session.encode(path.name, read_frames(path, Sampling(frames=16)))
+        *_, done = session.answer(clip, asked[0]["question"], stream=False)
         assert isinstance(done, Answered)
         scenes = ["zero", "one", "two", "three"].index(asked[0]["answer"])
         met += len(done.record.segments) >= scenes

@@ -14,7 +14,7 @@ from adatp_cli.answering.trace import Trace
 from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import LocalSettings, Profile, RelevanceSettings, SegmentSettings
-from tests.engine_case import FRAMES, ask, engine_of, load_random, profile
+from tests.session_case import FRAMES, ask, load_random, profile, session_of
 
 Array = npt.NDArray[Any]
 PLACES = 36
@@ -129,7 +129,7 @@ def limits(chosen: Profile, visual: int) -> list[int]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_choice_can_be_recomputed(loaded: LoadedModel, tmp_path: Path, name: str):
     knobs = VARIANTS[name]
-    done = ask(engine_of(loaded, knobs, trace=True))
+    done = ask(session_of(loaded, knobs, trace=True))
     arrays = saved(done.trace, tmp_path)
     visual = FRAMES * PLACES
     assert int(arrays["frames"]) == FRAMES
@@ -174,10 +174,10 @@ def test_every_choice_can_be_recomputed(loaded: LoadedModel, tmp_path: Path, nam
 
 
 def test_the_trace_shows_what_went_in_and_came_out(loaded: LoadedModel, tmp_path: Path):
-    engine = engine_of(loaded, VARIANTS["refill"], trace=True)
-    done = ask(engine)
+    session = session_of(loaded, VARIANTS["refill"], trace=True)
+    done = ask(session)
     arrays = saved(done.trace, tmp_path)
-    prompt = engine.prompt(done.record.question, FRAMES)
+    prompt = session.plan.prompt(done.record.question, FRAMES)
     assert arrays["prompt_ids"].tolist() == prompt.input_ids[0].tolist()
     start = int(arrays["video_token_start"])
     ids = arrays["prompt_ids"]
@@ -190,10 +190,10 @@ def test_the_trace_shows_what_went_in_and_came_out(loaded: LoadedModel, tmp_path
 
 
 def test_without_pruning_the_trace_is_there_all_the_same(loaded: LoadedModel, tmp_path: Path):
-    arrays = saved(ask(engine_of(loaded, profile(None), trace=True)).trace, tmp_path)
+    arrays = saved(ask(session_of(loaded, profile(None), trace=True)).trace, tmp_path)
     assert not [name for name in arrays if name.startswith(("kept_", "score_", "alive_"))]
     assert arrays["segment_bounds"].tolist() == [0, FRAMES]
-    assert ask(engine_of(loaded, profile(None))).trace is None
+    assert ask(session_of(loaded, profile(None))).trace is None
 
 
 def test_a_trace_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -30,24 +30,12 @@ class ClipReady:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChosen:
-    """Several questions could be pruned for or could share a prefill: which is done.
+    """Several questions could be pruned for or could share a prefill: which is done."""
 
-    Parameters
-    ----------
-    profile
-        Under which they are answered: `vanilla` where they share.
-    cost
-        Of both ways.
-    shared
-        Whether they share.
-    fits
-        False where sharing was wanted and does not fit the memory.
-    """
-
-    profile: Profile
-    cost: Prefills
+    profile: Profile  # under which they are answered: `vanilla` where they share
+    cost: Prefills  # of both ways
     shared: bool
-    fits: bool = True
+    fits: bool = True  # False where sharing was wanted and does not fit the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +52,8 @@ class Answered:
 
     Parameters
     ----------
-    record
-        What it was and cost.
-    trace
-        If asked for.
+    record, trace
+        What it was and cost; every choice of the pruning, if asked for.
     selection_s
         Seconds of the record's `prefill` that went into choosing tokens. Embedding the question,
         and planning where it is embedded, are the record's `relevance` and not in here.
@@ -84,24 +70,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """A decoded and encoded clip, ready for any number of questions.
+    """A decoded and encoded clip, ready for any number of questions."""
 
-    Parameters
-    ----------
-    name
-        What records call it.
-    frames
-        As decoded.
-    encoded
-        As the language model sees it.
-    decode_s
-        Seconds that decoding took.
-    peak_memory_bytes
-        Until here.
-    """
-
-    name: str
+    name: str  # what records call it
     frames: Frames
     encoded: EncodedClip
     decode_s: float
-    peak_memory_bytes: int | None
+    peak_memory_bytes: int | None  # until here

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from adatp_cli.answering.encode import frames_at_once
@@ -31,19 +32,20 @@ if TYPE_CHECKING:
     from adatp_cli.pruning.method import TokenSchedule
 
 
-class Planner:
-    """A loaded model under one profile: prompts, planned tokens, frames and memory.
+class Plan:
+    """What questions about a clip will cost under one profile: prompts, tokens, frames, memory.
 
     Parameters
     ----------
     loaded
         The model.
     profile
-        What is pruned, and how.
+        What is pruned, and how; `profile` is that with every `auto` replaced.
     settings
         How answers are decoded.
 
-    `needs` is what the profile's method wants to know of a clip beside its tokens.
+    `method` prunes, `needs` is what it wants to know of a clip beside its tokens, and `resize` what
+    every frame is resized to before the model sees it.
 
     Raises
     ------
@@ -55,28 +57,20 @@ class Planner:
 
     def __init__(self, loaded: LoadedModel, profile: Profile, settings: GenerationSettings) -> None:
         self._loaded = loaded
-        self._settings = settings
+        self._new_tokens = settings.max_new_tokens
         encoder = loaded.relevance.name if loaded.relevance else None
-        layers = loaded.shape.language.layers
-        self._profile = resolve_profile(profile, ModelContext(layers, encoder, settings.seed))
-        self._method = method_of(self._profile)
-        self.needs = self._method.needs
+        context = ModelContext(loaded.shape.language.layers, encoder, settings.seed)
+        self.profile = resolve_profile(profile, context)
+        self.method = method_of(self.profile)
+        self.needs = self.method.needs
+        self.resize = Resize(loaded.preprocess.size, loaded.preprocess.resample)
         if self.needs.encoder and loaded.relevance is None:
             raise ModelError(
                 f"profile {profile.name!r} uses a relevance encoder, and none is loaded",
                 "-p adatp-light needs none",
             )
-
-    @property
-    def profile(self) -> Profile:
-        """The profile as it runs, every `auto` replaced."""
-        return self._profile
-
-    @property
-    def resize(self) -> Resize:
-        """What every frame is resized to before the model sees it."""
-        preprocess = self._loaded.preprocess
-        return Resize(preprocess.size, preprocess.resample)
+        # A batch asks few questions about many clips.
+        self._rendered = lru_cache(256)(self._render)
 
     @property
     def relevance_shape(self) -> RelevanceShape | None:
@@ -95,15 +89,8 @@ class Planner:
             It is longer than what the model can read, or the question is no text.
         """
         loaded = self._loaded
-        with loaded.turn:  # how a tokenizer reads special tokens is a switch that all threads share
-            prompt = build_prompt(
-                loaded.tokenizer,
-                question,
-                frames=frames,
-                grid=loaded.shape.grid,
-                video_token_id=loaded.video_token_id,
-            )
-        room = loaded.context_length - self._settings.max_new_tokens
+        prompt = self._rendered(question).with_visual(frames * loaded.shape.tokens_per_frame)
+        room = loaded.context_length - self._new_tokens
         if prompt.length > room:
             fitting = frames_in_context(room, prompt.text_tokens, loaded.shape)
             raise UsageError(
@@ -113,8 +100,19 @@ class Planner:
             )
         return prompt
 
+    def _render(self, question: str) -> Prompt:
+        loaded = self._loaded
+        with loaded.turn:  # how a tokenizer reads special tokens is a switch that all threads share
+            return build_prompt(
+                loaded.tokenizer,
+                question,
+                frames=1,
+                grid=loaded.shape.grid,
+                video_token_id=loaded.video_token_id,
+            )
+
     def token_schedule(self, frames: int) -> TokenSchedule:
-        """What a clip of so many frames will come to, known before anything runs.
+        """What of a clip of so many frames enters each layer, known before anything runs.
 
         Raises
         ------
@@ -122,7 +120,7 @@ class Planner:
             The profile cannot reach its budget on such a clip.
         """
         shape = self._loaded.shape
-        return self._method.token_schedule(frames, shape.tokens_per_frame, shape.language)
+        return self.method.token_schedule(frames, shape.tokens_per_frame, shape.language)
 
     def prefills(self, frames: int, questions: Sequence[str]) -> Prefills:
         """What pruning for each of these questions takes, and one unpruned prefill for all.
@@ -141,11 +139,8 @@ class Planner:
     def frame_budget(self, default: int, questions: Sequence[str] = ()) -> FrameBudget:
         """The most frames for what `default` cost unpruned, within the model's context.
 
-        Parameters
-        ----------
-        questions
-            What will be asked, where it is known; the context keeps room for the longest, and for
-            one of ordinary length anyway.
+        The context keeps room for the longest of `questions`, where they are known, and for one of
+        ordinary length anyway.
 
         Raises
         ------
@@ -154,7 +149,7 @@ class Planner:
         """
         loaded = self._loaded
         longest = max((self.prompt(text, 1).text_tokens for text in questions), default=0)
-        room = loaded.context_length - self._settings.max_new_tokens
+        room = loaded.context_length - self._new_tokens
         most = frames_in_context(room, max(longest, TEXT_ROOM), loaded.shape)
         return frame_budget(self.token_schedule, loaded.shape, default=default, most=most)
 
@@ -163,10 +158,8 @@ class Planner:
     ) -> None:
         """Refuse questions about so many frames that do not fit the model or the memory.
 
-        Parameters
-        ----------
-        skip_unaskable
-            Leave out what `prompt` refuses, where each question's error is told by itself later.
+        With `skip_unaskable` questions that `prompt` refuses are left out: each one's error is told
+        by itself later.
 
         Raises
         ------
@@ -197,7 +190,7 @@ class Planner:
             loaded,
             frames=frames,
             text_tokens=text_tokens + 1,
-            new_tokens=self._settings.max_new_tokens,
+            new_tokens=self._new_tokens,
             at_once=lambda _frames: frames_at_once(loaded.device, loaded.shape.vision),
             visual_per_layer=lambda count: self.token_schedule(count).visual_per_layer,
             relevance=self.relevance_shape,
@@ -211,18 +204,10 @@ PrefillMode = Literal["cheaper", "each", "shared"]
 
 @dataclass(frozen=True, slots=True)
 class Prefills:
-    """FLOP of the prefills of several questions, done in either way.
+    """FLOP of the prefills of several questions, done in either way."""
 
-    Parameters
-    ----------
-    pruned
-        Pruned for each.
-    shared
-        Unpruned: whole for the first question, and behind what that left for the others.
-    """
-
-    pruned: int
-    shared: int
+    pruned: int  # for each
+    shared: int  # unpruned: whole for the first question, for others only what stands behind
 
 
 def compare_prefills(
@@ -234,14 +219,8 @@ def compare_prefills(
 ) -> Prefills:
     """Both ways to ask these questions; the prefills alone, choosing and answers left out.
 
-    Parameters
-    ----------
-    visual_per_layer
-        Visual tokens that enter each layer of a pruned prefill.
-    visual
-        Those of the clip.
-    text_before, text_behind
-        Tokens of text before the clip, and behind its newline, one number per question.
+    `visual_per_layer` visual tokens of the clip's `visual` enter each layer of a pruned prefill;
+    `text_behind` has the tokens of text behind the clip's newline, one number per question.
     """
     front = text_before + visual + 1
     text = [text_before + 1 + behind for behind in text_behind]
@@ -260,20 +239,7 @@ def questions_to_share(
     text_behind: int,
     shape: LanguageShape,
 ) -> int | None:
-    """From how many questions of one length on one shared unpruned prefill costs less.
-
-    Parameters
-    ----------
-    visual_per_layer, visual, text_before
-        As for `compare_prefills`.
-    text_behind
-        Tokens of text behind the clip's newline, of every question.
-
-    Returns
-    -------
-    int or None
-        None where sharing never costs less.
-    """
+    """From how many questions of one length on one shared unpruned prefill costs less, if ever."""
     one, two = (
         compare_prefills(visual_per_layer, visual, text_before, [text_behind] * count, shape)
         for count in (1, 2)

@@ -1,21 +1,16 @@
-"""The account of one answer: what was measured, put into the answer record."""
+"""What was measured of one answer, put into its record."""
 
 from __future__ import annotations
 
 import platform
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from adatp_cli import __version__
-from adatp_cli.answering.encode import EncodedClip
-from adatp_cli.answering.events import Clip
-from adatp_cli.answering.generate import Generated, Request
-from adatp_cli.cost import RelevanceShape, end_to_end_cost, paper_cost
-from adatp_cli.pruning.method import VisualLayout
-from adatp_cli.pruning.segments import SegmentTable
+from adatp_cli.cost import end_to_end_cost, paper_cost
 from adatp_cli.record import (
     AnswerRecord,
     EndToEndFlops,
@@ -28,39 +23,32 @@ from adatp_cli.record import (
     Versions,
     VideoFacts,
 )
-from adatp_cli.video.frames import Frames
 
 if TYPE_CHECKING:
+    from adatp_cli.answering.encode import EncodedClip
+    from adatp_cli.answering.events import Clip
+    from adatp_cli.answering.generate import Generated, Request
+    from adatp_cli.answering.plan import Plan
     from adatp_cli.model.load import LoadedModel
+    from adatp_cli.video.frames import Frames
 
 
 def answer_record(
     loaded: LoadedModel,
+    plan: Plan,
     clip: Clip,
     question: str,
     request: Request,
     generated: Generated,
     *,
-    profile: dict[str, Any],
-    relevance: RelevanceShape | None,
     load_s: float,
     prepared_s: float,
-    embeds: bool,
 ) -> AnswerRecord:
     """Everything that is told of one answer.
 
-    Parameters
-    ----------
-    request, generated
-        What the language model was given, and what came of it.
-    profile
-        As it ran.
-    relevance
-        The relevance encoder's dimensions, where one ran.
-    load_s, prepared_s, embeds
-        As for `seconds`.
+    `prepared_s` is the time from the prompt to the prefill: embedding the question where the method
+    wants it, else planning alone.
     """
-    layout, copied = request.layout, clip.encoded.copied
     peak = peak_memory(loaded.device)
     if peak is not None and clip.peak_memory_bytes is not None:
         peak = max(peak, clip.peak_memory_bytes)
@@ -70,19 +58,12 @@ def answer_record(
         answer=generated.text,
         finish_reason=generated.finish_reason,
         model=model_info(loaded),
-        profile=profile,
-        video_info=replace(video_facts(clip.frames), frames_copied=copied),
-        segments=segment_facts(request.plan.segments, generated, layout, clip.frames),
-        tokens=token_counts(generated, layout),
-        flops=flops(loaded, generated, layout, relevance, copied),
-        seconds=seconds(
-            clip.encoded,
-            generated,
-            load_s=load_s,
-            decode_s=clip.decode_s,
-            prepared_s=prepared_s,
-            embeds=embeds,
-        ),
+        profile=plan.profile.to_dict(),
+        video_info=replace(video_facts(clip.frames), frames_copied=clip.encoded.copied),
+        segments=_segment_facts(request, generated, clip.frames),
+        tokens=_token_counts(generated, request.layout.visual),
+        flops=_flops(loaded, plan, generated, request.layout.frames, clip.encoded.copied),
+        seconds=_seconds(clip, generated, load_s, prepared_s, embeds=plan.needs.question_vector),
         peak_memory_bytes=peak,
         versions=versions(),
     )
@@ -118,53 +99,45 @@ def video_facts(frames: Frames) -> VideoFacts:
     )
 
 
-def segment_facts(
-    table: SegmentTable | None, generated: Generated, layout: VisualLayout, frames: Frames
-) -> list[SegmentFacts]:
+def _segment_facts(request: Request, generated: Generated, frames: Frames) -> list[SegmentFacts]:
     """The segments, and how many visual tokens of each reach the last layer."""
+    table, layout = request.plan.segments, request.layout
     if table is None:
         return []
     steps = generated.report.steps
     kept = steps[-1].kept if steps else torch.arange(layout.visual)
     of_token = table.of_frames()[kept // layout.per_frame]
     counts = torch.bincount(of_token, minlength=len(table.weights)).tolist()
-    facts = []
-    for number, (first, end) in enumerate(pairwise(table.bounds)):
-        relevance = table.segment_relevance
-        facts.append(
-            SegmentFacts(
-                first_frame=first,
-                last_frame=end - 1,
-                start_s=float(frames.timestamps_s[first]),
-                end_s=float(frames.timestamps_s[end - 1]),
-                relevance=relevance[number] if relevance else None,
-                salient=table.salient[number],
-                kept=int(counts[number]),
-            )
+    relevance = table.segment_relevance
+    return [
+        SegmentFacts(
+            first_frame=first,
+            last_frame=end - 1,
+            start_s=float(frames.timestamps_s[first]),
+            end_s=float(frames.timestamps_s[end - 1]),
+            relevance=relevance[number] if relevance else None,
+            salient=table.salient[number],
+            kept=int(counts[number]),
         )
-    return facts
+        for number, (first, end) in enumerate(pairwise(table.bounds))
+    ]
 
 
-def token_counts(generated: Generated, layout: VisualLayout) -> TokenCounts:
-    """Prompt and answer in tokens, as measured."""
+def _token_counts(generated: Generated, visual: int) -> TokenCounts:
     kept = generated.report.visual_per_layer
     return TokenCounts(
         text=generated.report.text_tokens,
-        visual=layout.visual,
+        visual=visual,
         kept_per_layer=list(kept),
         kept_final=kept[-1],
-        kept_mean_ratio=sum(kept) / (len(kept) * layout.visual),
+        kept_mean_ratio=sum(kept) / (len(kept) * visual),
         generated=len(generated.ids),
         shared=generated.cached_tokens,
     )
 
 
-def flops(
-    loaded: LoadedModel,
-    generated: Generated,
-    layout: VisualLayout,
-    relevance: RelevanceShape | None,
-    copied: int = 0,
+def _flops(
+    loaded: LoadedModel, plan: Plan, generated: Generated, frames: int, copied: int
 ) -> Flops:
     """Both counts of the cost, from what the layers saw; vanilla is the same answer unpruned.
 
@@ -174,22 +147,22 @@ def flops(
     paper's count is one of tokens that layers look at, and the same as without.
     """
     shape, report = loaded.shape, generated.report
-    everything = (layout.visual,) * shape.language.layers
+    everything = (frames * shape.tokens_per_frame,) * shape.language.layers
     pruned = end_to_end_cost(
         shape,
-        frames=layout.frames - copied,
+        frames=frames - copied,
         text_tokens=report.text_tokens,
         visual_per_layer=report.visual_per_layer,
         generated=len(generated.ids),
         score_rows=report.score_rows,
         score_keys=report.score_keys,
         choosing_macs=report.macs,
-        relevance=relevance,
+        relevance=plan.relevance_shape,
         cached_tokens=generated.cached_tokens,
     )
     vanilla = end_to_end_cost(
         shape,
-        frames=layout.frames,
+        frames=frames,
         text_tokens=report.text_tokens,
         visual_per_layer=everything,
         generated=len(generated.ids),
@@ -212,29 +185,22 @@ def flops(
     )
 
 
-def seconds(
-    encoded: EncodedClip,
-    generated: Generated,
-    *,
-    load_s: float,
-    decode_s: float,
-    prepared_s: float,
-    embeds: bool,
+def _seconds(
+    clip: Clip, generated: Generated, load_s: float, prepared_s: float, *, embeds: bool
 ) -> Seconds:
     """Time per stage as if this question had been the only one, but for a prefill that was shared.
 
     `first_token` runs from opening the clip, with the loaded model at hand, to the first token;
-    `total` has the loading too. `prepared_s` is the time from the prompt to the prefill: embedding
-    the question where the method `embeds` it, else planning alone, which belongs to the prefill.
+    `total` has the loading too. Planning belongs to the prefill where no question is embedded.
     """
-    embedding_s, planning_s = (prepared_s, 0.0) if embeds else (0.0, prepared_s)
-    relevance_s = encoded.relevance_s + embedding_s
-    prefill_s = planning_s + generated.first_token_s
-    first_token_s = decode_s + encoded.vision_s + relevance_s + prefill_s
+    encoded = clip.encoded
+    relevance_s = encoded.relevance_s + (prepared_s if embeds else 0.0)
+    prefill_s = (0.0 if embeds else prepared_s) + generated.first_token_s
+    first_token_s = clip.decode_s + encoded.vision_s + relevance_s + prefill_s
     generate_s = generated.total_s - generated.first_token_s
     return Seconds(
         load=load_s,
-        decode=decode_s,
+        decode=clip.decode_s,
         vision=encoded.vision_s,
         relevance=relevance_s,
         prefill=prefill_s,
@@ -245,7 +211,7 @@ def seconds(
 
 
 def own_seconds(whole: Seconds, encoded: EncodedClip) -> Seconds:
-    """Of a question's `seconds`, what only it took: nothing of the clip's, and no loading."""
+    """Of a question's seconds, what only it took: nothing of the clip's, and no loading."""
     relevance_s = whole.relevance - encoded.relevance_s
     first_token_s = relevance_s + whole.prefill
     return replace(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from adatp_cli.answering.tasks import Ask, ClipSource, ClipTask
+from adatp_cli.batch.row_format import row_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +59,27 @@ class Collection:
     skipped: tuple[Skipped, ...] = ()
     ignored: int = 0
     notes: tuple[str, ...] = ()
+
+
+def task_of(clip: ClipSource, asks: Iterable[Ask], settings: Mapping[str, object]) -> ClipTask:
+    """A clip with its questions and the keys of their rows.
+
+    `settings` is whatever else decides an answer beside clip, question and profile: the model,
+    which frames, how answers are decoded.
+    """
+    size, mtime = clip.stamp()
+    keyed = []
+    for ask in asks:
+        named = {**settings, "profile": ask.run.context.profile, **ask.names}
+        keyed.append(replace(ask, key=row_key(clip.name, size, mtime, ask.text, named)))
+    return ClipTask(clip, tuple(keyed), size, mtime)
+
+
+def without(planned: Sequence[ClipTask], done: Mapping[str, bool]) -> list[ClipTask]:
+    """What is left of a plan when the rows with the keys of `done` exist."""
+    left = []
+    for task in planned:
+        asks = tuple(ask for ask in task.asks if ask.key not in done)
+        if asks:
+            left.append(replace(task, asks=asks))
+    return left

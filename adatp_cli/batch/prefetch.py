@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from adatp_cli.answering.tasks import Decoded
 from adatp_cli.video.child import NotStartedError
 from adatp_cli.video.frames import Frames
 
@@ -17,15 +18,6 @@ Item = TypeVar("Item")
 # Clips that wait decoded: one to go on with, one more for a clip that takes long to decode.
 DEPTH = 2
 _PATIENCE_S = 0.1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Decoded(Generic[Item]):
-    """One clip's frames, or what kept it from having any, and the seconds that this took."""
-
-    item: Item
-    frames: Frames | Exception
-    seconds: float
 
 
 class FramePrefetcher(Generic[Item]):

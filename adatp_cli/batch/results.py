@@ -24,7 +24,6 @@ from adatp_cli.batch.row_format import (
     FORMATS,
     csv_header,
     csv_line,
-    file_stamp,
     jsonl_line,
     row_key,
 )
@@ -33,7 +32,7 @@ from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, is_stream
 from adatp_cli.text import CSV_MARK, printable
 
-__all__ = ["ResultFile", "csv_header", "csv_line", "file_stamp", "jsonl_line", "row_key"]
+__all__ = ["ResultFile", "csv_header", "csv_line", "jsonl_line", "row_key"]
 
 
 class ResultFile:

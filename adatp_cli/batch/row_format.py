@@ -10,10 +10,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adatp_cli.record import json_line
 from adatp_cli.text import csv_line as line_of_cells
+
+if TYPE_CHECKING:
+    from adatp_cli.answering.run import Row
 
 FORMATS = ("jsonl", "csv")
 
@@ -105,7 +108,7 @@ def row_key(
         As the job has it. `clips/a.mp4` and `./clips//a.mp4` are one path, another folder's is
         another.
     size_bytes, mtime_ns
-        From `file_stamp`.
+        From `ClipSource.stamp`.
     question
         As it is asked.
     settings
@@ -135,15 +138,6 @@ def _as_in_keys(settings: Mapping[str, object]) -> Mapping[str, object]:
     return {**settings, "profile": {**profile, "description": described}}
 
 
-def file_stamp(path: str) -> tuple[int, int] | tuple[None, None]:
-    """Size in bytes and time of the last change in nanoseconds; None for both where unknown."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None, None
-    return found.st_size, found.st_mtime_ns
-
-
 def stamp(key: str, size_bytes: int | None, mtime_ns: int | None) -> dict[str, Any]:
     """The object `batch` of a row; nanoseconds are text, for jq keeps 53 bits of a number."""
     return {
@@ -151,6 +145,12 @@ def stamp(key: str, size_bytes: int | None, mtime_ns: int | None) -> dict[str, A
         "size_bytes": size_bytes,
         "mtime_ns": None if mtime_ns is None else str(mtime_ns),
     }
+
+
+def row_data(row: Row) -> dict[str, Any]:
+    """A row of a run as plain data: its record, and what names it."""
+    batch = stamp(row.ask.key, row.task.size_bytes, row.task.mtime_ns)
+    return {**row.record.to_dict(), "batch": batch}
 
 
 def jsonl_line(row: Mapping[str, Any]) -> str:

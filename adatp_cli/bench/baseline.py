@@ -1,7 +1,7 @@
 """Plain transformers on the same pixels and prompt: what every other figure is compared with.
 
 `LlavaOnevisionForConditionalGeneration.generate`, the loaded weights, and nothing of ours: no hook,
-no engine. Time to the first token is read by a streamer, which is the library's own way.
+no session. Time to the first token is read by a streamer, which is the library's own way.
 """
 
 from __future__ import annotations

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adatp_cli.bench.runner import Entrant, NotMeasured
+from adatp_cli.answering.tasks import ProfileRun
+from adatp_cli.bench.runner import NotMeasured
 from adatp_cli.bench.sample import PLAIN
 from adatp_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from adatp_cli.answering.session import Engine
+    from adatp_cli.answering.session import Session
 
 
 def readable_frames(
-    entrants: Sequence[Entrant], questions: Sequence[str], counts: Sequence[int]
+    runs: Sequence[ProfileRun], questions: Sequence[str], counts: Sequence[int]
 ) -> tuple[tuple[int, ...], list[NotMeasured]]:
     """The numbers of frames whose prompts the model can read, and who is not measured at others.
 
@@ -30,22 +31,22 @@ def readable_frames(
     missing: list[NotMeasured] = []
     first: UsageError | None = None
     for count in counts:
-        error = _refusal(entrants[0].engine, questions, count)
+        error = _refusal(runs[0].session, questions, count)
         if error is None:
             fitting.append(count)
             continue
         first = first or error
-        names = [PLAIN, *(entrant.name for entrant in entrants)]
+        names = [PLAIN, *(run.name for run in runs)]
         missing += [NotMeasured(name, count, error.message) for name in names]
     if first is not None and not fitting:
         raise first
     return tuple(fitting), missing
 
 
-def _refusal(engine: Engine, questions: Sequence[str], count: int) -> UsageError | None:
+def _refusal(session: Session, questions: Sequence[str], count: int) -> UsageError | None:
     try:
         for question in questions:
-            engine.prompt(question, count)
+            session.plan.prompt(question, count)
     except UsageError as error:
         return error
     return None

@@ -11,6 +11,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 from adatp_cli.answering.events import Answered, Clip
+from adatp_cli.answering.run import Row, RunLoop
+from adatp_cli.answering.tasks import Ask, ClipTask, FileClip, ProfileRun
 from adatp_cli.bench.baseline import PlainTransformers
 from adatp_cli.bench.memory import Peak, PeakWatch
 from adatp_cli.bench.sample import PLAIN, Sample, cache_bytes
@@ -21,7 +23,7 @@ from adatp_cli.model.memory import memory_errors
 from adatp_cli.pruning.method import SignalNeeds
 
 if TYPE_CHECKING:
-    from adatp_cli.answering.session import Engine
+    from adatp_cli.answering.session import Session
     from adatp_cli.model.load import LoadedModel
     from adatp_cli.video.frames import Frames, VideoInfo
     from adatp_cli.video.reader import FrameReader
@@ -33,14 +35,6 @@ _T = TypeVar("_T")
 # first; on a CPU a short one loads all that will be needed (our choice).
 WARM_UP_FRAMES = 2
 _LANGUAGE_STAGES = ("relevance", "prefill", "choosing", "generate")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entrant:
-    """A profile that is measured."""
-
-    name: str
-    engine: Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +91,8 @@ class Bench:
     ----------
     loaded
         The model; for as long as this exists its answers end by their length alone.
-    entrants
-        Profiles, with engines on `loaded` that give answers of `plan.new_tokens`.
+    runs
+        Profiles, with sessions on `loaded` that give answers of `plan.new_tokens`.
     plan
         What to measure.
     reader, source, name
@@ -111,14 +105,14 @@ class Bench:
     def __init__(
         self,
         loaded: LoadedModel,
-        entrants: Sequence[Entrant],
+        runs: Sequence[ProfileRun],
         plan: BenchPlan,
         reader: FrameReader,
         source: str | os.PathLike[str],
         name: str,
     ) -> None:
         self._loaded = loaded
-        self._entrants = tuple(entrants)
+        self._runs = tuple(runs)
         self._plan = plan
         self._reader = reader
         self._source = source
@@ -153,8 +147,8 @@ class Bench:
 
     def _at(self, count: int) -> Iterator[Measuring | NotMeasured | Sample]:
         running: list[str] = []
-        for entrant in (None, *self._entrants):
-            name, reason = entrant.name if entrant else PLAIN, self._refusal(entrant, count)
+        for run in (None, *self._runs):
+            name, reason = run.name if run else PLAIN, self._refusal(run, count)
             if reason is None:
                 running.append(name)
             else:
@@ -169,22 +163,22 @@ class Bench:
                 if turn > 0 or not isinstance(event, Sample):
                     yield event
 
-    def _refusal(self, entrant: Entrant | None, count: int) -> str | None:
+    def _refusal(self, run: ProfileRun | None, count: int) -> str | None:
         """Why a profile, or the baseline, cannot be run at so many frames, if that is known."""
-        engine = (entrant or self._entrants[0]).engine
+        plan = (run or self._runs[0]).session.plan
         try:
-            text_tokens = engine.prompt(self._plan.questions[0], count).text_tokens
+            text_tokens = plan.prompt(self._plan.questions[0], count).text_tokens
             self.text_tokens = text_tokens + 1
-            if entrant is None:
+            if run is None:
                 self._plain.check_memory(count, self.text_tokens, vision=self._plan.vision)
             else:
-                engine.check_memory(count, text_tokens)
+                plan.check_memory(count, text_tokens)
         except (MemoryLimitError, UsageError) as error:
             return error.message
         return None
 
     def _decode(self, count: int) -> tuple[Frames, float]:
-        resize = self._entrants[0].engine.resize
+        resize = self._runs[0].session.plan.resize
         sampling = replace(self._plan.sampling, frames=count)
         started = time.perf_counter()
         frames = self._reader.read(self._source, sampling, name=self._name, resize=resize)
@@ -201,11 +195,11 @@ class Bench:
         self, frames: Frames, decode_s: float, running: Sequence[str], turn: int
     ) -> Iterator[Measuring | NotMeasured | Sample]:
         """Every contender once, beginning with another one each time."""
-        entrants = [entrant for entrant in self._entrants if entrant.name in running]
+        runs = [run for run in self._runs if run.name in running]
         # Profiles that want the same of a clip share its encoding, as the vision part is the same.
-        entrants.sort(key=_wanted_of_a_clip)
-        groups = [list(same) for _, same in groupby(entrants, key=_wanted_of_a_clip)]
-        units: list[list[Entrant] | None] = [*groups]
+        runs.sort(key=_wanted_of_a_clip)
+        groups = [list(same) for _, same in groupby(runs, key=_wanted_of_a_clip)]
+        units: list[list[ProfileRun] | None] = [*groups]
         if PLAIN in running:
             units.insert(0, None)
         for unit in _turned(units, turn):
@@ -216,7 +210,7 @@ class Bench:
                 yield from self._profiles(_turned(unit, turn), frames, decode_s, turn)
 
     def _plainly(self, frames: Frames, decode_s: float) -> Sample | NotMeasured:
-        prompt = self._entrants[0].engine.prompt(self._plan.questions[0], len(frames))
+        prompt = self._runs[0].session.plan.prompt(self._plan.questions[0], len(frames))
         try:
             with memory_errors("running plain transformers"):
                 if self._plan.vision:
@@ -227,30 +221,30 @@ class Bench:
             return NotMeasured(PLAIN, len(frames), error.message)
 
     def _profiles(
-        self, group: Sequence[Entrant], frames: Frames, decode_s: float, turn: int
+        self, group: Sequence[ProfileRun], frames: Frames, decode_s: float, turn: int
     ) -> Iterator[Measuring | NotMeasured | Sample]:
         yield Measuring(group[0].name, len(frames), turn)
         try:
             with self._watch.watch() as encoding:
-                clip = self._open(group[0].engine, frames, decode_s)
+                clip = self._open(group[0].session, frames, decode_s)
         except MemoryLimitError as error:
-            for entrant in group:
-                yield NotMeasured(entrant.name, len(frames), error.message)
+            for run in group:
+                yield NotMeasured(run.name, len(frames), error.message)
             return
-        for entrant in group:
-            yield Measuring(entrant.name, len(frames), turn)
+        for run in group:
+            yield Measuring(run.name, len(frames), turn)
             try:
-                yield self._answer(entrant, clip, encoding)
+                yield self._answer(run, clip, encoding)
             except MemoryLimitError as error:
-                yield NotMeasured(entrant.name, len(frames), error.message)
+                yield NotMeasured(run.name, len(frames), error.message)
 
-    def _open(self, engine: Engine, frames: Frames, decode_s: float) -> Clip:
+    def _open(self, session: Session, frames: Frames, decode_s: float) -> Clip:
         """The clip as `ask` opens it, from the file on: decoding runs beside the tower."""
         if not self._plan.vision:
-            encoded = noise_encoding(self._loaded, len(frames), engine.needs)
+            encoded = noise_encoding(self._loaded, len(frames), session.plan.needs)
             return Clip(self._name, frames, encoded, decode_s, None)
         sampling = replace(self._plan.sampling, frames=len(frames))
-        events = engine.open(
+        events = session.open(
             self._source,
             self._plan.questions,
             sampling,
@@ -264,11 +258,11 @@ class Bench:
                 clip: Clip = end.value
                 return clip
 
-    def _answer(self, entrant: Entrant, clip: Clip, encoding: Peak) -> Sample:
+    def _answer(self, run: ProfileRun, clip: Clip, encoding: Peak) -> Sample:
         first_question, *further = self._plan.questions
         with self._watch.watch() as answering:
-            first = _answered(entrant.engine, clip, first_question)
-        later = [_answered(entrant.engine, clip, question) for question in further]
+            (first,) = _answered(run, clip, [first_question])
+        later = _answered(run, clip, further)
         record = first.record
         seconds = {
             "decode": record.seconds.decode,
@@ -294,7 +288,7 @@ class Bench:
             most = answering.above
         loaded = self._loaded
         return Sample(
-            contender=entrant.name,
+            contender=run.name,
             frames=len(clip.frames),
             seconds=seconds,
             tokens=record.tokens,
@@ -304,19 +298,20 @@ class Bench:
         )
 
 
-def _answered(engine: Engine, clip: Clip, question: str) -> Answered:
-    answered = None
-    for event in engine.answer(clip, question, stream=False):
-        if isinstance(event, Answered):
-            answered = event
-    if answered is None:
-        raise RuntimeError("the engine ended without an answer")
-    return answered
+def _answered(run: ProfileRun, clip: Clip, questions: Sequence[str]) -> list[Answered]:
+    task = ClipTask(FileClip(clip.name), tuple(Ask(text, run) for text in questions))
+    found = []
+    for row in RunLoop().answers(task, {run.name: clip}, clip.frames):
+        if isinstance(row, Row):
+            if row.answered is None:
+                raise row.error or RuntimeError("a question ended without an answer or an error")
+            found.append(row.answered)
+    return found
 
 
-def _wanted_of_a_clip(entrant: Entrant) -> str:
+def _wanted_of_a_clip(run: ProfileRun) -> str:
     """The same for profiles that can share a clip's encoding."""
-    return repr((entrant.engine.needs, entrant.engine.profile.reuse_frames))
+    return repr((run.session.plan.needs, run.session.profile.reuse_frames))
 
 
 def _turned(items: Sequence[_T], turn: int) -> list[_T]:

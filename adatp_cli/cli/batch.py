@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import typer
 
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
-from adatp_cli.cli.loading import load_engine, sampling_for
+from adatp_cli.cli.open_model import OpenModel, open_model
 from adatp_cli.cli.options import RunOptions, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import BatchProgress
@@ -30,14 +29,12 @@ from adatp_cli.cli.results_options import (
 from adatp_cli.cli.throughput import Remarks, decoding_limit, going_on, outcome, waiting
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath, check_outputs, is_stdout
-from adatp_cli.record import ErrorInfo, FailureRecord
 from adatp_cli.text import plural
 
 if TYPE_CHECKING:
-    from adatp_cli.answering.session import Engine
     from adatp_cli.batch.inputs import ClipJob
     from adatp_cli.batch.prefetch import Throughput
-    from adatp_cli.video.frames import Frames, Resize
+    from adatp_cli.video.frames import Frames
     from adatp_cli.video.reader import FrameReader
     from adatp_cli.video.sampling import Sampling
 
@@ -199,7 +196,6 @@ class Batch:
         self._wanted = wanted
         self._options = options
         self._output = output
-        self._known = FailureRecord("", "", ErrorInfo("", "", ""))
 
     def run(self) -> int:
         """Answer everything and return the exit code.
@@ -222,9 +218,9 @@ class Batch:
             quiet_libraries(verbose=self._options.verbose),
             self._sink() as sink,
         ):
-            engine, loaded = load_engine(profile, self._options, self._output, self._know)
-            sampling = sampling_for(engine, loaded, self._options, self._output)
-            return self._answer(engine, sampling, jobs, sink)
+            opened = open_model([profile], self._options, self._output)
+            sampling = opened.sampling(self._options, self._output)
+            return self._answer(opened, sampling, jobs, sink)
 
     def _check_output(self, inputs: Sequence[str]) -> None:
         wanted = self._wanted
@@ -258,9 +254,6 @@ class Batch:
             jobs = list(inputs.select(jobs, inputs.parse_shard(wanted.shard)))
         return jobs
 
-    def _know(self, **facts: object) -> None:
-        self._known = dataclasses.replace(self._known, **facts)  # type: ignore[arg-type]
-
     @contextlib.contextmanager
     def _sink(self) -> Iterator[Sink]:
         from adatp_cli.batch.results import ResultFile
@@ -281,50 +274,58 @@ class Batch:
             yield file
 
     def _answer(
-        self,
-        engine: Engine,
-        sampling: Sampling,
-        jobs: Sequence[ClipJob],
-        sink: Sink,
+        self, opened: OpenModel, sampling: Sampling, jobs: Sequence[ClipJob], sink: Sink
     ) -> int:
-        from adatp_cli.batch.runner import BatchRunner, plan, without
+        from adatp_cli.answering.run import RunLoop
+        from adatp_cli.answering.tasks import Ask, ClipTask, FileClip
+        from adatp_cli.batch.jobs import task_of, without
+        from adatp_cli.batch.prefetch import FramePrefetcher
+        from adatp_cli.batch.row_format import row_data
         from adatp_cli.video.isolated import IsolatedReader
 
-        planned = plan(jobs, self._settings(engine, sampling))
-        keys = [key for item in planned for _, key in item.questions]
+        run, settings = opened.runs[0], opened.key_settings(sampling)
+        resize = run.session.plan.resize
+        planned = [
+            task_of(FileClip(job.path), (Ask(text, run) for text in job.questions), settings)
+            for job in jobs
+        ]
+        keys = [ask.key for task in planned for ask in task.asks]
         if self._wanted.retry_failed:
             sink.forget_failed(keys)
         before = {key: sink.done[key] for key in keys if key in sink.done}
-        pending = without(planned, before)
         total = len(keys) - len(before)
-        decoders = self._decoders()
+        decoders = self._decoders(opened)
+
+        def read_by(reader: FrameReader) -> Callable[[ClipTask], Frames]:
+            return lambda task: task.clip.read(reader, sampling, resize)
+
         with contextlib.ExitStack() as stack:
             readers = [
                 stack.enter_context(IsolatedReader(self._options.limits()))
                 for _ in range(max(1, decoders))
             ]
             interrupts = stack.enter_context(Interrupts(self._output.note))
-            runner = BatchRunner(
-                engine,
-                [_frames_by(reader, sampling, engine.resize) for reader in readers],
-                lambda error: failure_of(error).info,
-                self._known,
-                ahead=decoders > 0,
+            prefetcher = stack.enter_context(
+                FramePrefetcher(
+                    without(planned, before), *map(read_by, readers), ahead=decoders > 0
+                )
             )
+            loop = RunLoop(lambda error: failure_of(error).info, share=True)
             progress = self._output.progress(total, "questions", rows_seen=sink.on_terminal)
             remarks, said = Remarks(), set[str]()
             try:
-                for row in runner.run(pending, interrupts.asked):
-                    sink.write(row.data)
-                    progress.advance(row.data["video"], row.error)
-                    remarks.add(row.data)
+                for row in loop.rows(prefetcher.results(interrupts.asked), interrupts.asked):
+                    data = row_data(row)
+                    sink.write(data)
+                    progress.advance(row.task.clip.name, row.error_info)
+                    remarks.add(data)
                     for note in row.notes:
                         if note not in said:
                             self._output.note(note)
                     said.update(row.notes)
             finally:
                 progress.stop()
-        self._summary(before, progress, remarks, runner.throughput, decoders)
+        self._summary(before, progress, remarks, prefetcher.throughput, decoders)
         failed = sum(progress.failed.values()) + list(before.values()).count(False)
         left = total - progress.rows
         if interrupts.asked():
@@ -335,29 +336,14 @@ class Batch:
             return INTERRUPTED
         return SOME_FAILED if failed else 0
 
-    def _settings(self, engine: Engine, sampling: Sampling) -> dict[str, object]:
-        """What decides an answer beside the file and the question; part of every row's key."""
-        # Not the device: a run may be resumed on another machine.
-        model = self._known.model
-        named = ("name", "revision", "quantization", "dtype")
-        return {
-            "profile": engine.profile.to_dict(),
-            "model": {name: getattr(model, name) for name in named},
-            "sampling": dataclasses.asdict(sampling),
-            "generation": dataclasses.asdict(self._options.generation()),
-        }
-
-    def _decoders(self) -> int:
+    def _decoders(self, opened: OpenModel) -> int:
         from adatp_cli.batch.prefetch import default_readers
         from adatp_cli.machine import usable_cores
         from adatp_cli.model.device import is_cuda
 
         if self._wanted.decoders is not None:
             return self._wanted.decoders
-        model = self._known.model
-        return default_readers(
-            on_gpu=model is not None and is_cuda(model.device), cores=usable_cores()
-        )
+        return default_readers(on_gpu=is_cuda(opened.model.device), cores=usable_cores())
 
     def _summary(
         self,
@@ -382,7 +368,3 @@ class Batch:
             lines.append(f"{len(before)} had rows before{tail}")
         for line in lines:
             self._output.note(line)
-
-
-def _frames_by(reader: FrameReader, sampling: Sampling, resize: Resize) -> Callable[[str], Frames]:
-    return lambda path: reader.read(path, sampling, resize=resize)

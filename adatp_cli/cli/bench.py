@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adatp_cli.cli.comparison import Comparison, load_comparison, load_profiles
 from adatp_cli.cli.errors import reporting
-from adatp_cli.cli.loading import load_model_for
+from adatp_cli.cli.open_model import OpenModel, load_model_for, load_profiles, open_model
 from adatp_cli.cli.options import (
     AUTO_FRAMES,
     MaxNewTokens,
@@ -251,8 +250,8 @@ class _Measurement:
         self._options.sampling()  # a wrong one is told before anything is loaded
         quiet = quiet_libraries(verbose=self._options.verbose)
         with self._output.running(), quiet, self._clip() as source:
-            arena = load_comparison(profiles, self._options, self._output, load=_load)
-            result = self._measure(arena, source)
+            opened = open_model(profiles, self._options, self._output, load=_load)
+            result = self._measure(opened, source)
         self._show(result)
 
     @contextlib.contextmanager
@@ -276,31 +275,30 @@ class _Measurement:
             write_clip(path)
             yield path
 
-    def _measure(self, arena: Comparison, source: Path) -> BenchResult:
+    def _measure(self, opened: OpenModel, source: Path) -> BenchResult:
         import datetime
 
         from adatp_cli.bench.context import readable_frames
         from adatp_cli.bench.facts import machine_facts
         from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult
-        from adatp_cli.bench.runner import Bench, Entrant, NotMeasured
+        from adatp_cli.bench.runner import Bench, NotMeasured
         from adatp_cli.bench.sample import Sample
         from adatp_cli.bench.summary import summarise
         from adatp_cli.video.isolated import IsolatedReader
 
-        is_random = arena.model.name.lower() in RANDOM
+        is_random = opened.model.name.lower() in RANDOM
         if is_random:
             self._output.note(RANDOM_WEIGHTS)
-        plan = self._plan(arena)
-        entrants = [Entrant(one.name, one.engine) for one in arena.profile_runs]
+        plan = self._plan(opened)
         began = datetime.datetime.now(datetime.UTC)
         samples: list[Sample] = []
-        readable, missing = readable_frames(entrants, plan.questions, plan.frames)
+        readable, missing = readable_frames(opened.runs, plan.questions, plan.frames)
         plan = dataclasses.replace(plan, frames=readable)
         for one in missing:
             self._missing(one)
         with IsolatedReader(self._options.limits()) as reader:
             name = self._wanted.video or "the generated clip"
-            bench = Bench(arena.loaded, entrants, plan, reader, source, name)
+            bench = Bench(opened.loaded, opened.runs, plan, reader, source, name)
             for event in bench.run():
                 if isinstance(event, Sample):
                     samples.append(event)
@@ -311,34 +309,35 @@ class _Measurement:
                     self._output.stage(_doing(event, plan))
         return BenchResult(
             date=began,
-            machine=machine_facts(arena.model.device),
-            versions=arena.versions,
-            model=arena.model,
+            machine=machine_facts(opened.model.device),
+            versions=opened.versions,
+            model=opened.model,
             random_weights=is_random,
             clip=bench.video,
             clip_generated=self._wanted.video is None,
             plan=plan,
             text_tokens=bench.text_tokens,
             memory_method=bench.memory_method,
-            profiles={one.name: one.engine.profile.to_dict() for one in arena.profile_runs},
-            rows=summarise([one.name for one in entrants], samples, missing),
+            profiles={one.name: one.session.profile.to_dict() for one in opened.runs},
+            rows=summarise([one.name for one in opened.runs], samples, missing),
         )
 
     def _missing(self, one: NotMeasured) -> None:
         self._output.note(f"{one.contender} is not measured: {one.reason}")
 
-    def _plan(self, arena: Comparison) -> BenchPlan:
+    def _plan(self, opened: OpenModel) -> BenchPlan:
         from adatp_cli.bench.runner import BenchPlan
 
         wanted = self._wanted
-        default = arena.sampling.frames or arena.loaded.default_frames
+        sampling = opened.sampling(self._options, self._output)
+        default = sampling.frames or opened.loaded.default_frames
         turns = -(-wanted.questions // len(_QUESTIONS))
         return BenchPlan(
             frames=wanted.frames or (default,),
             questions=(_QUESTIONS * turns)[: wanted.questions],
             repeat=wanted.repeat,
             new_tokens=wanted.new_tokens,
-            sampling=arena.sampling,
+            sampling=sampling,
             vision=wanted.vision,
         )
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adatp_cli.cli.comparison import Comparison, load_comparison, load_profiles
 from adatp_cli.cli.datasets import (
     AnnotationsFile,
     ClipCount,
@@ -23,6 +22,7 @@ from adatp_cli.cli.datasets import (
 )
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
+from adatp_cli.cli.open_model import OpenModel, load_profiles, open_model
 from adatp_cli.cli.options import RunOptions, profile_names, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
@@ -34,6 +34,7 @@ from adatp_cli.text import plural
 if TYPE_CHECKING:
     from adatp_cli.evaluation.bias import BiasSummary
     from adatp_cli.evaluation.questions import Dataset
+    from adatp_cli.video.sampling import Sampling
 
 _BEFORE = "vanilla"
 _DEFAULT_PROFILES = ("adatp-progressive", "adatp")
@@ -135,8 +136,8 @@ class Measurement:
         for note in dataset.notes:
             output.note(note)
         with output.running(), quiet_libraries(verbose=self._options.verbose):
-            arena = load_comparison(profiles, self._options, output, 1, keep_trace=True)
-            return self._measure(dataset, arena)
+            opened = open_model(profiles, self._options, output, most_new_tokens=1, keep_trace=True)
+            return self._measure(dataset, opened, opened.sampling(self._options, output))
 
     def _profiles(self) -> list[Profile]:
         profiles = load_profiles(self._wanted.profiles, self._options.budget)
@@ -148,65 +149,71 @@ class Measurement:
                 raise UsageError(f"a profile called {clashing!r} prunes", "give it another name")
         return [first, *(one for one in profiles if one is not first)]
 
-    def _measure(self, dataset: Dataset, arena: Comparison) -> int:
-        from adatp_cli.evaluation.bias import Tally
-        from adatp_cli.evaluation.bias_runner import BiasRunner
-        from adatp_cli.evaluation.runner import plan
+    def _measure(self, dataset: Dataset, opened: OpenModel, sampling: Sampling) -> int:
+        from adatp_cli.answering.run import RunLoop
+        from adatp_cli.batch.prefetch import FramePrefetcher
+        from adatp_cli.evaluation.attention import AttentionWatch
+        from adatp_cli.evaluation.bias import Tally, sample_of
+        from adatp_cli.evaluation.tasks import tasks_of
         from adatp_cli.video.isolated import IsolatedReader
 
         output, tally = self._output, Tally()
-        planned = plan(dataset, arena.profile_runs, arena.settings)
-        total = sum(len(pending.asks) for pending in planned)
+        planned = tasks_of(dataset, opened.runs, opened.key_settings(sampling))
+        total = sum(len(task.asks) for task in planned)
         failed: Counter[str] = Counter()
         last: Exception | None = None
-        sampling, resize = arena.sampling, arena.profile_runs[0].engine.resize
-        limits = self._options.limits()
-        with IsolatedReader(limits) as reader, Interrupts(output.note) as interrupts:
-            runner = BiasRunner(
-                arena.loaded.model.model.language_model,
-                lambda clip: clip.read(reader, sampling, resize),
-            )
+        resize = opened.runs[0].session.plan.resize
+        watch = AttentionWatch(opened.loaded.model.model.language_model)
+        with (
+            IsolatedReader(self._options.limits()) as reader,
+            Interrupts(output.note) as interrupts,
+            FramePrefetcher(
+                planned, lambda task: task.clip.read(reader, sampling, resize)
+            ) as prefetcher,
+        ):
+            loop = RunLoop(lambda error: failure_of(error).info, around=lambda: watch)
             progress = output.progress(total, "passes", rows_seen=False)
             try:
-                for measured in runner.run(planned, interrupts.asked):
-                    profile_run, sample = measured.ask.profile_run, measured.sample
-                    error = None
-                    if isinstance(sample, Exception):
-                        last, error = sample, failure_of(sample).info
-                        failed[error.kind] += 1
+                for row in loop.rows(prefetcher.results(interrupts.asked), interrupts.asked):
+                    if row.answered is None or row.answered.trace is None:
+                        last = row.error
                     else:
-                        prunes = profile_run.engine.profile.method != _BEFORE
-                        tally.add(profile_run.name, sample, prunes=prunes)
-                    progress.advance(measured.ask.item.clip.name, error)
+                        sample = sample_of(
+                            row.answered.trace.arrays, [seen.numpy() for seen in watch.rows]
+                        )
+                        prunes = row.ask.run.session.profile.method != _BEFORE
+                        tally.add(row.ask.run.name, sample, prunes=prunes)
+                    if row.error_info is not None:
+                        failed[row.error_info.kind] += 1
+                    progress.advance(row.task.clip.name, row.error_info)
             finally:
                 progress.stop()
         output.note(f"{plural(progress.answered, 'prefill')} in {duration(progress.seconds)}")
         for kind, count in failed.most_common():
             output.note(f"  {count} failed: {kind}")
         summary = tally.summary(dataset.title, failed)
-        whole = len(summary.questions) == len(arena.profile_runs)
+        whole = len(summary.questions) == len(opened.runs)
         if last is not None and not whole:
             raise last  # there is a profile that nothing is known of
         if whole:
-            self._finish(dataset, arena, summary)
+            self._finish(facts(dataset, opened, sampling), opened.model.name, summary)
         if interrupts.asked():
             left = plural(total - progress.rows, "prefill is", "prefills are")
             output.note(f"interrupted: {left} missing")
             return INTERRUPTED
         return SOME_FAILED if failed else 0
 
-    def _finish(self, dataset: Dataset, arena: Comparison, summary: BiasSummary) -> None:
+    def _finish(self, told: list[str], model: str, summary: BiasSummary) -> None:
         from adatp_cli.evaluation import bias_plots, bias_report, plots
         from adatp_cli.evaluation.tables import PAGE, prepare_folder
 
-        told = facts(dataset, arena)
-        if arena.model.name == "tiny":
+        if model == "tiny":
             told.append(bias_report.SMALL_MODEL)
         if self._output.json:
             self._output.data(bias_report.as_data(summary, told))
         else:
             self._output.page(bias_report.tables(summary))
-            if arena.model.name == "tiny":
+            if model == "tiny":
                 self._output.line(f"\n{bias_report.SMALL_MODEL}.")
         folder = self._wanted.report
         if folder is None:

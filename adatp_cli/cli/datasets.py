@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adatp_cli.cli.comparison import Comparison
+from adatp_cli.cli.open_model import OpenModel
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.errors import UsageError
 from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.questions import Dataset
+    from adatp_cli.video.sampling import Sampling
 
 _DATASET = "Dataset"
 
@@ -125,10 +126,9 @@ def check_shared(options: RunOptions) -> None:
         )
 
 
-def facts(dataset: Dataset, arena: Comparison) -> list[str]:
+def facts(dataset: Dataset, opened: OpenModel, sampling: Sampling) -> list[str]:
     """What was run, for a report."""
-    items, sampling = dataset.items, arena.sampling
-    model, versions = arena.model, arena.versions
+    items, model, versions = dataset.items, opened.model, opened.versions
     weights = model.dtype if model.quantization == "none" else model.quantization
     looked = f"{plural(sampling.frames, 'frame')} a clip" if sampling.frames else ""
     if sampling.fps is not None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adatp_cli.cli.comparison import Comparison, load_comparison, load_profiles, one_fits
 from adatp_cli.cli.datasets import (
     AnnotationsFile,
     ClipCount,
@@ -26,6 +25,7 @@ from adatp_cli.cli.datasets import (
 )
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
 from adatp_cli.cli.interrupts import Interrupts
+from adatp_cli.cli.open_model import OpenModel, load_profiles, one_fits, open_model
 from adatp_cli.cli.options import ProfilesOption, RunOptions, profile_names, with_run_options
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
@@ -36,11 +36,13 @@ from adatp_cli.profiles import read_share
 from adatp_cli.text import plural
 
 if TYPE_CHECKING:
+    from adatp_cli.answering.tasks import Ask
     from adatp_cli.batch.results import ResultFile
     from adatp_cli.evaluation.outcomes import Outcome
     from adatp_cli.evaluation.questions import Dataset
-    from adatp_cli.evaluation.runner import Ask, ProfileSpec
     from adatp_cli.evaluation.summary import Summary
+    from adatp_cli.evaluation.tasks import ProfileSpec
+    from adatp_cli.video.sampling import Sampling
 
 _DEFAULT_PROFILES = ("vanilla", "adatp")
 _PRUNING = "Pruning"
@@ -84,7 +86,7 @@ class EvalOptions:
         ProfileError, UsageError
             One does not exist or is not valid, or a budget is none.
         """
-        from adatp_cli.evaluation.runner import line_up
+        from adatp_cli.evaluation.tasks import line_up
 
         if self.budgets and budget is not None:
             raise UsageError("--budget and --budgets exclude each other", "give one of them")
@@ -225,18 +227,19 @@ class Evaluation:
             self._file() as file,
         ):
             profiles = [place.profile for place in places]
-            arena = load_comparison(
+            opened = open_model(
                 profiles,
                 self._options,
                 output,
-                dataset.max_new_tokens,
+                most_new_tokens=dataset.max_new_tokens,
                 accepts=one_fits(profiles, self._options) if wanted.budgets else None,
             )
-            if arena.model.name == TINY and wanted.dataset.name != SHAPES:
+            sampling = opened.sampling(self._options, output)
+            if opened.model.name == TINY and wanted.dataset.name != SHAPES:
                 output.note(f"{TINY_KNOWS}: its answers about other clips mean nothing")
             if wanted.budgets:
-                arena = self._within_reach(arena)
-            return self._answer(dataset, arena, places, file)
+                opened = self._within_reach(opened, sampling)
+            return self._answer(dataset, opened, sampling, places, file)
 
     def _check_outputs(self, inputs: Sequence[str | Path]) -> None:
         from adatp_cli.evaluation import plots, report
@@ -249,18 +252,18 @@ class Evaluation:
         read = [*inputs, wanted.dataset.annotations or ""]
         check_outputs(outputs, read, overwrite=overwrite, resume=wanted.resume)
 
-    def _within_reach(self, arena: Comparison) -> Comparison:
+    def _within_reach(self, opened: OpenModel, sampling: Sampling) -> OpenModel:
         """Without those that cannot reach their budget; shorter clips may still be errors."""
-        frames = arena.sampling.frames
+        frames = sampling.frames or opened.loaded.default_frames
         able = []
-        for profile_run in arena.profile_runs:
+        for run in opened.runs:
             try:
-                profile_run.engine.token_schedule(frames or arena.loaded.default_frames)
+                run.session.plan.token_schedule(frames)
             except UsageError as error:
-                self._output.note(f"{profile_run.name} is left out: {error.hint}")
+                self._output.note(f"{run.name} is left out: {error.hint}")
             else:
-                able.append(profile_run)
-        return dataclasses.replace(arena, profile_runs=tuple(able))
+                able.append(run)
+        return dataclasses.replace(opened, runs=tuple(able))
 
     @contextlib.contextmanager
     def _file(self) -> Iterator[ResultFile | None]:
@@ -281,45 +284,52 @@ class Evaluation:
     def _answer(
         self,
         dataset: Dataset,
-        arena: Comparison,
+        opened: OpenModel,
+        sampling: Sampling,
         places: Sequence[ProfileSpec],
         file: ResultFile | None,
     ) -> int:
-        from adatp_cli.evaluation.runner import EvalRunner, plan, without
+        from adatp_cli.answering.run import RunLoop
+        from adatp_cli.batch.jobs import without
+        from adatp_cli.batch.prefetch import FramePrefetcher
+        from adatp_cli.evaluation.tasks import eval_row, tasks_of
         from adatp_cli.video.isolated import IsolatedReader
 
         output = self._output
-        planned = plan(dataset, arena.profile_runs, arena.settings)
-        asks = {ask.key: ask for pending in planned for ask in pending.asks}
+        planned = tasks_of(dataset, opened.runs, opened.key_settings(sampling))
+        asks = {ask.key: ask for task in planned for ask in task.asks}
         if file is not None and self._wanted.retry_failed:
             file.forget_failed(asks)
         before = {} if file is None else {key: file.done[key] for key in asks if key in file.done}
         outcomes = self._outcomes_before(dataset, asks, before)
         total = len(asks) - len(before)
-        sampling, resize = arena.sampling, arena.profile_runs[0].engine.resize
+        resize = opened.runs[0].session.plan.resize
         limits = self._options.limits()
-        with IsolatedReader(limits) as reader, Interrupts(output.note) as interrupts:
-            runner = EvalRunner(
-                dataset,
-                lambda clip: clip.read(reader, sampling, resize),
-                lambda error: failure_of(error).info,
-            )
+        with (
+            IsolatedReader(limits) as reader,
+            Interrupts(output.note) as interrupts,
+            FramePrefetcher(
+                without(planned, before), lambda task: task.clip.read(reader, sampling, resize)
+            ) as prefetcher,
+        ):
+            loop = RunLoop(lambda error: failure_of(error).info)
             seen = (output.json and sys.stdout.isatty()) or (file is not None and file.on_terminal)
             progress = output.progress(total, "answers", rows_seen=seen)
             try:
-                for ask, row in runner.run(without(planned, before), interrupts.asked):
+                for row in loop.rows(prefetcher.results(interrupts.asked), interrupts.asked):
+                    data = eval_row(row, dataset)
                     if file is not None:
-                        file.write(row.data)
+                        file.write(data)
                     if output.json:
-                        output.data(row.data)
-                    outcomes.append(self._outcome(dataset, ask, row.data))
-                    progress.advance(row.data["video"], row.error)
+                        output.data(data)
+                    outcomes.append(self._outcome(dataset, row.ask, data))
+                    progress.advance(row.task.clip.name, row.error_info)
             finally:
                 progress.stop()
         if before:
             output.note(f"{plural(len(before), 'answer was', 'answers were')} there before")
         output.note(f"{plural(progress.rows, 'answer')} in {duration(progress.seconds)}")
-        self._finish(dataset, arena, places, outcomes)
+        self._finish(dataset, opened, sampling, places, outcomes)
         if interrupts.asked():
             way = "--resume goes on" if self._wanted.output is not None else "-o FILE keeps rows"
             left = plural(total - progress.rows, "answer is", "answers are")
@@ -342,12 +352,13 @@ class Evaluation:
         from adatp_cli.evaluation.questions import Rule
 
         judge = dataset.scoring.judge(Rule(self._wanted.rule))
-        return outcome_of(row, ask.item, ask.profile_run.name, judge)
+        return outcome_of(row, ask.about, ask.run.name, judge)
 
     def _finish(
         self,
         dataset: Dataset,
-        arena: Comparison,
+        opened: OpenModel,
+        sampling: Sampling,
         places: Sequence[ProfileSpec],
         outcomes: Sequence[Outcome],
     ) -> None:
@@ -355,9 +366,8 @@ class Evaluation:
         from adatp_cli.evaluation.report import tables
         from adatp_cli.evaluation.summary import summarise
 
-        profile_runs = arena.profile_runs
-        names = [profile_run.name for profile_run in profile_runs]
-        vanilla = [c.name for c in profile_runs if c.engine.profile.method == "vanilla"]
+        names = [run.name for run in opened.runs]
+        vanilla = [run.name for run in opened.runs if run.session.profile.method == "vanilla"]
         baseline = vanilla[0] if vanilla else None
         if baseline is None:
             self._output.note("no differences without an unpruned run: -p vanilla adds one")
@@ -375,13 +385,13 @@ class Evaluation:
         if not self._output.json:
             self._output.page(tables(summary))
         if self._wanted.report is not None:
-            self._report(self._wanted.report, summary, arena, outcomes)
+            self._report(self._wanted.report, summary, facts(dataset, opened, sampling), outcomes)
 
     def _report(
         self,
         folder: Path,
         summary: Summary,
-        arena: Comparison,
+        told: Sequence[str],
         outcomes: Sequence[Outcome],
     ) -> None:
         from adatp_cli.evaluation import plots
@@ -394,5 +404,5 @@ class Evaluation:
             drawn = plots.draw(summary, folder)
         else:
             self._output.note(plots.MISSING)
-        write_report(folder, summary, outcomes, facts(summary.dataset, arena), drawn)
+        write_report(folder, summary, outcomes, told, drawn)
         self._output.note(f"the report is {folder / PAGE}")

@@ -1,30 +1,31 @@
-"""From options to an engine, and from its events to the output; what `ask` and `demo` share."""
+"""Several questions about one clip, from the options to the last answer; for `ask` and `demo`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from adatp_cli.cli.costs import amount
 from adatp_cli.cli.errors import failure_of
-from adatp_cli.cli.loading import load_engine, sampling_for
+from adatp_cli.cli.open_model import open_model
 from adatp_cli.cli.options import RunOptions, trace_path
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.profiles import Profile
-from adatp_cli.record import ErrorInfo, FailureRecord
+from adatp_cli.record import RunContext
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
-    from adatp_cli.answering.events import Answered, ClipReady, PrefillChosen, Stage, TextChunk
+    from adatp_cli.answering.events import ClipReady, PrefillChosen, Stage, TextChunk
     from adatp_cli.answering.plan import PrefillMode
+    from adatp_cli.answering.run import Row
     from adatp_cli.video.isolated import IsolatedReader
 
 
 class AskRun:
-    """Several questions about one clip, from the options to the last answer.
+    """Asks one clip everything and writes the answers as they come.
 
     Parameters
     ----------
@@ -60,10 +61,10 @@ class AskRun:
         self._truths = truths
         self._done = 0
         self.right = 0  # answers that are the truth
-        self._known = FailureRecord(video_name, "", ErrorInfo("", "", ""))
+        self._context = RunContext(video_name)
 
     def run(self) -> None:
-        """Answer every question, writing as the answers come.
+        """Answer every question.
 
         In JSON mode each question without an answer gets a failure record before the error goes on.
 
@@ -87,39 +88,45 @@ class AskRun:
         except Exception as error:
             info = failure_of(error).info
             for question in self._questions[self._done :]:
-                failure = dataclasses.replace(self._known, question=question, error=info)
-                self._output.failed(failure)
+                self._output.failed(self._context.failure(question, info))
             raise
 
     def _ask(self, reader: IsolatedReader) -> None:
-        options, name = self._options, self._known.video
+        options, name = self._options, self._context.video
         profile = options.resolved_profile()
         self._know(profile=profile.to_dict())
         wanted = options.sampling()  # a wrong one is told before anything is loaded
         check_source(self._source, name)  # a wrong path must not wait for PyTorch
         reader.start()
-
-        def check() -> None:
-            reader.check(self._source, wanted, name=name)
-
-        engine, loaded = load_engine(profile, options, self._output, self._know, check)
+        opened = open_model(
+            [profile],
+            options,
+            self._output,
+            check=lambda: reader.check(self._source, wanted, name=name),
+        )
         from adatp_cli.answering.events import ClipReady
+        from adatp_cli.answering.run import RunLoop
 
-        sampling = sampling_for(engine, loaded, options, self._output, self._questions)
-        events = engine.ask(
+        self._context = dataclasses.replace(opened.runs[0].context, video=name)
+        sampling = opened.sampling(options, self._output, self._questions)
+        prefill = self._prefill_mode(profile)
+        loop = RunLoop(
+            lambda error: failure_of(error).info,
+            share=prefill != "each",
+            stream=not options.json,
+        )
+        events = loop.clip(
+            opened.runs[0],
             self._source,
             self._questions,
             sampling,
             reader=reader,
             video_name=name,
-            stream=not options.json,
-            prefill=self._prefill_mode(profile),
+            prefill=prefill,
         )
-        # Closed at once when something goes wrong: the engine then stops its thread.
-        with contextlib.closing(
-            cast("Generator[Stage | ClipReady | PrefillChosen | TextChunk | Answered]", events)
-        ) as run:
-            for event in run:
+        # Closed at once when something goes wrong: that stops the thread that generates.
+        with contextlib.closing(events):
+            for event in events:
                 if isinstance(event, ClipReady):
                     reader.close()  # the model can use its memory
                 self._handle(event)
@@ -129,6 +136,23 @@ class AskRun:
         asked = (self._options.profile, self._options.budget, self._options.trace)
         held_to = profile.method != "vanilla" and any(item is not None for item in asked)
         return self._prefill or ("each" if held_to else "cheaper")
+
+    def _handle(self, event: Stage | ClipReady | PrefillChosen | TextChunk | Row) -> None:
+        from adatp_cli.answering.events import ClipReady, PrefillChosen, Stage, TextChunk
+
+        if isinstance(event, TextChunk):
+            self._introduce()
+            self._output.text_chunk(event.text)
+        elif isinstance(event, PrefillChosen):
+            self._chosen(event)
+        elif isinstance(event, ClipReady):
+            self._know(video_info=event.video_info)
+            for note in event.notes:
+                self._output.note(note)
+        elif isinstance(event, Stage):
+            self._output.stage(f"{event.name}: {event.detail}")
+        else:
+            self._answered(event)
 
     def _chosen(self, event: PrefillChosen) -> None:
         self._know(profile=event.profile.to_dict())
@@ -147,32 +171,18 @@ class AskRun:
             then,
         )
 
-    def _handle(self, event: Stage | ClipReady | PrefillChosen | TextChunk | Answered) -> None:
-        from adatp_cli.answering.events import Answered, ClipReady, PrefillChosen, TextChunk
-
-        if isinstance(event, Answered):
-            self._answered(event)
-        elif isinstance(event, TextChunk):
-            self._introduce()
-            self._output.text_chunk(event.text)
-        elif isinstance(event, PrefillChosen):
-            self._chosen(event)
-        elif isinstance(event, ClipReady):
-            self._know(video_info=event.video_info)
-            for note in event.notes:
-                self._output.note(note)
-        else:
-            self._output.stage(f"{event.name}: {event.detail}")
-
-    def _answered(self, event: Answered) -> None:
+    def _answered(self, row: Row) -> None:
+        answered = row.answered
+        if answered is None:
+            raise row.error or RuntimeError("a question ended without an answer or an error")
         self._introduce()
-        if self._options.trace is not None and event.trace is not None:
-            event.trace.save(trace_path(self._options.trace, self._done))
+        if self._options.trace is not None and answered.trace is not None:
+            answered.trace.save(trace_path(self._options.trace, self._done))
         truth = None if self._truths is None else self._truths[self._done]
-        self.right += event.record.answer == truth
-        own = event.own if self._done else None  # a later question waits for itself alone
+        self.right += answered.record.answer == truth
+        own = answered.own if self._done else None  # a later question waits for itself alone
         self._done += 1
-        self._output.answered(event.record, own=own, truth=truth)
+        self._output.answered(answered.record, own=own, truth=truth)
 
     def _introduce(self) -> None:
         if len(self._questions) > 1:
@@ -180,4 +190,4 @@ class AskRun:
 
     def _know(self, **facts: object) -> None:
         """Remember what a failure record will tell, should one be needed."""
-        self._known = dataclasses.replace(self._known, **facts)  # type: ignore[arg-type]
+        self._context = dataclasses.replace(self._context, **facts)  # type: ignore[arg-type]

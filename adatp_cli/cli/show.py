@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adatp_cli.cli.ask import STDIN, check_arguments, read_clip, read_questions
-from adatp_cli.cli.comparison import Comparison, load_comparison, load_profiles
 from adatp_cli.cli.costs import statistics
 from adatp_cli.cli.errors import failure_of, reporting
-from adatp_cli.cli.loading import load_model_for
+from adatp_cli.cli.open_model import load_profiles, open_model
 from adatp_cli.cli.options import (
     RunOptions,
     Stats,
@@ -30,7 +28,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, replacing
-from adatp_cli.record import ErrorInfo, FailureRecord
+from adatp_cli.record import RunContext
 from adatp_cli.text import plural
 from adatp_cli.video.source import STDIN_NAME, check_source
 
@@ -38,11 +36,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from adatp_cli.answering.events import Answered, Clip, Stage, TextChunk
-    from adatp_cli.evaluation.runner import ProfileRun
+    from adatp_cli.answering.events import Answered, Stage, TextChunk
+    from adatp_cli.answering.run import Row
+    from adatp_cli.answering.session import Session
+    from adatp_cli.answering.tasks import ProfileRun
     from adatp_cli.pictures.scene import Scene
-    from adatp_cli.video.frames import Frames
+    from adatp_cli.video.frames import Frames, Resize
     from adatp_cli.video.isolated import IsolatedReader
+    from adatp_cli.video.sampling import Sampling
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -144,8 +145,7 @@ class Show:
         self._target = target
         self._options = options
         self._output = output
-        known = FailureRecord(about.name, about.question, ErrorInfo("", "", ""))
-        self._known = [known] * len(profiles)
+        self._contexts = [RunContext(about.name)] * len(profiles)
         self._names: list[str] = []
         self._answered: list[Answered] = []
 
@@ -169,8 +169,8 @@ class Show:
                 raise
             except Exception as error:
                 info = failure_of(error).info
-                for known in self._known[len(self._answered) :]:
-                    self._output.failed(dataclasses.replace(known, error=info))
+                for context in self._contexts[len(self._answered) :]:
+                    self._output.failed(context.failure(self._about.question, info))
                 raise
             self._output.stage(f"drawing {self._target}")
             with replacing(self._target, "the picture") as file:
@@ -182,31 +182,28 @@ class Show:
         from adatp_cli.video.isolated import IsolatedReader
 
         profiles = load_profiles(self._profiles, self._options.budget)
-        self._known = [
-            dataclasses.replace(known, profile=profile.to_dict())
-            for known, profile in zip(self._known, profiles, strict=True)
+        self._contexts = [
+            RunContext(self._about.name, profile=profile.to_dict()) for profile in profiles
         ]
         wanted = self._options.sampling()  # a wrong one is told before anything is read
         source, name = self._about.source, self._about.name
         check_source(source, name)
         with IsolatedReader(self._options.limits()) as reader:
             reader.start()
-            load = functools.partial(
-                load_model_for, check=lambda: reader.check(source, wanted, name=name)
+            opened = open_model(
+                profiles,
+                self._options,
+                self._output,
+                keep_trace=True,
+                check=lambda: reader.check(source, wanted, name=name),
             )
-            arena = load_comparison(
-                profiles, self._options, self._output, keep_trace=True, load=load
-            )
-            self._known = [
-                dataclasses.replace(
-                    profile_run.known, video=self._about.name, question=self._about.question
-                )
-                for profile_run in arena.profile_runs
-            ]
-            self._names = [profile_run.name for profile_run in arena.profile_runs]
-            frames, seconds = self._read(reader, arena)
-            pixels = self._pixels(reader, arena, frames)
-        self._answer(arena, frames, seconds)
+            self._contexts = [dataclasses.replace(run.context, video=name) for run in opened.runs]
+            self._names = [run.name for run in opened.runs]
+            sampling = opened.sampling(self._options, self._output)
+            session = opened.runs[0].session
+            frames, seconds = self._read(reader, session, sampling)
+            pixels = self._pixels(reader, session.plan.resize, sampling, frames)
+        self._answer(opened.runs, frames, seconds)
         panels = []
         for event in self._answered:
             if event.trace is not None:
@@ -214,68 +211,76 @@ class Show:
                 panels.append(Panel.of(event.record, event.trace.arrays, costs))
         return Scene(pixels, panels)
 
-    def _read(self, reader: IsolatedReader, arena: Comparison) -> tuple[Frames, float]:
+    def _read(
+        self, reader: IsolatedReader, session: Session, sampling: Sampling
+    ) -> tuple[Frames, float]:
         from adatp_cli.answering.records import video_facts
 
         about = self._about
         self._output.stage(f"decode: {about.name}")
-        resize = arena.profile_runs[0].engine.resize
         started = time.perf_counter()
-        frames = reader.read(about.source, arena.sampling, name=about.name, resize=resize)
+        frames = reader.read(about.source, sampling, name=about.name, resize=session.plan.resize)
         seconds = time.perf_counter() - started
         facts = video_facts(frames)
-        self._known = [dataclasses.replace(known, video_info=facts) for known in self._known]
-        for note in frames.notes + arena.profile_runs[0].engine.remarks(frames):
+        self._contexts = [dataclasses.replace(one, video_info=facts) for one in self._contexts]
+        for note in frames.notes + session.remarks(frames):
             self._output.note(note)
         return frames, seconds
 
-    def _pixels(self, reader: IsolatedReader, arena: Comparison, frames: Frames) -> Pixels:
+    def _pixels(
+        self, reader: IsolatedReader, resize: Resize, sampling: Sampling, frames: Frames
+    ) -> Pixels:
         """The frames to draw: those that the model sees, sharper where it sees them coarsely."""
-        from adatp_cli.video.frames import Resize
-
-        resize = arena.profile_runs[0].engine.resize
         if resize.size >= _SIDE or frames.pixels.shape[1:3] != (resize.size, resize.size):
             return frames.pixels
-        sharper = Resize(_SIDE, resize.resample)
+        sharper = dataclasses.replace(resize, size=_SIDE)
         about = self._about
-        again = reader.read(about.source, arena.sampling, name=about.name, resize=sharper)
+        again = reader.read(about.source, sampling, name=about.name, resize=sharper)
         same = again.timestamps_s.tolist() == frames.timestamps_s.tolist()
         return again.pixels if same else frames.pixels
 
-    def _answer(self, arena: Comparison, frames: Frames, seconds: float) -> None:
-        from adatp_cli.evaluation.runner import encode_for
+    def _answer(self, runs: Sequence[ProfileRun], frames: Frames, seconds: float) -> None:
+        from adatp_cli.answering.run import Row, RunLoop, encode_for
+        from adatp_cli.answering.tasks import Ask, ClipTask, FileClip
 
-        about, profile_runs = self._about, arena.profile_runs
-        for profile_run in profile_runs:
-            prompt = profile_run.engine.prompt(about.question, len(frames))
-            profile_run.engine.check_memory(len(frames), prompt.text_tokens)
-        self._output.stage(f"vision: {plural(len(frames), 'frame')}")
-        clips = encode_for(profile_runs, about.name, frames, seconds)
-        for number, profile_run in enumerate(profile_runs):
-            self._ask(number, profile_run, clips[profile_run.name])
-
-    def _ask(self, number: int, profile_run: ProfileRun, clip: Clip) -> None:
-        from adatp_cli.answering.events import Answered, TextChunk
-
-        output = self._output
-        events = profile_run.engine.answer(clip, self._about.question, stream=not output.json)
-        # Closed at once when something goes wrong: the engine then stops its thread.
-        with contextlib.closing(cast("Generator[Stage | TextChunk | Answered]", events)) as run:
-            for event in run:
-                if isinstance(event, TextChunk):
-                    self._introduce(number)
-                    output.text_chunk(event.text)
-                elif isinstance(event, Answered):
-                    self._introduce(number)
-                    if self._options.trace is not None and event.trace is not None:
-                        event.trace.save(trace_path(self._options.trace, number))
-                    self._answered.append(event)
-                    output.answered(event.record, own=event.own if number else None)
+        about, output = self._about, self._output
+        for run in runs:
+            prompt = run.session.plan.prompt(about.question, len(frames))
+            run.session.plan.check_memory(len(frames), prompt.text_tokens)
+        output.stage(f"vision: {plural(len(frames), 'frame')}")
+        clips = encode_for(runs, about.name, frames, seconds)
+        task = ClipTask(FileClip(about.name), tuple(Ask(about.question, run) for run in runs))
+        loop = RunLoop(lambda error: failure_of(error).info, stream=not output.json)
+        # Closed at once when something goes wrong: that stops the thread that generates.
+        with contextlib.closing(loop.answers(task, clips, frames)) as events:
+            for event in events:
+                if isinstance(event, Row):
+                    self._keep(event)
                 else:
-                    output.stage(f"{event.name}: {event.detail}")
+                    self._tell(event)
 
-    def _introduce(self, number: int) -> None:
+    def _tell(self, event: Stage | TextChunk) -> None:
+        from adatp_cli.answering.events import TextChunk
+
+        if isinstance(event, TextChunk):
+            self._introduce()
+            self._output.text_chunk(event.text)
+        else:
+            self._output.stage(f"{event.name}: {event.detail}")
+
+    def _keep(self, row: Row) -> None:
+        answered, number = row.answered, len(self._answered)
+        if answered is None:
+            raise row.error or RuntimeError("a question ended without an answer or an error")
+        self._introduce()
+        if self._options.trace is not None and answered.trace is not None:
+            answered.trace.save(trace_path(self._options.trace, number))
+        self._answered.append(answered)
+        self._output.answered(answered.record, own=answered.own if number else None)
+
+    def _introduce(self) -> None:
         if len(self._profiles) > 1:
+            number = len(self._answered)
             self._output.question(number, self._names[number])
 
 

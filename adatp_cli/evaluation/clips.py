@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adatp_cli.batch.row_format import file_stamp
+from adatp_cli.answering.tasks import FileClip, file_stamp
 from adatp_cli.errors import VideoError
 from adatp_cli.video.frames import Frames, Resize
 from adatp_cli.video.picture_list import PictureList
@@ -14,35 +14,9 @@ from adatp_cli.video.reader import FrameReader
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.source import printable
 
+__all__ = ["FileClip", "FrameFolder"]
+
 _PICTURES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True, slots=True)
-class FileClip:
-    """A video file, or the part of it from `start_s` to `end_s`, in seconds."""
-
-    path: str
-    start_s: float | None = None
-    end_s: float | None = None
-
-    @property
-    def name(self) -> str:
-        return self.path
-
-    @property
-    def key(self) -> str:
-        return f"FileClip(path={self.path!r}, start_s={self.start_s}, end_s={self.end_s})"
-
-    def exists(self) -> bool:
-        return os.path.isfile(self.path)
-
-    def stamp(self) -> tuple[int, int] | tuple[None, None]:
-        return file_stamp(self.path)
-
-    def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
-        if self.start_s is not None or self.end_s is not None:
-            sampling = replace(sampling, start_s=self.start_s, end_s=self.end_s)
-        return reader.read(self.path, sampling, name=self.path, resize=resize)
 
 
 @dataclass(frozen=True, slots=True)

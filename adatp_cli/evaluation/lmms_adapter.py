@@ -20,8 +20,8 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from adatp_cli.answering import records
-from adatp_cli.answering.events import Answered, Clip
-from adatp_cli.answering.session import Engine
+from adatp_cli.answering.events import Clip
+from adatp_cli.answering.session import Session
 from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.profiles import Profile, load_profile, read_share
@@ -127,8 +127,8 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
     def _sampling_for(self, frames: int | str | None) -> Sampling:
         default = self._profile.frames or self._loaded.default_frames
         if frames == "auto":
-            engine = Engine(self._loaded, self._profile, GenerationSettings(_MAX_NEW_TOKENS))
-            count = engine.frame_budget(default).frames
+            session = Session(self._loaded, self._profile, GenerationSettings(_MAX_NEW_TOKENS))
+            count = session.plan.frame_budget(default).frames
             log.info("frames=auto: %d frames", count)
         else:
             count = default if frames is None else _number(int, "frames", frames)
@@ -148,25 +148,27 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
         with IsolatedReader() as reader:
             for index in tqdm(order, desc="adatp", disable=self.rank != 0):
                 request = asked[index]
-                engine = Engine(self._loaded, self._profile, request.settings)
+                session = Session(self._loaded, self._profile, request.settings)
                 if clip is None or path != request.path:
-                    path, clip = request.path, self._clip(reader, engine, request.path)
+                    path, clip = request.path, self._clip(reader, session, request.path)
                 try:
                     if isinstance(clip, AdatpError):
                         raise clip
-                    record = _answer(engine, clip, request.text)
+                    record = session.answered(clip, request.text).record
                 except AdatpError as error:
                     log.warning("%s; the question is left without an answer", error.message)
-                    self._keep(self._failed(request, engine.profile, error))
+                    self._keep(self._failed(request, session.profile, error))
                 else:
                     answers[index] = _result(record)
                     self._keep(record)
         return answers
 
-    def _clip(self, reader: IsolatedReader, engine: Engine, path: str) -> Clip | AdatpError:
+    def _clip(self, reader: IsolatedReader, session: Session, path: str) -> Clip | AdatpError:
         """The encoded clip, or what keeps it from that."""
         try:
-            return engine.encode(path, reader.read(path, self._sampling, resize=engine.resize))
+            return session.encode(
+                path, reader.read(path, self._sampling, resize=session.plan.resize)
+            )
         except AdatpError as error:
             return error
 
@@ -218,13 +220,6 @@ def _settings(knobs: Mapping[str, Any], seed: int) -> GenerationSettings:
         top_p=None if top_p is None else float(top_p),
         seed=seed,
     )
-
-
-def _answer(engine: Engine, clip: Clip, text: str) -> AnswerRecord:
-    for event in engine.answer(clip, text, stream=False):
-        if isinstance(event, Answered):
-            return event.record
-    raise RuntimeError("the engine ended without an answer")
 
 
 def _result(record: AnswerRecord) -> Any:

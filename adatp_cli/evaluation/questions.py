@@ -5,32 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
 
-from adatp_cli.video.frames import Frames, Resize
-from adatp_cli.video.reader import FrameReader
-from adatp_cli.video.sampling import Sampling
-
-
-class ClipSource(Protocol):
-    """Where a clip's frames come from. Equal sources are one clip, decoded and encoded once."""
-
-    @property
-    def name(self) -> str:
-        """What records call it: the path of a file."""
-
-    @property
-    def key(self) -> str:
-        """What the keys of its rows hold of it; results of earlier runs hold the same."""
-
-    def exists(self) -> bool:
-        """Whether it is there."""
-
-    def stamp(self) -> tuple[int, int] | tuple[None, None]:
-        """Size in bytes and time of change in nanoseconds; None for both where there are none."""
-
-    def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
-        """The frames that `sampling` asks for, or an `AdatpError`."""
+from adatp_cli.answering.tasks import ClipSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from adatp_cli.evaluation.outcomes import Costs, Outcome
 from adatp_cli.evaluation.questions import Dataset, Item, Rule
-from adatp_cli.evaluation.runner import ProfileSpec, opponents
 from adatp_cli.evaluation.statistics import Paired, Share, mean
+from adatp_cli.evaluation.tasks import ProfileSpec, opponents
 
 
 @dataclass(frozen=True, slots=True)

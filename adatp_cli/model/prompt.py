@@ -53,6 +53,13 @@ class Prompt:
         """All tokens, L."""
         return self.text_tokens + self.n_visual + 1
 
+    def with_visual(self, n_visual: int) -> Prompt:
+        """The same prompt about a clip of so many visual tokens."""
+        start, end = self.visual_start, self.visual_start + self.n_visual + 1
+        ids, placeholder = self.input_ids, self.input_ids[:, self.visual_start, None]
+        parts = (ids[:, :start], placeholder.expand(1, n_visual + 1), ids[:, end:])
+        return Prompt(torch.cat(parts, dim=1), start, n_visual, self.text_tokens)
+
 
 def build_prompt(
     tokenizer: PreTrainedTokenizerBase,

@@ -27,7 +27,7 @@ class VisualLayout:
     Parameters
     ----------
     start
-        ProfileSpec of the first visual token in the sequence.
+        Position of the first visual token in the sequence.
     frames, rows, cols
         T frames of rows x cols tokens. Token t*P + p is position p of frame t. The newline
         embedding stands right behind the last one; it counts as text and is never pruned.

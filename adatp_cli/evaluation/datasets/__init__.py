@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adatp_cli.answering.tasks import ClipSource
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.clips import FileClip
@@ -19,7 +20,7 @@ from adatp_cli.evaluation.datasets.folder import (
     place,
 )
 from adatp_cli.evaluation.datasets.mvbench import TASKS, mvbench
-from adatp_cli.evaluation.questions import ClipSource, Dataset, Item, Judge, Scoring, Verdict
+from adatp_cli.evaluation.questions import Dataset, Item, Judge, Scoring, Verdict
 from adatp_cli.profile_yaml import nearest
 from adatp_cli.text import plural, printable
 from adatp_cli.video.source import local_path

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from adatp_cli.answering.tasks import ClipSource
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.clips import FileClip, FrameFolder
 from adatp_cli.evaluation.datasets.folder import (
@@ -17,7 +18,7 @@ from adatp_cli.evaluation.datasets.folder import (
     lettered,
     place,
 )
-from adatp_cli.evaluation.questions import ClipSource, Item
+from adatp_cli.evaluation.questions import Item
 
 _CLOSING = "Only give the best option.\n"
 _TVQA_FPS = 3.0

@@ -1,4 +1,4 @@
-"""The engine: a clip and questions in, true answers and true numbers out."""
+"""The session: a clip and questions in, true answers and true numbers out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import torch
 from adatp_cli import record
 from adatp_cli.answering import encode as encode_module
 from adatp_cli.answering import generate
-from adatp_cli.answering.events import Answered, ClipReady, Stage, TextChunk
-from adatp_cli.answering.session import Engine
+from adatp_cli.answering.events import ClipReady, Stage, TextChunk
+from adatp_cli.answering.run import Row
+from adatp_cli.answering.session import Session
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model import memory as memory_module
 from adatp_cli.model.load import LoadedModel
@@ -26,17 +27,18 @@ from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.sampling import Sampling
-from tests.engine_case import (
+from tests.session_case import (
     FRAMES,
     QUESTION,
     answered,
     ask,
     encoded_in,
-    engine_of,
+    events_of,
     hooks_on,
     load_random,
     noisy_clip,
     profile,
+    session_of,
 )
 
 CLIP = Path(__file__).parent / "data" / "flipping_a_pancake.mkv"
@@ -50,7 +52,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def plain_generate(loaded: LoadedModel, question: str, new_tokens: int) -> tuple[Any, Any]:
     """Ids and first logits of the library's own way, video in and tokens out."""
     frames = noisy_clip()
-    prompt = engine_of(loaded, profile(None)).prompt(question, len(frames))
+    prompt = session_of(loaded, profile(None)).plan.prompt(question, len(frames))
     with torch.inference_mode():
         output = loaded.model.generate(
             input_ids=prompt.input_ids,
@@ -67,7 +69,7 @@ def plain_generate(loaded: LoadedModel, question: str, new_tokens: int) -> tuple
 @pytest.mark.parametrize("budget", [None, 1.0], ids=["vanilla", "whole budget"])
 def test_keeping_all_is_the_library_bit_for_bit(loaded: LoadedModel, budget: float | None):
     ids, logits = plain_generate(loaded, QUESTION, 12)
-    done = ask(engine_of(loaded, profile(budget), new_tokens=12, trace=True))
+    done = ask(session_of(loaded, profile(budget), new_tokens=12, trace=True))
     assert done.trace is not None
     assert done.trace.arrays["answer_ids"].tolist() == ids
     assert np.array_equal(done.trace.arrays["first_logits"], logits.numpy())
@@ -92,7 +94,7 @@ def test_long_clips_are_encoded_in_passes_that_change_nothing(
 
 def test_streamed_text_equals_unstreamed(loaded: LoadedModel):
     # Sampling makes the random model say many different things.
-    pruned = Engine(loaded, profile(), GenerationSettings(40, temperature=1.5, seed=4))
+    pruned = Session(loaded, profile(), GenerationSettings(40, temperature=1.5, seed=4))
     clip = pruned.encode("noise", noisy_clip())
     events = list(pruned.answer(clip, QUESTION, 3))
     chunks = [event for event in events if isinstance(event, TextChunk)]
@@ -141,7 +143,7 @@ def test_a_broken_character_at_the_end_is_given_out_at_last(loaded: LoadedModel)
 
 
 def test_the_checkpoint_says_what_ends_an_answer(loaded: LoadedModel):
-    pruned = engine_of(loaded, profile(), trace=True)
+    pruned = session_of(loaded, profile(), trace=True)
     clip = pruned.encode("noise", noisy_clip())
     free = ask(pruned, clip)
     assert free.trace is not None
@@ -175,27 +177,27 @@ def test_several_questions_decode_and_encode_once(loaded: LoadedModel):
     questions = [QUESTION, "How many?", "What colour is the circle?"]
     try:
         events = list(
-            engine_of(loaded, profile()).ask(
-                "x", questions, Sampling(), reader=Counting(), video_name="x", prefill="each"
-            )
+            events_of(session_of(loaded, profile()), questions, reader=Counting(), prefill="each")
         )
     finally:
         handle.remove()
     assert len(decoded) == 1
     assert sum(encoded) == FRAMES
-    records = [event.record for event in events if isinstance(event, Answered)]
+    records = [event.record for event in events if isinstance(event, Row)]
     assert [entry.question for entry in records] == questions
-    alone = ask(engine_of(loaded, profile()), question=questions[2]).record
+    alone = ask(session_of(loaded, profile()), question=questions[2]).record
     assert records[2].answer == alone.answer
     assert records[2].segments == alone.segments
     assert records[0].seconds.vision == records[2].seconds.vision
 
 
 def test_a_real_clip_gives_a_record_that_fits_the_schema(loaded: LoadedModel):
-    asked = engine_of(loaded, profile(0.4))
+    asked = session_of(loaded, profile(0.4))
     reader = InProcessReader()
     sampling = Sampling(frames=5)
-    events = list(asked.ask(CLIP, [QUESTION], sampling, reader=reader, video_name="pancake"))
+    events = list(
+        events_of(asked, [QUESTION], sampling, source=CLIP, reader=reader, video_name="pancake")
+    )
     stages = [event.name for event in events if isinstance(event, Stage)]
     assert stages == ["decode", "vision", "relevance", "prefill"]
     ready = [event for event in events if isinstance(event, ClipReady)]
@@ -229,14 +231,14 @@ def test_a_real_clip_gives_a_record_that_fits_the_schema(loaded: LoadedModel):
 def test_sampling_follows_the_seed_and_leaves_the_generator_alone(loaded: LoadedModel):
     def sampled(seed: int, temperature: float = 3.0, top_p: float | None = None) -> str:
         settings = GenerationSettings(12, temperature, top_p, seed)
-        return ask(Engine(loaded, profile(), settings)).record.answer
+        return ask(Session(loaded, profile(), settings)).record.answer
 
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     assert sampled(1) == sampled(1)
     assert sampled(1) != sampled(2)
     assert torch.equal(before, torch.random.get_rng_state())
-    greedy = ask(engine_of(loaded, profile(), new_tokens=12)).record.answer
+    greedy = ask(session_of(loaded, profile(), new_tokens=12)).record.answer
     assert sampled(1, temperature=1e-4) == sampled(2, 3.0, top_p=1e-6) == greedy
 
 
@@ -257,14 +259,14 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]):
 
 
 def test_nothing_is_printed(loaded: LoadedModel, capfd: pytest.CaptureFixture[str]):
-    ask(engine_of(loaded, profile()))
-    ask(Engine(loaded, profile(), GenerationSettings(3, 1.0, 0.9)))
+    ask(session_of(loaded, profile()))
+    ask(Session(loaded, profile(), GenerationSettings(3, 1.0, 0.9)))
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_reader_that_goes_away_stops_the_run(loaded: LoadedModel):
     before = hooks_on(loaded.model)
-    pruned = engine_of(loaded, profile(), new_tokens=5000)
+    pruned = session_of(loaded, profile(), new_tokens=5000)
     events = pruned.answer(pruned.encode("noise", noisy_clip()), QUESTION)
     for event in events:
         if isinstance(event, TextChunk):
@@ -278,7 +280,7 @@ def test_a_reader_that_goes_away_stops_the_run(loaded: LoadedModel):
 def test_a_failure_in_the_middle_is_told_and_leaves_nothing_behind(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, stream: bool
 ):
-    pruned = engine_of(loaded, profile())
+    pruned = session_of(loaded, profile())
     clip = pruned.encode("noise.mp4", noisy_clip())
     whole = ask(pruned, clip).record.answer
     before = hooks_on(loaded.model)
@@ -303,9 +305,7 @@ def test_a_clip_that_cannot_fit_is_refused_before_it_is_encoded(
         def read(self, *_: Any, **__: Any) -> Frames:
             return noisy_clip(60)
 
-    events = engine_of(loaded, profile()).ask(
-        "x", [QUESTION], Sampling(), reader=Reader(), video_name="x"
-    )
+    events = events_of(session_of(loaded, profile()), [QUESTION], reader=Reader())
     seen: list[object] = []
     with pytest.raises(MemoryLimitError, match="60 frames need about") as caught:
         seen.extend(events)
@@ -317,13 +317,13 @@ def test_a_prompt_longer_than_the_model_reads_says_what_would_fit(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(loaded, "context_length", 300)
-    asked = engine_of(loaded, profile(), new_tokens=10)
+    asked = session_of(loaded, profile(), new_tokens=10)
     with pytest.raises(UsageError, match="at most 290") as caught:
-        asked.prompt(QUESTION, FRAMES)
+        asked.plan.prompt(QUESTION, FRAMES)
     assert caught.value.hint == "--frames 7 would fit"
-    assert asked.prompt(QUESTION, 7).length <= 290
+    assert asked.plan.prompt(QUESTION, 7).length <= 290
     with pytest.raises(UsageError):
-        asked.prompt(QUESTION, 8)
+        asked.plan.prompt(QUESTION, 8)
 
 
 def test_a_profile_that_needs_an_encoder_says_so(
@@ -331,12 +331,12 @@ def test_a_profile_that_needs_an_encoder_says_so(
 ):
     monkeypatch.setattr(loaded, "relevance", None)
     with pytest.raises(ModelError, match="none is loaded"):
-        engine_of(loaded, profile())
+        session_of(loaded, profile())
     for encoder in ("none", "attention"):
-        done = ask(engine_of(loaded, profile(relevance=RelevanceSettings(encoder)))).record
+        done = ask(session_of(loaded, profile(relevance=RelevanceSettings(encoder)))).record
         assert done.flops.end_to_end.relevance == 0
         assert done.profile["relevance"]["encoder"] == encoder
         assert (done.segments[0].relevance is None) == (encoder == "none")
-    done = ask(engine_of(loaded, profile(None))).record
+    done = ask(session_of(loaded, profile(None))).record
     assert done.segments == []
     assert done.flops.end_to_end.ratio == done.flops.paper.ratio == 1.0

@@ -23,16 +23,17 @@ from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Filled, Frames, Resize, not_watched
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
-from tests.engine_case import (
+from tests.session_case import (
     FRAMES,
     QUESTION,
     answered,
     ask,
     encoded_in,
-    engine_of,
+    events_of,
     load_random,
     noisy_clip,
     profile,
+    session_of,
 )
 from tests.test_video_worker import same
 
@@ -57,8 +58,8 @@ class Telling:
 
 
 def opened(loaded: LoadedModel, reader: Any, **knobs: Any) -> tuple[list[object], EncodedClip]:
-    """What an engine says while it opens a clip, and the clip."""
-    events = engine_of(loaded, profile(**knobs)).open(
+    """What an session says while it opens a clip, and the clip."""
+    events = session_of(loaded, profile(**knobs)).open(
         "x", [QUESTION], Sampling(), reader=reader, video_name="x"
     )
     seen: list[object] = []
@@ -134,9 +135,8 @@ def test_a_clip_that_cannot_be_asked_about_is_known_before_it_is_refused(
 ) -> None:
     monkeypatch.setattr(memory_module, "available_memory", lambda _device: 1_000)
     told: list[object] = []
-    events = engine_of(loaded, profile()).ask(
-        "x", [QUESTION], Sampling(), reader=Telling(_all_at_once), video_name="x"
-    )
+    asked = session_of(loaded, profile())
+    events = events_of(asked, [QUESTION], reader=Telling(_all_at_once))
     with pytest.raises(MemoryLimitError, match="9 frames need"):
         told.extend(events)
     assert [type(one) for one in told] == [Stage, ClipReady]
@@ -241,7 +241,7 @@ def test_drift_is_measured_from_the_frame_whose_tokens_stand_for_it(loaded: Load
 
 
 def test_the_record_counts_frames_that_were_copied(loaded: LoadedModel) -> None:
-    plain, reusing = (engine_of(loaded, profile(reuse_frames=reuse)) for reuse in (None, 0.0))
+    plain, reusing = (session_of(loaded, profile(reuse_frames=reuse)) for reuse in (None, 0.0))
     frames = noisy_clip()
     frames.pixels[1] = frames.pixels[0]
     frames.pixels[5] = frames.pixels[4]

@@ -1,8 +1,8 @@
-"""A loaded random model and a clip to ask it about, for the tests of the engine."""
+"""A loaded random model and a clip to ask it about, for the tests of the session."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,16 @@ import torch
 
 from adatp_cli.answering.encode import ClipEncoder, EncodedClip
 from adatp_cli.answering.events import Answered, Clip
-from adatp_cli.answering.session import Engine
+from adatp_cli.answering.run import Row, RunLoop
+from adatp_cli.answering.session import Session
+from adatp_cli.answering.tasks import ProfileRun
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.model.quiet import quiet_libraries
 from adatp_cli.profiles import Profile
+from adatp_cli.record import RunContext
 from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames, VideoInfo
+from adatp_cli.video.sampling import Sampling
 from tests.checkpoint import write_random_checkpoint
 
 FRAMES = 9
@@ -51,25 +55,42 @@ def profile(budget: float | None = 0.4, **knobs: Any) -> Profile:
     return Profile("test", "adatp" if budget else "vanilla", budget=budget, **knobs)
 
 
-def engine_of(
+def session_of(
     loaded: LoadedModel, chosen: Profile, *, new_tokens: int = 6, trace: bool = False
-) -> Engine:
-    """An engine that decodes greedily."""
+) -> Session:
+    """An session that decodes greedily."""
     settings = GenerationSettings(max_new_tokens=new_tokens)
-    return Engine(loaded, chosen, settings, keep_trace=trace)
+    return Session(loaded, chosen, settings, keep_trace=trace)
+
+
+def run_of(name: str, session: Session) -> ProfileRun:
+    """A profile in a run, as a name and its session."""
+    return ProfileRun(name, session, RunContext())
 
 
 def answered(events: Iterator[Any]) -> Answered:
     """The last event of an answer."""
     last = list(events)[-1]
+    if isinstance(last, Row):
+        last = last.answered
     assert isinstance(last, Answered)
     return last
 
 
-def ask(engine: Engine, clip: Clip | None = None, *, question: str = QUESTION) -> Answered:
+def events_of(
+    session: Session, questions: Sequence[str], sampling: Sampling | None = None, **named: Any
+) -> Iterator[Any]:
+    """What a run gives out that asks one clip everything; `named` as of `RunLoop.clip`."""
+    source = named.pop("source", "x")
+    run = run_of(session.profile.name, session)
+    loop = RunLoop(share=named.get("prefill") != "each", stream=named.pop("stream", True))
+    return loop.clip(run, source, questions, sampling or Sampling(), **{"video_name": "x", **named})
+
+
+def ask(session: Session, clip: Clip | None = None, *, question: str = QUESTION) -> Answered:
     """One unstreamed answer about the noisy clip."""
-    clip = clip or engine.encode("noise", noisy_clip())
-    return answered(engine.answer(clip, question, stream=False))
+    clip = clip or session.encode("noise", noisy_clip())
+    return answered(session.answer(clip, question, stream=False))
 
 
 def encoded_in(

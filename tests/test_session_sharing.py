@@ -20,17 +20,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from adatp_cli import cost
 from adatp_cli.answering.events import Answered, Clip, PrefillChosen
 from adatp_cli.answering.generate import SharedPrefix
-from adatp_cli.answering.plan import Planner, PrefillMode, compare_prefills
-from adatp_cli.answering.session import Engine
+from adatp_cli.answering.plan import Plan, PrefillMode, compare_prefills
+from adatp_cli.answering.run import Row
+from adatp_cli.answering.session import Session
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import load_profile
 from adatp_cli.record import AnswerRecord, schema_text
 from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames
-from adatp_cli.video.sampling import Sampling
 from tests.conftest import Run
-from tests.engine_case import answered, ask, engine_of, load_random, noisy_clip, profile
+from tests.session_case import (
+    answered,
+    ask,
+    events_of,
+    load_random,
+    noisy_clip,
+    profile,
+    session_of,
+)
 
 QUESTIONS = ("What happens first?", "And then, after the cut in the middle?", "Which colour?")
 
@@ -40,9 +48,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_random(tmp_path_factory.mktemp("model"))
 
 
-def all_of(engine: Engine, clip: Clip, shared: SharedPrefix | None) -> list[Answered]:
+def all_of(session: Session, clip: Clip, shared: SharedPrefix | None) -> list[Answered]:
     return [
-        answered(engine.answer(clip, question, stream=False, shared=shared))
+        answered(session.answer(clip, question, stream=False, shared=shared))
         for question in QUESTIONS
     ]
 
@@ -58,9 +66,9 @@ def ids(event: Answered) -> list[int]:
 
 
 def test_the_answers_are_those_of_whole_prefills(loaded: LoadedModel):
-    engine = engine_of(loaded, profile(None), new_tokens=16, trace=True)
-    clip = engine.encode("noise", noisy_clip())
-    alone, together = all_of(engine, clip, None), all_of(engine, clip, SharedPrefix())
+    session = session_of(loaded, profile(None), new_tokens=16, trace=True)
+    clip = session.encode("noise", noisy_clip())
+    alone, together = all_of(session, clip, None), all_of(session, clip, SharedPrefix())
     assert np.array_equal(logits(alone[0]), logits(together[0]))  # the first one is a whole prefill
     for one, other in zip(alone, together, strict=True):
         assert ids(one) == ids(other)
@@ -69,33 +77,33 @@ def test_the_answers_are_those_of_whole_prefills(loaded: LoadedModel):
         assert one.record.tokens == dataclasses.replace(other.record.tokens, shared=0)
     spread = np.abs(logits(alone[0]) - logits(alone[1])).max()
     assert spread > 1e-2  # the questions do make a difference
-    front = loaded_front(engine)
+    front = loaded_front(session)
     assert [event.record.tokens.shared for event in together] == [0, front, front]
 
 
-def loaded_front(engine: Engine) -> int:
+def loaded_front(session: Session) -> int:
     """Text before the clip, its tokens and its newline."""
-    prompt = engine.prompt(QUESTIONS[0], 9)
+    prompt = session.plan.prompt(QUESTIONS[0], 9)
     return prompt.visual_start + prompt.n_visual + 1
 
 
 def test_sampled_answers_are_the_same_too(loaded: LoadedModel):
     settings = GenerationSettings(12, temperature=1.5, seed=4)
-    engine = Engine(loaded, profile(None), settings, keep_trace=True)
-    clip = engine.encode("noise", noisy_clip())
-    alone, together = all_of(engine, clip, None), all_of(engine, clip, SharedPrefix())
+    session = Session(loaded, profile(None), settings, keep_trace=True)
+    clip = session.encode("noise", noisy_clip())
+    alone, together = all_of(session, clip, None), all_of(session, clip, SharedPrefix())
     assert [ids(event) for event in alone] == [ids(event) for event in together]
     assert len({tuple(ids(event)) for event in alone}) == len(QUESTIONS)
 
 
 def test_the_record_counts_what_ran(loaded: LoadedModel):
-    engine = engine_of(loaded, profile(None))
-    clip = engine.encode("noise", noisy_clip())
+    session = session_of(loaded, profile(None))
+    clip = session.encode("noise", noisy_clip())
     shared = SharedPrefix()
     for number, question in enumerate(QUESTIONS):
-        whole = ask(engine, clip, question=question).record.flops
+        whole = ask(session, clip, question=question).record.flops
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            events = engine.answer(clip, question, stream=False, shared=shared)
+            events = session.answer(clip, question, stream=False, shared=shared)
             flops = answered(events).record.flops
         ran = flops.end_to_end.prefill + flops.end_to_end.generate
         assert ran == pytest.approx(int(counter.get_total_flops()), rel=0.001)
@@ -121,10 +129,10 @@ def test_a_question_behind_what_is_held_costs_what_sharing_counts():
 
 
 def test_a_pruned_prefill_neither_takes_nor_leaves_anything(loaded: LoadedModel):
-    engine = engine_of(loaded, profile(0.4), trace=True)
-    clip = engine.encode("noise", noisy_clip())
+    session = session_of(loaded, profile(0.4), trace=True)
+    clip = session.encode("noise", noisy_clip())
     shared = SharedPrefix()
-    alone, together = all_of(engine, clip, None), all_of(engine, clip, shared)
+    alone, together = all_of(session, clip, None), all_of(session, clip, shared)
     for one, other in zip(alone, together, strict=True):
         assert other.record.tokens.shared == 0
         assert np.array_equal(logits(one), logits(other))
@@ -134,13 +142,13 @@ def test_a_pruned_prefill_neither_takes_nor_leaves_anything(loaded: LoadedModel)
 def test_what_fails_or_is_of_another_clip_leaves_nothing_wrong(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
-    engine = engine_of(loaded, profile(None), new_tokens=8, trace=True)
-    clip, other = (engine.encode("noise", noisy_clip(seed=seed)) for seed in (0, 1))
-    alone = all_of(engine, clip, None)
+    session = session_of(loaded, profile(None), new_tokens=8, trace=True)
+    clip, other = (session.encode("noise", noisy_clip(seed=seed)) for seed in (0, 1))
+    alone = all_of(session, clip, None)
     shared = SharedPrefix()
-    all_of(engine, other, shared)
+    all_of(session, other, shared)
     # Another clip's keys have the same length and must not be taken for this one's.
-    first = answered(engine.answer(clip, QUESTIONS[0], stream=False, shared=shared))
+    first = answered(session.answer(clip, QUESTIONS[0], stream=False, shared=shared))
     assert first.record.tokens.shared == 0
     assert ids(first) == ids(alone[0])
 
@@ -151,37 +159,37 @@ def test_what_fails_or_is_of_another_clip_leaves_nothing_wrong(
 
     handle = layer.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="in the middle"):
-        answered(engine.answer(clip, QUESTIONS[1], stream=False, shared=shared))
+        answered(session.answer(clip, QUESTIONS[1], stream=False, shared=shared))
     handle.remove()
-    second = answered(engine.answer(clip, QUESTIONS[1], stream=False, shared=shared))
+    second = answered(session.answer(clip, QUESTIONS[1], stream=False, shared=shared))
     assert second.record.tokens.shared == 0
     assert ids(second) == ids(alone[1])
-    third = answered(engine.answer(clip, QUESTIONS[2], stream=False, shared=shared))
+    third = answered(session.answer(clip, QUESTIONS[2], stream=False, shared=shared))
     assert third.record.tokens.shared > 0
     assert ids(third) == ids(alone[2])
 
 
 def test_a_reader_that_goes_away_leaves_nothing_half_done(loaded: LoadedModel):
-    engine = engine_of(loaded, profile(None), new_tokens=30, trace=True)
-    clip = engine.encode("noise", noisy_clip())
+    session = session_of(loaded, profile(None), new_tokens=30, trace=True)
+    clip = session.encode("noise", noisy_clip())
     shared = SharedPrefix()
-    for event in engine.answer(clip, QUESTIONS[0], shared=shared):
+    for event in session.answer(clip, QUESTIONS[0], shared=shared):
         if type(event).__name__ == "TextChunk":
             break
-    second = answered(engine.answer(clip, QUESTIONS[1], stream=False, shared=shared))
-    plain = ask(engine, clip, question=QUESTIONS[1])
+    second = answered(session.answer(clip, QUESTIONS[1], stream=False, shared=shared))
+    plain = ask(session, clip, question=QUESTIONS[1])
     assert ids(second) == ids(plain)
 
 
 def test_what_is_kept_is_the_clips_front_alone(loaded: LoadedModel):
-    engine = engine_of(loaded, profile(None))
-    clip = engine.encode("noise", noisy_clip())
+    session = session_of(loaded, profile(None))
+    clip = session.encode("noise", noisy_clip())
     shared = SharedPrefix()
-    all_of(engine, clip, shared)
+    all_of(session, clip, shared)
     assert shared._cache is not None
     lengths = {shared._cache.get_seq_length(layer) for layer in range(12)}
-    assert lengths == {loaded_front(engine)}
-    assert shared._ids.shape == torch.Size([1, loaded_front(engine)])
+    assert lengths == {loaded_front(session)}
+    assert shared._ids.shape == torch.Size([1, loaded_front(session)])
 
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
@@ -296,36 +304,32 @@ class Still:
         return noisy_clip()
 
 
-def asking(engine: Engine, mode: PrefillMode) -> tuple[PrefillChosen, list[AnswerRecord]]:
-    events = list(
-        engine.ask(
-            "x", MANY, Sampling(), reader=Still(), video_name="x", stream=False, prefill=mode
-        )
-    )
+def asking(session: Session, mode: PrefillMode) -> tuple[PrefillChosen, list[AnswerRecord]]:
+    events = list(events_of(session, MANY, reader=Still(), stream=False, prefill=mode))
     (chosen,) = (event for event in events if isinstance(event, PrefillChosen))
-    return chosen, [event.record for event in events if isinstance(event, Answered)]
+    return chosen, [event.record for event in events if isinstance(event, Row)]
 
 
 def test_sharing_that_does_not_fit_is_not_chosen(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = engine_of(loaded, profile(0.4))
-    assert asking(engine, "cheaper")[0].shared
-    check = Planner.check_questions
+    session = session_of(loaded, profile(0.4))
+    assert asking(session, "cheaper")[0].shared
+    check = Plan.check_questions
 
-    def full(self: Planner, frames: int, questions: Sequence[str], **how: bool) -> None:
+    def full(self: Plan, frames: int, questions: Sequence[str], **how: bool) -> None:
         check(self, frames, questions, **how)
         if self.profile.method == "vanilla":
             raise MemoryLimitError("too much", "buy")
 
-    monkeypatch.setattr(Planner, "check_questions", full)
-    chosen, records = asking(engine, "cheaper")
+    monkeypatch.setattr(Plan, "check_questions", full)
+    chosen, records = asking(session, "cheaper")
     assert (chosen.shared, chosen.fits) == (False, False)
     assert chosen.cost.shared < chosen.cost.pruned
-    assert chosen.profile == engine.profile
-    assert {one.profile["name"] for one in records} == {engine.profile.name}
+    assert chosen.profile == session.profile
+    assert {one.profile["name"] for one in records} == {session.profile.name}
     with pytest.raises(MemoryLimitError):
-        asking(engine, "shared")
+        asking(session, "shared")
 
 
 def test_who_shares_keeps_its_choice_of_frames() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from adatp_cli.answering.encode import EncodedClip
 from adatp_cli.model.load import LoadedModel
-from tests.engine_case import ask, encoded_in, engine_of, load_random, noisy_clip, profile
+from tests.session_case import ask, encoded_in, load_random, noisy_clip, profile, session_of
 
 T = TypeVar("T")
 THREADS = 4
@@ -43,12 +43,12 @@ def test_clips_encoded_at_once_have_their_own_vectors(loaded: LoadedModel) -> No
 def test_questions_answered_at_once_have_their_own_answers(
     loaded: LoadedModel, budget: float | None
 ) -> None:
-    engine = engine_of(loaded, profile(budget))
-    clips = [engine.encode("noise", noisy_clip(seed=number)) for number in range(THREADS)]
+    session = session_of(loaded, profile(budget))
+    clips = [session.encode("noise", noisy_clip(seed=number)) for number in range(THREADS)]
 
     def answer(number: int) -> tuple[str, list[int]]:
         question = f"What happens {number} times?"
-        record = ask(engine, clips[number % THREADS], question=question).record
+        record = ask(session, clips[number % THREADS], question=question).record
         return record.answer, record.tokens.kept_per_layer
 
     alone = [answer(number) for number in range(THREADS * ROUNDS)]

@@ -1,0 +1,337 @@
+"""From options to a loaded model with the profiles that answer on it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adatp_cli.cli.costs import percent
+from adatp_cli.cli.options import RunOptions
+from adatp_cli.cli.output import Output
+from adatp_cli.errors import UsageError
+from adatp_cli.profiles import Profile, load_profile
+from adatp_cli.settings import NO_ENCODER
+from adatp_cli.text import plural
+
+if TYPE_CHECKING:
+    from adatp_cli.answering.plan import FrameBudget
+    from adatp_cli.answering.tasks import ProfileRun
+    from adatp_cli.cost import ModelShape
+    from adatp_cli.model.load import Accepts, LoadedModel
+    from adatp_cli.record import ModelInfo, Versions
+    from adatp_cli.settings import GenerationSettings
+    from adatp_cli.video.sampling import Sampling
+
+# From an encoder's name, options, output and a judge of its dimensions to a model, and the seconds
+# that loading took.
+Load = Callable[[str, RunOptions, Output, "Accepts"], "tuple[LoadedModel, float]"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """A loaded model and the profiles that answer on it, in the order in which they were named."""
+
+    runs: tuple[ProfileRun, ...]
+    generation: GenerationSettings
+    loaded: LoadedModel  # with the relevance encoder that any of the profiles needs
+    model: ModelInfo
+    versions: Versions
+
+    def sampling(
+        self, options: RunOptions, output: Output, questions: Sequence[str] = ()
+    ) -> Sampling:
+        """Which frames all profiles look at, their number known before a clip is opened.
+
+        `questions` is what will be asked, where it is known and few.
+
+        Raises
+        ------
+        UsageError
+            A frame count, rate or time makes no sense, or `--frames auto` has no one answer.
+        """
+        sampling, default = options.sampling(), self.loaded.default_frames
+        wanted = {run.session.profile.frames for run in self.runs}
+        if not options.frames_auto:
+            own = next(iter(wanted)) if len(wanted) == 1 else None
+            return sampling.with_default_frames(own or default)
+        budgets = {
+            run.name: run.session.plan.frame_budget(
+                run.session.profile.frames or default, questions
+            )
+            for run in self.runs
+        }
+        if len({budget.frames for budget in budgets.values()}) > 1:
+            told = ", ".join(f"{name} {budget.frames}" for name, budget in budgets.items())
+            raise UsageError(
+                f"--frames auto: the profiles would not look at the same frames ({told})",
+                "give one number for all with --frames",
+            )
+        budget = next(iter(budgets.values()))
+        output.note(_frames_note(budget))
+        return dataclasses.replace(sampling, frames=budget.frames)
+
+    def key_settings(self, sampling: Sampling) -> dict[str, object]:
+        """What decides an answer beside file, question and profile; part of every row's key."""
+        # Not the device: a run may be resumed on another machine.
+        named = ("name", "revision", "quantization", "dtype")
+        return {
+            "model": {name: getattr(self.model, name) for name in named},
+            "sampling": dataclasses.asdict(sampling),
+            "generation": dataclasses.asdict(self.generation),
+        }
+
+
+def load_profiles(names: Sequence[str], budget: float | None) -> list[Profile]:
+    """Profiles by name or file, those that prune with the budget that was asked for.
+
+    Raises
+    ------
+    ProfileError, UsageError
+        One does not exist or is not valid, two have one name, or the budget fits none.
+    """
+    profiles = [load_profile(name) for name in names]
+    found = [profile.name for profile in profiles]
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"two of the profiles are called {twice!r}", "each needs a name of its own"
+        )
+    if budget is None:
+        return profiles
+    if all(profile.method == "vanilla" for profile in profiles):
+        profiles[0].with_budget(budget)  # says that it has no effect
+    return [
+        profile if profile.method == "vanilla" else profile.with_budget(budget)
+        for profile in profiles
+    ]
+
+
+def open_model(
+    profiles: Sequence[Profile],
+    options: RunOptions,
+    output: Output,
+    *,
+    most_new_tokens: int | None = None,
+    keep_trace: bool = False,
+    load: Load | None = None,
+    accepts: Accepts | None = None,
+    check: Callable[[], None] | None = None,
+) -> OpenModel:
+    """Load the model once for all profiles, saying what goes on and what was chosen.
+
+    Parameters
+    ----------
+    most_new_tokens
+        The longest answer, where the options allow a longer one; None: theirs.
+    keep_trace
+        Collect a trace with every answer, as `--trace` does.
+    load
+        Loads the model; `load_model_for` when omitted.
+    accepts
+        Judges the model's dimensions. Default: every profile has to fit them.
+    check
+        As for `load_model_for`.
+
+    Raises
+    ------
+    UsageError
+        The profiles cannot look at the same frames, want different encoders, or do not fit.
+    ModelError, MemoryLimitError
+        The model cannot be had, does not fit, or does not go with a profile.
+    """
+    if (
+        len({profile.frames for profile in profiles}) > 1
+        and options.frames is None
+        and options.fps is None
+    ):
+        raise UsageError(
+            "the profiles do not want the same number of frames", "give one for all with --frames"
+        )
+
+    def every_one(shape: ModelShape, default: int) -> None:
+        _check_fits(profiles, options, shape, default)
+
+    judge = accepts or every_one
+    encoder = _encoder(profiles)
+    if load is not None:
+        loaded, seconds = load(encoder, options, output, judge)
+    else:
+        loaded, seconds = load_model_for(encoder, options, output, judge, check)
+    from adatp_cli.answering.session import Session
+    from adatp_cli.answering.tasks import ProfileRun
+
+    generation = options.generation()
+    if most_new_tokens is not None and most_new_tokens < generation.max_new_tokens:
+        generation = dataclasses.replace(generation, max_new_tokens=most_new_tokens)
+    draws = options.samples or any(profile.method == "random" for profile in profiles)
+    if options.seed is not None and not draws:
+        output.note("--seed has no effect on greedy decoding; it needs --temperature")
+    names = ", ".join(profile.name for profile in profiles)
+    output.note(f"{weights_of(loaded)}, profile{'s' * (len(profiles) > 1)} {names}")
+    # Without an encoder in sight a profile runs as it would alone.
+    bare = dataclasses.replace(loaded, relevance=None)
+    runs = []
+    for profile in profiles:
+        own = bare if profile.encoder in NO_ENCODER else loaded
+        traced = keep_trace or options.trace is not None
+        session = Session(own, profile, generation, keep_trace=traced, load_seconds=seconds)
+        runs.append(ProfileRun.of(session, loaded))
+    context = runs[0].context
+    if context.model is None or context.versions is None:
+        raise TypeError("a loaded model is known")
+    return OpenModel(tuple(runs), generation, loaded, context.model, context.versions)
+
+
+def _encoder(profiles: Sequence[Profile]) -> str:
+    """The relevance encoder that the profiles need."""
+    wanted = {profile.encoder for profile in profiles} - NO_ENCODER
+    if len(wanted) > 1:
+        raise UsageError(
+            f"the profiles name different relevance encoders: {', '.join(sorted(wanted))}",
+            "compare those with one encoder in one run",
+        )
+    return wanted.pop() if wanted else "none"
+
+
+def _check_fits(
+    profiles: Iterable[Profile], options: RunOptions, shape: ModelShape, default: int
+) -> None:
+    """Refuse profiles whose layers or budget a model cannot have, before it is loaded."""
+    from adatp_cli.pruning.methods import check_fit
+
+    for profile in profiles:
+        sampling = options.sampling().with_default_frames(profile.frames or default)
+        check_fit(profile, shape, sampling.frames)
+
+
+def one_fits(profiles: Sequence[Profile], options: RunOptions) -> Accepts:
+    """Refuses a model on which no profile that prunes reaches its budget; one that does will do."""
+
+    def accepts(shape: ModelShape, default: int) -> None:
+        pruning = [profile for profile in profiles if profile.method != "vanilla"]
+        refused = []
+        for profile in pruning:
+            try:
+                _check_fits([profile], options, shape, default)
+            except UsageError as error:
+                refused.append(error)
+        if refused and len(refused) == len(pruning):
+            raise UsageError("no profile can reach any of these budgets", refused[0].hint)
+
+    return accepts
+
+
+def load_model_for(
+    encoder: str,
+    options: RunOptions,
+    output: Output,
+    accepts: Accepts | None = None,
+    check: Callable[[], None] | None = None,
+) -> tuple[LoadedModel, float]:
+    """Load the model that the options name with a relevance encoder, and how long that took.
+
+    `check` refuses what needs no model, a clip for one. It runs while the libraries are imported,
+    and what it raises goes on before a model is looked for.
+
+    Raises
+    ------
+    ModelError, MemoryLimitError
+        The model cannot be had or does not fit.
+    UsageError
+        Whatever `accepts` refuses.
+    """
+    started = time.perf_counter()
+    output.stage("importing PyTorch and transformers")
+    with _beside(check):
+        import_libraries()
+    from adatp_cli.model.load import LoadRequest, load_model
+
+    loaded = load_model(
+        LoadRequest(
+            model=options.model,
+            quantization=options.quantize.value,
+            device=options.device,
+            dtype=options.dtype.value,
+            offline=options.offline,
+            relevance=encoder,
+            accepts=accepts,
+        ),
+        output.progress_line,
+    )
+    return loaded, time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _beside(check: Callable[[], None] | None) -> Iterator[None]:
+    """Run `check` in a thread while the block runs, and raise what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            if check is not None:
+                check()
+        except BaseException as error:
+            raised.append(error)
+
+    # Not waited for where the block fails: closing the reader ends it.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+    for error in raised:
+        raise error
+
+
+def import_libraries() -> None:
+    """Import all that loading and answering need, with Python's cycle collector at rest.
+
+    The modules' hundreds of thousands of objects stay as long as the process. The collector would
+    go through them again and again and find nothing: a fifth of a cold start. At its end it would
+    take them apart one by one, a second's work that the end of the process makes needless.
+    """
+    atexit.unregister(gc.freeze)  # once, however often this is called
+    atexit.register(gc.freeze)
+    with collector_at_rest():
+        # transformers would import the classes at their first use, outside of this block.
+        import transformers.models.llava_onevision.modeling_llava_onevision  # noqa: F401
+
+        import adatp_cli.answering.session
+        import adatp_cli.model.load  # noqa: F401
+
+
+@contextlib.contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """No cycle is looked for within the block; afterwards the collector is as it was."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _frames_note(budget: FrameBudget) -> str:
+    """What `--frames auto` chose, in a line."""
+    if budget.frames == budget.default:
+        why = "this model's context holds no more" if budget.context_bound else "nothing is saved"
+        return f"--frames auto: {plural(budget.frames, 'frame')}, as without it: {why}"
+    why = " and the model's context holds no more;" if budget.context_bound else ","
+    return (
+        f"--frames auto: at most {plural(budget.frames, 'frame')}, {percent(budget.language)} of "
+        f"what {budget.default} cost the language model unpruned{why} {budget.encoding:.1f} times "
+        f"the vision tower's work, {budget.both:.1f} times of both"
+    )
+
+
+def weights_of(loaded: LoadedModel) -> str:
+    """Which weights answer: 'tiny in bfloat16 on cpu'."""
+    weights = {"none": loaded.dtype}.get(loaded.quantization, loaded.quantization)
+    return f"{loaded.name} in {weights} on {loaded.device}"
