@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from adatp_cli import machine
-from adatp_cli.cli import loading
+from adatp_cli.cli import open_model
 from adatp_cli.errors import ModelError
 from adatp_cli.model import checkpoints
 from adatp_cli.record import schema_text
@@ -202,7 +202,7 @@ def test_a_package_that_does_not_go_with_torch_is_named(
     (tmp_path / "reader.py").write_text("import torchaudio")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(machine._USED, "transformers", "reader")
-    monkeypatch.setattr(loading, "import_libraries", lambda: importlib.import_module("reader"))
+    monkeypatch.setattr(open_model, "import_libraries", lambda: importlib.import_module("reader"))
     run = adatp("doctor")
     assert run.code == 4
     (problem,) = [line for line in run.out.splitlines() if line.startswith("PROBLEM")]
