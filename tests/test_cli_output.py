@@ -13,7 +13,7 @@ from adatp_cli import record
 from adatp_cli.cli.costs import amount, ending, percent, statistics, summary
 from adatp_cli.cli.streams import WordWrap
 from adatp_cli.cli.tables import aligned
-from adatp_cli.evaluation.tables import markdown
+from adatp_cli.evaluation.report import markdown
 from adatp_cli.text import one_line
 from tests.records import answer_record
 

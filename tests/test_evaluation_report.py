@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -11,12 +12,20 @@ import pytest
 from PIL import Image
 
 from adatp_cli.errors import AdatpError
-from adatp_cli.evaluation import plots, report, tables
+from adatp_cli.evaluation import plots, report
 from adatp_cli.evaluation.clips import FileClip
-from adatp_cli.evaluation.outcomes import Costs, Outcome, outcome_of, stored_rows
 from adatp_cli.evaluation.questions import Dataset, Item, Rule, Scoring, Verdict
 from adatp_cli.evaluation.scoring import choice
-from adatp_cli.evaluation.summary import Summary, summarise
+from adatp_cli.evaluation.summary import (
+    COSTS,
+    Outcome,
+    Summary,
+    outcome_of,
+    stored_rows,
+    summarise,
+)
+from adatp_cli.evaluation.tasks import ProfileSpec
+from adatp_cli.profiles import load_profile
 from tests.records import answer_record
 
 KINDS = ("count", "count", "count", "order | time", "order | time")
@@ -36,7 +45,7 @@ def outcomes(asked: Dataset) -> list[Outcome]:
     found = []
     for profile, letters in LETTERS.items():
         share = 1.0 if profile == "vanilla" else 0.3
-        costs = Costs(share, (1 + share) / 2, 100, int(100 * share), share, 20, 2, 0.5, 0.75)
+        costs = costing(share, (1 + share) / 2, 100, int(100 * share), share, 20, 2, 0.5, 0.75)
         for item, letter in zip(asked.items, letters, strict=True):
             if letter == "-":
                 found.append(Outcome(item, profile, error="missing"))
@@ -45,9 +54,22 @@ def outcomes(asked: Dataset) -> list[Outcome]:
     return found
 
 
-def summary(average: str = "", baseline: str | None = "vanilla") -> Summary:
+def costing(*numbers: float) -> dict[str, float]:
+    return dict(zip(COSTS, numbers, strict=True))
+
+
+def specs(*names: str) -> list[ProfileSpec]:
+    """Profiles that prune, but for the one called vanilla."""
+    found = []
+    for name in names:
+        profile = load_profile("vanilla" if name == "vanilla" else "adatp")
+        found.append(ProfileSpec(dataclasses.replace(profile, name=name), name))
+    return found
+
+
+def summary(average: str = "") -> Summary:
     asked = dataset(average)
-    return summarise(asked, list(LETTERS), outcomes(asked), baseline=baseline)
+    return summarise(asked, specs(*LETTERS), outcomes(asked))
 
 
 def test_numbers_by_hand() -> None:
@@ -78,7 +100,9 @@ def test_a_benchmarks_mean_of_its_kinds() -> None:
 
 
 def test_without_an_unpruned_run_there_are_no_differences() -> None:
-    found = summary(baseline=None)
+    asked = dataset()
+    pruned = [outcome for outcome in outcomes(asked) if outcome.profile != "vanilla"]
+    found = summarise(asked, specs("adatp", "light"), pruned)
     assert all(result.versus is None for result in found.results)
     assert "to vanilla" not in report.tables(found)
 
@@ -88,7 +112,7 @@ def test_what_the_harness_leaves_out_is_in_no_share() -> None:
     left = Verdict(None, False, counted=False)
     kept = Verdict("A", True)
     found = [Outcome(asked.items[n], "p", None, "", left if n else kept) for n in range(3)]
-    (result,) = summarise(asked, ["p"], found, baseline=None, rule=Rule.harness).results
+    (result,) = summarise(asked, specs("p"), found, Rule.harness).results
     assert (result.share.right, result.share.of, result.unasked) == (1, 1, 2)
     assert result.unparsed == 2
 
@@ -133,7 +157,7 @@ def test_csv_has_the_same_numbers() -> None:
 def test_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "report"
     found = summary()
-    tables.prepare_folder(folder)
+    report.prepare_folder(folder)
     drawn = plots.draw(found, folder) if plots.available() else []
     report.write_report(folder, found, outcomes(found.dataset), ["5 questions"], drawn)
     text = (folder / "report.md").read_text(encoding="utf-8")
@@ -150,7 +174,7 @@ def test_the_folder(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "file").write_text("x")
     with pytest.raises(AdatpError, match="cannot be made"):
-        tables.prepare_folder(tmp_path / "file" / "x")
+        report.prepare_folder(tmp_path / "file" / "x")
 
 
 def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:
@@ -158,11 +182,11 @@ def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:
     asked = dataset()
     names = ["_hidden", "$math$ \\alpha", "日本"]
     found = [Outcome(asked.items[0], name, None, "A", choice("A", asked.items[0]),
-                     Costs(0.1, 0.2, 1, 1, 1.0, 1, 1, 1.0, 1.0)) for name in names]  # fmt: skip
-    drawn = plots.draw(summarise(asked, names, found, baseline=None), tmp_path)
+                     costing(0.1, 0.2, 1, 1, 1.0, 1, 1, 1.0, 1.0)) for name in names]  # fmt: skip
+    drawn = plots.draw(summarise(asked, specs(*names), found), tmp_path)
     assert drawn == ["accuracy-cost.png", "kinds.png"]
     failed = [Outcome(asked.items[0], "p", error="missing")]
-    nothing = summarise(asked, ["p"], failed, baseline=None)
+    nothing = summarise(asked, specs("p"), failed)
     assert "accuracy-cost.png" not in plots.draw(nothing, tmp_path)
     assert "| p | - | - | 0 | - | - |" in report.tables(nothing)
 
@@ -170,7 +194,7 @@ def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:
 def test_many_profiles_are_a_chart_that_fits_a_screen(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     asked = dataset()
-    costs = Costs(0.1, 0.2, 1, 1, 1.0, 1, 1, 1.0, 1.0)
+    costs = costing(0.1, 0.2, 1, 1, 1.0, 1, 1, 1.0, 1.0)
     for count, most in ((8, 2400), (40, 1600)):
         names = [f"profile-{number}" for number in range(count)]
         found = [
@@ -178,7 +202,7 @@ def test_many_profiles_are_a_chart_that_fits_a_screen(tmp_path: Path) -> None:
             for item in asked.items
             for name in names
         ]
-        plots.draw(summarise(asked, names, found, baseline=None), tmp_path)
+        plots.draw(summarise(asked, specs(*names), found), tmp_path)
         with Image.open(tmp_path / "kinds.png") as picture:
             assert picture.height < most
 
@@ -197,7 +221,6 @@ def test_rows_are_read_back_and_judged_anew(tmp_path: Path) -> None:
     assert list(rows) == ["a" * 64]
     read = outcome_of(rows["a" * 64], item, "adatp", choice)
     assert read.verdict == Verdict("A", True)
-    assert read.costs is not None
-    assert read.costs.seconds == pytest.approx(0.7 + 0.1)
-    assert (read.costs.visual, read.costs.kept_final) == (72, 20)
+    assert read.costs["seconds"] == pytest.approx(0.7 + 0.1)
+    assert (read.costs["visual"], read.costs["kept_final"]) == (72, 20)
     assert outcome_of(bad, item, "adatp", choice).error == "missing"

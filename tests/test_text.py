@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from adatp_cli.evaluation.tables import csv_text, markdown
+from adatp_cli.evaluation.report import csv_text, markdown
 from adatp_cli.text import for_terminal, markdown_cell, plural, printable
 
 HOSTILE = (

@@ -121,7 +121,7 @@ class Measurement:
             Nothing could be begun or measured, or the report cannot be written.
         """
         from adatp_cli.evaluation import bias_plots, bias_report
-        from adatp_cli.evaluation.tables import report_outputs
+        from adatp_cli.evaluation.report import report_outputs
         from adatp_cli.model.quiet import quiet_libraries
 
         wanted, output = self._wanted, self._output
@@ -205,7 +205,7 @@ class Measurement:
 
     def _finish(self, told: list[str], model: str, summary: BiasSummary) -> None:
         from adatp_cli.evaluation import bias_plots, bias_report, plots
-        from adatp_cli.evaluation.tables import PAGE, prepare_folder
+        from adatp_cli.evaluation.report import PAGE, prepare_folder
 
         if model == "tiny":
             told.append(bias_report.SMALL_MODEL)

@@ -38,9 +38,8 @@ from adatp_cli.text import plural
 if TYPE_CHECKING:
     from adatp_cli.answering.tasks import Ask
     from adatp_cli.batch.results import ResultFile
-    from adatp_cli.evaluation.outcomes import Outcome
     from adatp_cli.evaluation.questions import Dataset
-    from adatp_cli.evaluation.summary import Summary
+    from adatp_cli.evaluation.summary import Outcome, Summary
     from adatp_cli.evaluation.tasks import ProfileSpec
     from adatp_cli.video.sampling import Sampling
 
@@ -243,10 +242,9 @@ class Evaluation:
 
     def _check_outputs(self, inputs: Sequence[str | Path]) -> None:
         from adatp_cli.evaluation import plots, report
-        from adatp_cli.evaluation.tables import report_outputs
 
         wanted, overwrite = self._wanted, self._options.overwrite
-        outputs = report_outputs(wanted.report, (*report.FILES, *plots.FILES))
+        outputs = report.report_outputs(wanted.report, (*report.FILES, *plots.FILES))
         if wanted.output is not None:
             outputs.append(OutputPath("-o", wanted.output, resumable=True))
         read = [*inputs, wanted.dataset.annotations or ""]
@@ -340,7 +338,7 @@ class Evaluation:
     def _outcomes_before(
         self, dataset: Dataset, asks: Mapping[str, Ask], before: Mapping[str, bool]
     ) -> list[Outcome]:
-        from adatp_cli.evaluation.outcomes import stored_rows
+        from adatp_cli.evaluation.summary import stored_rows
 
         if not before or self._wanted.output is None:
             return []
@@ -348,8 +346,8 @@ class Evaluation:
         return [self._outcome(dataset, asks[key], row) for key, row in rows.items()]
 
     def _outcome(self, dataset: Dataset, ask: Ask, row: Mapping[str, Any]) -> Outcome:
-        from adatp_cli.evaluation.outcomes import outcome_of
         from adatp_cli.evaluation.questions import Rule
+        from adatp_cli.evaluation.summary import outcome_of
 
         judge = dataset.scoring.judge(Rule(self._wanted.rule))
         return outcome_of(row, ask.about, ask.run.name, judge)
@@ -366,22 +364,12 @@ class Evaluation:
         from adatp_cli.evaluation.report import tables
         from adatp_cli.evaluation.summary import summarise
 
-        names = [run.name for run in opened.runs]
-        vanilla = [run.name for run in opened.runs if run.session.profile.method == "vanilla"]
-        baseline = vanilla[0] if vanilla else None
-        if baseline is None:
-            self._output.note("no differences without an unpruned run: -p vanilla adds one")
-        rule = Rule(self._wanted.rule)
+        names = {run.name for run in opened.runs}
         running = [place for place in places if place.profile.name in names]
-        summary = summarise(
-            dataset,
-            names,
-            outcomes,
-            baseline=baseline,
-            rule=rule,
-            places=running,
-            against=self._wanted.against,
-        )
+        rule = Rule(self._wanted.rule)
+        summary = summarise(dataset, running, outcomes, rule, self._wanted.against)
+        if summary.baseline is None:
+            self._output.note("no differences without an unpruned run: -p vanilla adds one")
         if not self._output.json:
             self._output.page(tables(summary))
         if self._wanted.report is not None:
@@ -395,8 +383,7 @@ class Evaluation:
         outcomes: Sequence[Outcome],
     ) -> None:
         from adatp_cli.evaluation import plots
-        from adatp_cli.evaluation.report import write_report
-        from adatp_cli.evaluation.tables import PAGE, prepare_folder
+        from adatp_cli.evaluation.report import PAGE, prepare_folder, write_report
 
         drawn: list[str] = []
         prepare_folder(folder)

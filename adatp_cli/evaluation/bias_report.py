@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adatp_cli.evaluation.bias import EIGHTHS, PARTS, BiasSummary, LayerBias, View
-from adatp_cli.evaluation.tables import PAGE, csv_text, markdown, percent, write_texts
+from adatp_cli.evaluation.report import PAGE, csv_text, markdown, percent, write_texts
 from adatp_cli.text import markdown_cell
 
 LAYERS = "layers.csv"

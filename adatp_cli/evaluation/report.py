@@ -1,37 +1,94 @@
-"""The summary as Markdown, CSV and JSON Lines, and the folder that holds them."""
+"""The summary as Markdown, CSV and JSON Lines, and the folder that a report is written into."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from adatp_cli.evaluation.outcomes import Outcome
+from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation.questions import Rule
 from adatp_cli.evaluation.statistics import Share
-from adatp_cli.evaluation.summary import Result, Summary, Versus
-from adatp_cli.evaluation.tables import NONE, PAGE, csv_text, markdown, percent, write_texts
+from adatp_cli.evaluation.summary import COSTS, Outcome, Result, Summary, Versus
+from adatp_cli.files import OutputPath
 from adatp_cli.record import json_line
-from adatp_cli.text import markdown_cell
+from adatp_cli.text import CSV_MARK, csv_line, markdown_cell, printable
 
-SUMMARY = "summary.csv"
-PARTS = "parts.csv"
-ANSWERS = "answers.jsonl"
-FILES = (PAGE, SUMMARY, PARTS, ANSWERS)
+PAGE = "report.md"
+_SUMMARY = "summary.csv"
+_PARTS = "parts.csv"
+_ANSWERS = "answers.jsonl"
+FILES = (PAGE, _SUMMARY, _PARTS, _ANSWERS)
+NONE = "-"
 _RULES = {
     Rule.strict: "an answer counts when it names exactly one option; any other is wrong",
     Rule.harness: "lmms-eval's own rule for this benchmark",
 }
+_EXPLAINED = """\
+Right is the share of the answered questions, with Wilson's 95 % interval; what failed,
+missing clips among it, is counted apart. The difference to vanilla, in percentage
+points, is over the questions that both answered; p is McNemar's exact two-sided test;
+changed is the share of answers that are other ones. Costs are means of the single
+answers' ratios to the unpruned run. Seconds run from opening a clip to the end of the
+answer, as if each question were asked alone.
+"""
 
 
-def tables(summary: Summary) -> str:
-    """The tables, as they stand on stdout: accuracy, cost, and accuracy by kind."""
-    parts = [_accuracy(summary), _costs(summary)]
-    parts += [_by_part(title, shares) for title, shares in _divisions(summary)]
-    return "\n".join(part for part in parts if part)
+def report_outputs(folder: Path | None, names: Iterable[str]) -> list[OutputPath]:
+    """The files of a report, to be checked before anything is run; none without a folder."""
+    if folder is None:
+        return []
+    return [OutputPath("--report", folder / name, makes_folder=True) for name in names]
 
 
-def page(summary: Summary, facts: Sequence[str], plots: Sequence[str]) -> str:
-    """The whole report.
+def prepare_folder(folder: Path) -> None:
+    """Make the report's folder, or raise an `AdatpError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        shown = printable(os.fspath(folder))
+        raise AdatpError(
+            f"--report {shown}: cannot be made: {error.strerror}", "name another folder"
+        ) from None
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write texts into the report's folder, by file name, or raise an `AdatpError`."""
+    for name, text in texts.items():
+        try:
+            mark = CSV_MARK if name.endswith(".csv") else ""
+            (folder / name).write_text(mark + text, encoding="utf-8", newline="")
+        except OSError as error:
+            raise AdatpError(
+                f"{printable(os.fspath(folder / name))}: cannot be written: {error.strerror}",
+                "make room, and run again",
+            ) from error
+
+
+def percent(share: float | None) -> str:
+    """0.273 -> '27.3 %', and a dash for what is not known."""
+    return NONE if share is None else f"{100 * share:.1f} %"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts, a line for each row."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in lines)
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as CSV; None is an empty cell."""
+    return "".join(csv_line(line) for line in (head, *rows))
+
+
+def write_report(
+    folder: Path,
+    summary: Summary,
+    outcomes: Iterable[Outcome],
+    facts: Sequence[str],
+    plots: Sequence[str],
+) -> None:
+    """Write everything but the pictures, or raise an `AdatpError`.
 
     Parameters
     ----------
@@ -40,122 +97,84 @@ def page(summary: Summary, facts: Sequence[str], plots: Sequence[str]) -> str:
     plots
         File names of the pictures beside it.
     """
-    lines = [f"# {markdown_cell(summary.dataset.title)}", ""]
-    lines += [f"- {markdown_cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
-    lines += [f"- scoring: {_RULES[summary.rule]}", "", tables(summary)]
-    lines += [f"![{name}]({name})\n" for name in plots]
-    lines += [
-        "Right is the share of the answered questions, with Wilson's 95 % interval; what failed,",
-        "missing clips among it, is counted apart. The difference to vanilla, in percentage",
-        "points, is over the questions that both answered; p is McNemar's exact two-sided test;",
-        "changed is the share of answers that are other ones. Costs are means of the single",
-        "answers' ratios to the unpruned run. Seconds run from opening a clip to the end of the",
-        "answer, as if each question were asked alone.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def summary_csv(summary: Summary) -> str:
-    """A row for each profile."""
-    rows: list[dict[str, object]] = [_summary_row(result) for result in summary.results]
-    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
-
-
-def parts_csv(summary: Summary) -> str:
-    """A row for each profile and part of the dataset, all questions first."""
-    rows: list[list[object]] = []
-    for result in summary.results:
-        divisions: dict[str, Mapping[str, Share]] = {"all": {"all": result.share}}
-        divisions |= {summary.dataset.kind_title: result.kinds} if result.kinds else {}
-        divisions |= result.groups
-        for title, shares in divisions.items():
-            rows += [[result.name, title, part, *_numbers(share)] for part, share in shares.items()]
-    head = ["profile", "division", "part", "questions", "right", "accuracy", "low", "high"]
-    return csv_text(head, rows)
-
-
-def answers_jsonl(outcomes: Iterable[Outcome]) -> str:
-    """A line for each question and profile."""
-    lines = []
-    for outcome in outcomes:
-        item, verdict = outcome.item, outcome.verdict
-        lines.append(
-            json_line(
-                {
-                    "item": item.id,
-                    "video": item.clip.name,
-                    "kind": item.kind,
-                    "groups": dict(item.groups),
-                    "profile": outcome.profile,
-                    "truth": item.answer,
-                    "error": outcome.error,
-                    "answer": outcome.answer,
-                    "choice": None if verdict is None else verdict.choice,
-                    "parsed": verdict is not None and verdict.parsed,
-                    "right": verdict is not None and verdict.right,
-                }
-            )
-        )
-    return "".join(f"{line}\n" for line in lines)
-
-
-def write_report(
-    folder: Path,
-    summary: Summary,
-    outcomes: Sequence[Outcome],
-    facts: Sequence[str],
-    plots: Sequence[str],
-) -> None:
-    """Write everything but the pictures.
-
-    Raises
-    ------
-    AdatpError
-        The disk takes it not.
-    """
     texts = {
-        SUMMARY: summary_csv(summary),
-        PARTS: parts_csv(summary),
-        ANSWERS: answers_jsonl(outcomes),
-        PAGE: page(summary, facts, plots),
+        _SUMMARY: summary_csv(summary),
+        _PARTS: parts_csv(summary),
+        _ANSWERS: _answers_jsonl(outcomes),
+        PAGE: _page(summary, facts, plots),
     }
     write_texts(folder, texts)
 
 
+def tables(summary: Summary) -> str:
+    """The tables, as they stand on stdout: accuracy, cost, and accuracy by kind."""
+    parts = [_accuracy(summary), _costs(summary)]
+    of_profiles = [_divisions(summary, result) for result in summary.results]
+    for title, first in of_profiles[0].items():
+        head = [title, *(result.name for result in summary.results)]
+        shares = [divisions[title] for divisions in of_profiles]
+        rows = [
+            [part, *(f"{percent(one[part].value)} of {one[part].of}" for one in shares)]
+            for part in first
+        ]
+        parts.append(markdown(head, rows))
+    return "\n".join(part for part in parts if part)
+
+
+def _page(summary: Summary, facts: Sequence[str], plots: Sequence[str]) -> str:
+    lines = [f"# {markdown_cell(summary.dataset.title)}", ""]
+    lines += [f"- {markdown_cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
+    lines += [f"- scoring: {_RULES[summary.rule]}", "", tables(summary)]
+    lines += [f"![{name}]({name})\n" for name in plots]
+    return "\n".join(lines) + "\n" + _EXPLAINED
+
+
+def _divisions(summary: Summary, result: Result) -> dict[str, Mapping[str, Share]]:
+    """The shares of a profile by the parts of each division that the dataset has."""
+    kinds = {summary.dataset.kind_title: result.kinds} if result.kinds else {}
+    return {**kinds, **result.groups}
+
+
 def _accuracy(summary: Summary) -> str:
-    own = summary.dataset.average_title
+    own, baseline, against = summary.dataset.average_title, summary.baseline, summary.against
     head = ["profile", "LLM cost", "end to end", "answered", "right", "95 % interval"]
     head += [own] if own else []
-    head += ["to vanilla", "p", "changed"] if summary.baseline is not None else []
-    head += [f"to {summary.against}", "p"] if summary.against is not None else []
+    head += ["to vanilla", "p", "changed"] if baseline is not None else []
+    head += [f"to {against}", "p"] if against is not None else []
     head += ["unparsed", "failed"]
     unasked = any(result.unasked for result in summary.results)
     head += ["not asked"] if unasked else []
     rows = []
     for result in summary.results:
+        share, versus = result.share, result.versus
         cells = [
             result.name,
             percent(result.costs.get("paper")),
             percent(result.costs.get("end_to_end")),
-            str(result.share.of),
-            percent(result.share.value),
-            _interval(result.share),
+            str(share.of),
+            percent(share.value),
+            _interval(share),
         ]
         cells += [percent(result.average)] if own else []
-        if summary.baseline is not None:
-            cells += _difference(result.versus)
-            cells.append(NONE if result.versus is None else percent(result.versus.changed.value))
-        if summary.against is not None:
-            cells += _difference(result.rival)
+        if baseline is not None:
+            cells += _difference(versus)
+            cells.append(NONE if versus is None else percent(versus.changed.value))
+        cells += _difference(result.rival) if against is not None else []
         cells += [str(result.unparsed), _failed(result)]
-        rows.append(cells + ([str(result.unasked)] if unasked else []))
+        cells += [str(result.unasked)] if unasked else []
+        rows.append(cells)
     return markdown(head, rows)
+
+
+def _interval(share: Share) -> str:
+    bounds = share.interval
+    return NONE if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
 
 
 def _difference(versus: Versus | None) -> list[str]:
     """In percentage points, and the p-value of McNemar's test."""
     if versus is None:
-        return [NONE] * 2
+        return [NONE, NONE]
     paired = versus.paired
     difference = NONE if paired.difference is None else f"{100 * paired.difference:+.1f}"
     return [difference, p_text(paired.p_value)]
@@ -192,52 +211,36 @@ def _costs(summary: Summary) -> str:
     return markdown(head, rows) if rows else ""
 
 
-def _divisions(summary: Summary) -> list[tuple[str, list[tuple[str, Mapping[str, Share]]]]]:
-    """Each division that has parts, with every profile's shares."""
-    results = summary.results
-    found = []
-    if any(result.kinds for result in results):
-        found.append(
-            (summary.dataset.kind_title, [(result.name, result.kinds) for result in results])
-        )
-    found += [
-        (title, [(result.name, result.groups[title]) for result in results])
-        for title in results[0].groups
-    ]
-    return found
+def summary_csv(summary: Summary) -> str:
+    """A row for each profile."""
+    head = ["profile", "questions", "right", "accuracy", "low", "high", "benchmark_average"]
+    head += ["difference_to_vanilla", "gained", "lost", "mcnemar_p", "changed"]
+    head += ["difference_to_rival", "rival_mcnemar_p", "unparsed", "failed", "missing", "not_asked"]
+    rows = []
+    for result in summary.results:
+        row: list[object] = [result.name, *_numbers(result.share), result.average]
+        versus, rival, failed = result.versus, result.rival, result.failed
+        if versus is None:
+            row += [None] * 5
+        else:
+            paired = versus.paired
+            row += [paired.difference, paired.gained, paired.lost, paired.p_value]
+            row.append(versus.changed.value)
+        row += [None] * 2 if rival is None else [rival.paired.difference, rival.paired.p_value]
+        row += [result.unparsed, sum(failed.values()), failed.get("missing", 0), result.unasked]
+        rows.append(row + [result.costs.get(name) for name in COSTS])
+    return csv_text([*head, *COSTS], rows)
 
 
-def _by_part(title: str, profiles: Sequence[tuple[str, Mapping[str, Share]]]) -> str:
-    parts = profiles[0][1]
-    rows = [
-        [part, *(f"{percent(shares[part].value)} of {shares[part].of}" for _, shares in profiles)]
-        for part in parts
-    ]
-    return markdown([title, *(name for name, _ in profiles)], rows)
-
-
-def _summary_row(result: Result) -> dict[str, object]:
-    versus = result.versus
-    row: dict[str, object] = {"profile": result.name}
-    row |= dict(
-        zip(("questions", "right", "accuracy", "low", "high"), _numbers(result.share), strict=True)
-    )
-    row["benchmark_average"] = result.average
-    row["difference_to_vanilla"] = None if versus is None else versus.paired.difference
-    row["gained"] = None if versus is None else versus.paired.gained
-    row["lost"] = None if versus is None else versus.paired.lost
-    row["mcnemar_p"] = None if versus is None else versus.paired.p_value
-    row["changed"] = None if versus is None else versus.changed.value
-    rival = result.rival
-    row["difference_to_rival"] = None if rival is None else rival.paired.difference
-    row["rival_mcnemar_p"] = None if rival is None else rival.paired.p_value
-    row["unparsed"] = result.unparsed
-    row["failed"] = sum(result.failed.values())
-    row["missing"] = result.failed.get("missing", 0)
-    row["not_asked"] = result.unasked
-    names = ("paper", "end_to_end", "visual", "kept_final", "kept_mean_ratio", "text", "generated",
-             "first_token_s", "seconds")  # fmt: skip
-    return row | {name: result.costs.get(name) for name in names}
+def parts_csv(summary: Summary) -> str:
+    """A row for each profile and part of the dataset, all questions first."""
+    rows: list[list[object]] = []
+    for result in summary.results:
+        divisions = {"all": {"all": result.share}, **_divisions(summary, result)}
+        for title, shares in divisions.items():
+            rows += [[result.name, title, part, *_numbers(share)] for part, share in shares.items()]
+    head = ["profile", "division", "part", "questions", "right", "accuracy", "low", "high"]
+    return csv_text(head, rows)
 
 
 def _numbers(share: Share) -> tuple[object, ...]:
@@ -245,6 +248,23 @@ def _numbers(share: Share) -> tuple[object, ...]:
     return share.of, share.right, share.value, low, high
 
 
-def _interval(share: Share) -> str:
-    bounds = share.interval
-    return NONE if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
+def _answers_jsonl(outcomes: Iterable[Outcome]) -> str:
+    """A line for each question and profile."""
+    lines = []
+    for outcome in outcomes:
+        item, verdict = outcome.item, outcome.verdict
+        row = {
+            "item": item.id,
+            "video": item.clip.name,
+            "kind": item.kind,
+            "groups": dict(item.groups),
+            "profile": outcome.profile,
+            "truth": item.answer,
+            "error": outcome.error,
+            "answer": outcome.answer,
+            "choice": None if verdict is None else verdict.choice,
+            "parsed": verdict is not None and verdict.parsed,
+            "right": verdict is not None and verdict.right,
+        }
+        lines.append(f"{json_line(row)}\n")
+    return "".join(lines)

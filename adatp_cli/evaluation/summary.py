@@ -1,21 +1,101 @@
-"""From outcomes to the numbers of the report."""
+"""From the rows of a run to the numbers of its report."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from adatp_cli.evaluation.outcomes import Costs, Outcome
-from adatp_cli.evaluation.questions import Dataset, Item, Rule
+from adatp_cli.batch.scan import pieces
+from adatp_cli.evaluation.questions import Dataset, Item, Judge, Rule, Verdict
 from adatp_cli.evaluation.statistics import Paired, Share, mean
-from adatp_cli.evaluation.tasks import ProfileSpec, opponents
+from adatp_cli.evaluation.tasks import ProfileSpec
+from adatp_cli.text import printable
+
+# What an answer cost. Ratios (`paper` and `end_to_end` are the two counts) are to the unpruned run
+# of the same answer; seconds run from opening the clip.
+COSTS = (
+    "paper", "end_to_end", "visual", "kept_final", "kept_mean_ratio", "text", "generated",
+    "first_token_s", "seconds",
+)  # fmt: skip
+
+
+def opponents(specs: Sequence[ProfileSpec], family: str | None) -> dict[str, str]:
+    """For each profile by name, the one of `family` at the same budget, where there is one.
+
+    Without budgets of their own, all are set against the one profile of the family.
+    """
+    theirs = {one.profile.budget: one.profile.name for one in specs if one.family == family}
+    found = {}
+    for spec in specs:
+        profile = spec.profile
+        budget = profile.budget if len(theirs) != 1 else next(iter(theirs))
+        if spec.family != family and profile.method != "vanilla" and budget in theirs:
+            found[profile.name] = theirs[budget]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One question under one profile: an error's kind, or an answer with all the rest."""
+
+    item: Item
+    profile: str
+    error: str | None = None
+    answer: str = ""
+    verdict: Verdict | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def said(self) -> str:
+        """What tells two answers apart: the choice where there is one, else the text."""
+        if self.verdict is not None and self.verdict.parsed and self.verdict.choice is not None:
+            return self.verdict.choice
+        return self.answer.strip()
+
+
+def outcome_of(row: Mapping[str, Any], item: Item, profile: str, judge: Judge) -> Outcome:
+    """From a row of the results; the answer is judged anew, so any rule may be asked for."""
+    if not row["ok"]:
+        return Outcome(item, profile, error=str(row["error"]["kind"]))
+    answer: str = row["answer"]
+    seconds, flops = row["seconds"], row["flops"]
+    told = row["tokens"] | {
+        "paper": flops["paper"]["ratio"],
+        "end_to_end": flops["end_to_end"]["ratio"],
+        "first_token_s": seconds["first_token"],
+        "seconds": seconds["first_token"] + seconds["generate"],
+    }
+    costs = {name: told[name] for name in COSTS}
+    return Outcome(item, profile, None, answer, judge(answer, item), costs)
+
+
+def stored_rows(path: str | os.PathLike[str], keys: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The rows of a result file that have these keys; of several with one key an answer.
+
+    Raises
+    ------
+    UsageError
+        The file holds something else.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    wanted = set(keys)
+    with Path(path).open("rb") as stream:
+        for piece in pieces(stream, "jsonl", printable(os.fspath(path))):
+            if piece is None or piece.key not in wanted:
+                continue
+            if piece.ok or piece.key not in found:
+                found[piece.key] = json.loads(piece.raw)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """A profile beside the unpruned run: the same questions, and how many answers are others."""
+    """A profile beside another one: the same questions, and how many answers are others."""
 
     paired: Paired
     changed: Share
@@ -27,8 +107,8 @@ class Result:
 
     Parameters
     ----------
-    name
-        The profile's.
+    name, family
+        The profile's, and its name at every budget.
     share
         Right answers among those that count; a question that failed is not among them.
     average
@@ -44,16 +124,15 @@ class Result:
     groups
         Shares by the parts of each further division.
     costs
-        Means over the answers; None without any. Token counts are means too.
+        Means over the answers, by the names of `COSTS`; empty without any.
     versus
         Beside the unpruned run; None for that itself, or where there is none.
-    family
-        The profile's name at every budget; `name` itself where it has only one.
     rival
         Beside the profile that it is set against, which is the first of the two; None without one.
     """
 
     name: str
+    family: str
     share: Share
     average: float | None
     unparsed: int
@@ -63,8 +142,7 @@ class Result:
     groups: Mapping[str, Mapping[str, Share]]
     costs: Mapping[str, float]
     versus: Versus | None
-    family: str = ""
-    rival: Versus | None = None
+    rival: Versus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,82 +161,71 @@ class Summary:
     rule: Rule
     baseline: str | None
     results: tuple[Result, ...]
-    against: str | None = None
+    against: str | None
 
 
 def summarise(
     dataset: Dataset,
-    profiles: Sequence[str],
+    specs: Sequence[ProfileSpec],
     outcomes: Iterable[Outcome],
-    *,
-    baseline: str | None,
     rule: Rule = Rule.strict,
-    places: Sequence[ProfileSpec] = (),
     against: str | None = None,
 ) -> Summary:
     """Count what came out.
 
     Parameters
     ----------
-    profiles
-        Names, in the order of the report.
+    specs
+        The profiles, in the order of the report.
     outcomes
         At most one for each question and profile.
-    baseline
-        The profile that the others are set against; None: they are not.
-    places
-        At which budgets the profiles run; nothing where each has one.
     against
-        A family that the others are set against as well, each at its budget.
+        A family that the others are set against beside the unpruned run, each at its budget.
     """
-    by_profile: dict[str, dict[str, Outcome]] = {name: {} for name in profiles}
+    found: dict[str, dict[str, Outcome]] = {spec.profile.name: {} for spec in specs}
     for outcome in outcomes:
-        by_profile[outcome.profile][outcome.item.id] = outcome
-    reference = by_profile.get(baseline or "", {})
-    results = tuple(
-        _result(dataset, name, found, None if name == baseline else reference)
-        for name, found in by_profile.items()
-    )
-    families = {place.profile.name: place.family for place in places}
-    rivals = opponents(places, against) if against is not None else {}
-    placed = tuple(
-        dataclasses.replace(
-            result,
-            family=families.get(result.name, result.name),
-            rival=_versus(by_profile[result.name], by_profile[rivals[result.name]])
-            if result.name in rivals
-            else None,
-        )
-        for result in results
-    )
-    return Summary(dataset, rule, baseline, placed, against)
+        found[outcome.profile][outcome.item.id] = outcome
+    unpruned = [spec.profile.name for spec in specs if spec.profile.method == "vanilla"]
+    baseline = unpruned[0] if unpruned else None
+    rivals = opponents(specs, against)
+    results = []
+    for spec in specs:
+        name = spec.profile.name
+        rival = found[rivals[name]] if name in rivals else None
+        first = found[baseline] if baseline not in (None, name) else None
+        results.append(_result(dataset, spec, found[name], first, rival))
+    return Summary(dataset, rule, baseline, tuple(results), against)
 
 
 def _result(
     dataset: Dataset,
-    name: str,
+    spec: ProfileSpec,
     found: Mapping[str, Outcome],
-    reference: Mapping[str, Outcome] | None,
+    baseline: Mapping[str, Outcome] | None,
+    rival: Mapping[str, Outcome] | None,
 ) -> Result:
     answered = [outcome for outcome in found.values() if outcome.error is None]
     kinds = _shares(dataset, answered, lambda item: item.kind)
     divisions = dict.fromkeys(title for item in dataset.items for title in item.groups)
     values = [share.value for share in kinds.values() if share.value is not None]
+    means = {name: mean(one.costs[name] for one in answered if one.costs) for name in COSTS}
     return Result(
-        name=name,
-        share=Share.count(_verdicts(answered)),
+        name=spec.profile.name,
+        family=spec.family,
+        share=_share(answered),
         average=mean(values) if dataset.average_title else None,
         unparsed=sum(not (o.verdict is not None and o.verdict.parsed) for o in answered),
         failed=dict(Counter(o.error for o in found.values() if o.error is not None).most_common()),
         unasked=len(dataset.items) - len(found),
         kinds=kinds,
-        groups={title: _shares(dataset, answered, _member(title)) for title in divisions},
-        costs=_means(answered),
-        versus=_versus(found, reference) if reference else None,
+        groups={title: _shares(dataset, answered, _in_division(title)) for title in divisions},
+        costs={name: value for name, value in means.items() if value is not None},
+        versus=_versus(found, baseline) if baseline else None,
+        rival=_versus(found, rival) if rival is not None else None,
     )
 
 
-def _member(title: str) -> Callable[[Item], str]:
+def _in_division(title: str) -> Callable[[Item], str]:
     return lambda item: item.groups.get(title, "")
 
 
@@ -166,42 +233,25 @@ def _shares(
     dataset: Dataset, answered: Sequence[Outcome], part: Callable[[Item], str]
 ) -> dict[str, Share]:
     """Shares by part; every part that the dataset has, also one without answers."""
-    parts: dict[str, list[Outcome]] = defaultdict(list)
-    for name in dict.fromkeys(part(item) for item in dataset.items):
-        if name:
-            parts[name] = []
-    for outcome in answered:
-        if part(outcome.item):
-            parts[part(outcome.item)].append(outcome)
-    return {name: Share.count(_verdicts(found)) for name, found in parts.items()}
+    parts = dict.fromkeys(name for item in dataset.items if (name := part(item)))
+    return {name: _share([one for one in answered if part(one.item) == name]) for name in parts}
 
 
-def _verdicts(outcomes: Iterable[Outcome]) -> list[bool]:
-    return [o.verdict.right for o in outcomes if o.verdict is not None and o.verdict.counted]
+def _share(outcomes: Iterable[Outcome]) -> Share:
+    """Right answers among those that count."""
+    return Share.count(o.verdict.right for o in outcomes if o.verdict and o.verdict.counted)
 
 
-def _means(answered: Sequence[Outcome]) -> dict[str, float]:
-    listed = [outcome.costs for outcome in answered if outcome.costs is not None]
-    means = {
-        field.name: mean(getattr(costs, field.name) for costs in listed)
-        for field in dataclasses.fields(Costs)
-    }
-    return {name: value for name, value in means.items() if value is not None}
-
-
-def _versus(found: Mapping[str, Outcome], reference: Mapping[str, Outcome]) -> Versus:
+def _versus(found: Mapping[str, Outcome], first: Mapping[str, Outcome]) -> Versus:
     both = [
-        (reference[key], outcome)
+        (first[key], outcome)
         for key, outcome in found.items()
-        if outcome.error is None and key in reference and reference[key].error is None
+        if outcome.error is None and key in first and first[key].error is None
     ]
     pairs = [
-        (first.verdict.right, second.verdict.right)
-        for first, second in both
-        if first.verdict is not None
-        and second.verdict is not None
-        and first.verdict.counted
-        and second.verdict.counted
+        (one.verdict.right, other.verdict.right)
+        for one, other in both
+        if one.verdict and other.verdict and one.verdict.counted and other.verdict.counted
     ]
-    changed = Share.count(first.said != second.said for first, second in both)
+    changed = Share.count(one.said != other.said for one, other in both)
     return Versus(Paired.count(pairs), changed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -104,23 +104,3 @@ def line_up(profiles: Sequence[Profile], budgets: Sequence[float]) -> list[Profi
             at = dataclasses.replace(profile.with_budget(budget), name=name)
             places.append(ProfileSpec(at, profile.name))
     return places
-
-
-def opponents(places: Iterable[ProfileSpec], family: str) -> dict[str, str]:
-    """For each place by name, the one of `family` at the same budget, where there is one.
-
-    Without budgets of their own, all are set against the one place of the family.
-    """
-    listed = list(places)
-    theirs = [place.profile for place in listed if place.family == family]
-    by_budget = {profile.budget: profile.name for profile in theirs}
-    several = len(theirs) > 1
-    found = {}
-    for place in listed:
-        profile = place.profile
-        if place.family == family or profile.method == "vanilla":
-            continue
-        rival = by_budget.get(profile.budget) if several else next(iter(by_budget.values()), None)
-        if rival is not None:
-            found[profile.name] = rival
-    return found
