@@ -100,5 +100,5 @@ def _head_cost(loaded: LoadedModel, chosen: Profile, frames: int) -> int:
     assert loaded.relevance is not None
     hidden = torch.zeros(frames, 144, 128)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        loaded.relevance.frame_vectors(hidden)
+        loaded.relevance.vectors(loaded.relevance.look(hidden)[0])
     return int(counter.get_total_flops())

@@ -174,6 +174,8 @@ def test_what_is_written_is_what_is_loaded(
         features = tower_features(loaded.model, batch.pixels)
         frames = contrast.frame_vectors(features)
         text = contrast.text_vectors(contrast.tokenizer(question))[0]
-    torch.testing.assert_close(encoder.frame_vectors(features), frames, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        encoder.vectors(encoder.look(features)[0]), frames, rtol=0, atol=1e-6
+    )
     torch.testing.assert_close(encoder.text_vector(question), text, rtol=0, atol=1e-6)
     assert frames.std(0).max() > 0.01

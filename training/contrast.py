@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-from adatp_cli.model.prompt import QuestionTokenizer, canonical
+from adatp_cli.model.relevance import QuestionTokenizer, canonical
 from adatp_cli.tiny.questions import draw_questions
 from adatp_cli.tiny.render import Pixels, render, shown_at
 from adatp_cli.tiny.world import Thing, random_clip

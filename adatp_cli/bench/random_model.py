@@ -22,9 +22,8 @@ from adatp_cli.model.hub import Progress
 from adatp_cli.model.load import DEFAULT_FRAMES, LoadedModel, LoadRequest
 from adatp_cli.model.memory import fitting_quantization, memory_errors
 from adatp_cli.model.preprocess import Preprocessor
-from adatp_cli.model.prompt import QuestionTokenizer
 from adatp_cli.model.quantize import verify_quantization
-from adatp_cli.model.relevance import RelevanceEncoder
+from adatp_cli.model.relevance import QuestionTokenizer, RelevanceEncoder
 from adatp_cli.model.shapes import count_weights
 from adatp_cli.settings import NO_ENCODER
 

@@ -11,20 +11,23 @@ import contextlib
 import os
 import select
 import signal
-import string
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.layout import read_json
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+# Private-use characters: no template and no vocabulary has them.
+_STAND_IN = "\ue000adatp question\ue001"
+_HINT = "use a LLaVA-OneVision checkpoint with its own chat template"
+# The published one takes a millisecond and gives 60 characters.
+_CPU_SECONDS, _MORE_BYTES, _LONGEST = 2, 2**29, 100_000
+_WALL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,57 +77,42 @@ def build_prompt(
     The ids are those of LLaVA-OneVision's processor for the same conversation, which repeats the
     placeholder frames x rows x columns times and once more for the newline token. They differ only
     where the question spells a special token, which stays text here.
-
-    Parameters
-    ----------
-    tokenizer
-        With the checkpoint's template.
-    question
-        What the user asks.
-    frames, grid
-        Frames of the clip, and rows and columns of visual tokens in each.
-    video_token_id
-        The placeholder's id.
-
-    Raises
-    ------
-    UsageError
-        The question is empty or cannot be encoded.
-    ModelError
-        The template does not place exactly one video and the question after it.
     """
-    _check_question(question)
-    before, after = render(tokenizer)
-    placeholder = tokenizer.convert_ids_to_tokens(video_token_id)
-    head, tail = _split_at_special(tokenizer, before, last=True)
-    next_text, rest = _split_at_special(tokenizer, after, last=False)
-    ids = _encode(tokenizer, head)
-    # One piece, as a tokenizer may merge characters across the question's edges.
-    ids += _encode_as_text(tokenizer, tail + question + next_text, video_token_id)
-    ids += _encode(tokenizer, rest)
-    if ids.count(video_token_id) != 1:
-        raise ModelError(
-            f"the checkpoint's chat template gives {ids.count(video_token_id)} {placeholder} "
-            "tokens for one video",
-            "use a LLaVA-OneVision checkpoint with its own chat template",
-        )
-    start, n_visual = ids.index(video_token_id), frames * grid[0] * grid[1]
-    expanded = ids[:start] + [video_token_id] * (n_visual + 1) + ids[start + 1 :]
-    prompt = Prompt(torch.tensor([expanded]), start, n_visual, len(ids) - 1)
-    if prompt.input_ids.shape != (1, prompt.length):
-        raise ModelError("the prompt's tokens do not add up to frames x grid + 1 newline + text")
-    return prompt
-
-
-def _check_question(question: str) -> None:
     if not question.strip():
         raise UsageError("the question is empty", "ask something about the video")
-    if STAND_IN in question:
+    if _STAND_IN in question:
         raise UsageError("the question holds private-use characters", "remove them")
     try:
         question.encode()
     except UnicodeEncodeError as error:
         raise UsageError("the question is not valid text (UTF-8)", "type it again") from error
+    before, after = _render(tokenizer)
+    head, tail = _split_at_special(tokenizer, before, last=True)
+    next_text, rest = _split_at_special(tokenizer, after, last=False)
+    # The question in one piece with the text around it, as a tokenizer may merge characters across
+    # its edges; its special tokens stay text.
+    typed = tokenizer.encode(
+        tail + question + next_text, add_special_tokens=False, split_special_tokens=True
+    )
+    special = {key for key, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if (special | {video_token_id}) & set(typed):
+        raise UsageError(
+            "the question spells a special token of this model's tokenizer", "rephrase the question"
+        )
+    ids = [
+        *(tokenizer.encode(head, add_special_tokens=False) if head else []),
+        *typed,
+        *(tokenizer.encode(rest, add_special_tokens=False) if rest else []),
+    ]
+    if ids.count(video_token_id) != 1:
+        raise ModelError(
+            f"the checkpoint's chat template gives {ids.count(video_token_id)} "
+            f"{tokenizer.convert_ids_to_tokens(video_token_id)} tokens for one video",
+            _HINT,
+        )
+    start, n_visual = ids.index(video_token_id), frames * grid[0] * grid[1]
+    expanded = ids[:start] + [video_token_id] * (n_visual + 1) + ids[start + 1 :]
+    return Prompt(torch.tensor([expanded]), start, n_visual, len(ids) - 1)
 
 
 def _split_at_special(
@@ -145,104 +133,9 @@ def _split_at_special(
     return text[:at], text[at:]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
-
-
-def _encode_as_text(
-    tokenizer: PreTrainedTokenizerBase, text: str, video_token_id: int
-) -> list[int]:
-    ids = list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
-    forbidden = {key for key, token in tokenizer.added_tokens_decoder.items() if token.special} | {
-        video_token_id
-    }
-    if forbidden & set(ids):
-        raise UsageError(
-            "the question spells a special token of this model's tokenizer", "rephrase the question"
-        )
-    return ids
-
-
-class QuestionTokenizer:
-    """SigLIP's text input: canonical text, an end token, padding to the length it was trained at.
-
-    Parameters
-    ----------
-    tokenizer
-        The vocabulary.
-    eos, pad
-        Ids of the end and the padding token.
-    length
-        Tokens that the tower is trained on.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, eos: int, pad: int, length: int) -> None:
-        self._tokenizer, self._eos, self._pad, self.length = tokenizer, eos, pad, length
-
-    @classmethod
-    def from_folder(cls, folder: Path, *, length: int) -> QuestionTokenizer:
-        """Read `tokenizer.json` and, for the names of the end and padding tokens, its settings."""
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ModelError(
-                f"{folder} has no tokenizer.json", "download or copy the whole relevance encoder"
-            )
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the Rust side raises no narrower class
-            raise ModelError(f"{path} cannot be read: {error}", "copy it again") from error
-        settings = folder / "tokenizer_config.json"
-        names = read_json(settings) if settings.is_file() else {}
-        eos = _token_id(tokenizer, names.get("eos_token", "</s>"), path)
-        pad = _token_id(tokenizer, names.get("pad_token", "</s>"), path)
-        return cls(tokenizer, eos=eos, pad=pad, length=length)
-
-    def __call__(self, question: str, text_tokens: int | None = None) -> Tensor:
-        """Encode a question to int64 ids, (1, length); what is longer than `text_tokens` is cut."""
-        limit = self.length if text_tokens is None else text_tokens
-        if not 1 <= limit <= self.length:
-            raise UsageError(
-                f"relevance.text_tokens must be between 1 and {self.length}, not {limit}",
-                "correct the profile",
-            )
-        encoded = self._tokenizer.encode(canonical(question), add_special_tokens=False)
-        ids = [*encoded.ids[: limit - 1], self._eos]
-        return torch.tensor([ids + [self._pad] * (self.length - len(ids))])
-
-
-def canonical(question: str) -> str:
-    """SigLIP's canonical text: lower case, no ASCII punctuation, single spaces."""
-    kept = question.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(kept.split())
-
-
-def _token_id(tokenizer: Tokenizer, token: Any, path: Path) -> int:
-    name = token.get("content") if isinstance(token, dict) else token
-    number = tokenizer.token_to_id(name) if isinstance(name, str) else None
-    if number is None:
-        raise ModelError(f"{path} has no token {name!r}", "copy the relevance encoder again")
-    return number
-
-
-# Private-use characters: no template and no vocabulary has them.
-STAND_IN = "\ue000adatp question\ue001"
-_HINT = "use a LLaVA-OneVision checkpoint with its own chat template"
-# The published one takes a millisecond and gives 60 characters.
-_CPU_SECONDS, _MORE_BYTES, _LONGEST = 2, 2**29, 100_000
-_WALL_SECONDS = 30.0
-
-
-def render(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The template's text before and after the question, for one video and one question.
-
-    Raises
-    ------
-    ModelError
-        It fails, or does not hold the question once.
-    """
-    content: Any = [{"type": "video"}, {"type": "text", "text": STAND_IN}]
+def _render(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The template's text before and after the question, for one video and one question."""
+    content: Any = [{"type": "video"}, {"type": "text", "text": _STAND_IN}]
     try:
         rendered = str(
             tokenizer.apply_chat_template(
@@ -257,8 +150,8 @@ def render(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
             f"the checkpoint's chat template gives {len(rendered)} characters around a question",
             _HINT,
         )
-    before, found, after = rendered.partition(STAND_IN)
-    if not found or STAND_IN in after:
+    before, found, after = rendered.partition(_STAND_IN)
+    if not found or _STAND_IN in after:
         raise ModelError("the checkpoint's chat template does not hold the question once", _HINT)
     return before, after
 
@@ -266,12 +159,7 @@ def render(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 def try_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Render the template once in a process of its own, which may take seconds and some memory.
 
-    Where processes cannot be forked it is not tried.
-
-    Raises
-    ------
-    ModelError
-        As `render`, or it came to no end within the limits.
+    A template is a program. Where processes cannot be forked it is not tried.
     """
     if not hasattr(os, "fork"):
         return
@@ -289,12 +177,11 @@ def try_template(tokenizer: PreTrainedTokenizerBase) -> None:
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     if told != "fine":
-        message = told or "the checkpoint's chat template comes to no end"
-        raise ModelError(message, _HINT)
+        raise ModelError(told or "the checkpoint's chat template comes to no end", _HINT)
 
 
 def _try_in_child(tokenizer: PreTrainedTokenizerBase, writing: int) -> None:
-    """Never returns: what is of the parent's, its threads and files, must not be ended twice."""
+    """Never returns: the parent's threads and files must not be ended twice."""
     told = "the checkpoint's chat template takes too much memory"
     try:
         import resource
@@ -306,7 +193,7 @@ def _try_in_child(tokenizer: PreTrainedTokenizerBase, writing: int) -> None:
     except (ImportError, OSError, ValueError):
         pass  # a system that keeps no such account
     try:
-        render(tokenizer)
+        _render(tokenizer)
         told = "fine"
     except ModelError as error:
         told = error.message

@@ -9,6 +9,7 @@ SigLIP's 27 layers and were trained further, so their frames reach the head a la
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from adatp_cli.cost import SO400M_RELEVANCE, RelevanceShape
-from adatp_cli.errors import ModelError
+from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.checkpoints import (
     HEAD,
     NORM,
@@ -26,31 +27,23 @@ from adatp_cli.model.checkpoints import (
     RelevanceFiles,
     encoder_config,
 )
+from adatp_cli.model.layout import read_json
 from adatp_cli.model.memory import LOOKS_AT_ONCE
-from adatp_cli.model.prompt import QuestionTokenizer
 from adatp_cli.model.quiet import weights_progress
 from adatp_cli.model.shapes import encoder_bytes, relevance_shape
 from adatp_cli.model.tensors import check_file
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import SiglipConfig, SiglipTextModel
 
 
 class RelevanceEncoder:
-    """Frames and questions as vectors of one space.
+    """Frames and questions as vectors of one space, float32 and of unit length.
 
-    Parameters
-    ----------
-    text_tower
-        SigLIP's, with its projection.
-    norm, head
-        The vision side's last layer norm and pooling head, float32.
-    tokenizer
-        For the questions.
-    shape
-        Dimensions, for the cost.
-    name
-        Hub id or folder.
+    `text_tower` is SigLIP's with its projection; `norm` and `head` are the vision side's last layer
+    norm and pooling head in float32, whatever the model's type: segments are cut where a cosine of
+    nearly one drops a little. `name` is the hub id or folder.
     """
 
     def __init__(
@@ -67,33 +60,14 @@ class RelevanceEncoder:
         self._pooling = Pooling(head)
 
     @torch.inference_mode()
-    def frame_vectors(self, hidden: Tensor) -> Tensor:
-        """Pool each frame's tower output.
-
-        The head runs in float32 whatever the model's type: segments are cut where a cosine of
-        nearly one drops a little.
-
-        Parameters
-        ----------
-        hidden
-            (T, patches, Dv): the tower's last hidden state before any post-layernorm, which is what
-            `get_video_features` projects.
-
-        Returns
-        -------
-        Tensor
-            float32, (T, De), of unit length.
-        """
-        return self.vectors(self.look(hidden)[0])
-
-    @torch.inference_mode()
     def look(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """What the pooling head's heads see of each frame, and where they look.
 
         Parameters
         ----------
         hidden
-            As for `frame_vectors`.
+            (T, patches, Dv): the tower's last hidden state before any post-layernorm, which is what
+            `get_video_features` projects.
 
         Returns
         -------
@@ -110,20 +84,12 @@ class RelevanceEncoder:
 
     @torch.inference_mode()
     def vectors(self, means: Tensor) -> Tensor:
-        """The vectors of `frame_vectors` from what `look` saw, best of all frames together."""
+        """(T, De): the frames' vectors from what `look` saw, best of all frames together."""
         return F.normalize(self._pooling.vectors(means), dim=-1)
 
     @torch.inference_mode()
     def text_vector(self, question: str, text_tokens: int | None = None) -> Tensor:
-        """Embed a question: float32, (De,), of unit length.
-
-        Parameters
-        ----------
-        question
-            What the user asks.
-        text_tokens
-            Tokens of it that are read at most, end token included; the tower's length when omitted.
-        """
+        """(De,): the question's vector; `text_tokens` cuts it, its end token included."""
         ids = self.tokenizer(question, text_tokens).to(self.text_tower.device)
         pooled = self.text_tower(input_ids=ids).pooler_output
         return F.normalize(pooled[0].float(), dim=-1)
@@ -214,13 +180,7 @@ def _vision_head(
 
 
 class Pooling:
-    """A pooling head ready to look at frames.
-
-    Parameters
-    ----------
-    head
-        `SiglipMultiheadAttentionPoolingHead`; its weights must not change afterwards.
-    """
+    """A `SiglipMultiheadAttentionPoolingHead` whose constant query is multiplied into its keys."""
 
     @torch.no_grad()
     def __init__(self, head: nn.Module) -> None:
@@ -239,18 +199,9 @@ class Pooling:
         self._norm, self._mlp = part.layernorm, part.mlp
 
     def look(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at frames.
+        """What the heads see, (T, heads, D), and where they look, (T, patches), mean over heads.
 
-        Parameters
-        ----------
-        hidden
-            (T, patches, D), normed, in the type of the head's weights.
-
-        Returns
-        -------
-        Tensor, Tensor
-            (T, heads, D), what each head sees, for `vectors`; (T, patches), where they look, mean
-            over heads.
+        `hidden` is (T, patches, D), normed, in the type of the head's weights.
         """
         weights = (hidden @ self._asked.T).softmax(1)  # (T, patches, heads)
         return weights.transpose(1, 2) @ hidden, weights.mean(-1)
@@ -265,3 +216,56 @@ class Pooling:
         pooled: Tensor = self._out(values)
         given: Tensor = pooled + self._mlp(self._norm(pooled))
         return given
+
+
+class QuestionTokenizer:
+    """SigLIP's text input: canonical text, an end token, padding to the length of training."""
+
+    def __init__(self, tokenizer: Tokenizer, *, eos: int, pad: int, length: int) -> None:
+        self._tokenizer, self._eos, self._pad, self.length = tokenizer, eos, pad, length
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, length: int) -> QuestionTokenizer:
+        """Read `tokenizer.json` and, for the names of the end and padding tokens, its settings."""
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(
+                f"{folder} has no tokenizer.json", "download or copy the whole relevance encoder"
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust side raises no narrower class
+            raise ModelError(f"{path} cannot be read: {error}", "copy it again") from error
+        settings = folder / "tokenizer_config.json"
+        names = read_json(settings) if settings.is_file() else {}
+        ids = []
+        for key in ("eos_token", "pad_token"):
+            token = names.get(key, "</s>")
+            name = token.get("content") if isinstance(token, dict) else token
+            number = tokenizer.token_to_id(name) if isinstance(name, str) else None
+            if number is None:
+                raise ModelError(
+                    f"{path} has no token {name!r}", "copy the relevance encoder again"
+                )
+            ids.append(number)
+        return cls(tokenizer, eos=ids[0], pad=ids[1], length=length)
+
+    def __call__(self, question: str, text_tokens: int | None = None) -> Tensor:
+        """Encode a question to int64 ids, (1, length); what is longer than `text_tokens` is cut."""
+        limit = self.length if text_tokens is None else text_tokens
+        if not 1 <= limit <= self.length:
+            raise UsageError(
+                f"relevance.text_tokens must be between 1 and {self.length}, not {limit}",
+                "correct the profile",
+            )
+        encoded = self._tokenizer.encode(canonical(question), add_special_tokens=False)
+        ids = [*encoded.ids[: limit - 1], self._eos]
+        return torch.tensor([ids + [self._pad] * (self.length - len(ids))])
+
+
+def canonical(question: str) -> str:
+    """SigLIP's canonical text: lower case, no ASCII punctuation, single spaces."""
+    kept = question.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(kept.split())
