@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from adatp_cli.answering.encode import frames_at_once
-from adatp_cli.bench.random_model import random_alias
-from adatp_cli.bench.sample import PLAIN
+from adatp_cli.bench.results import PLAIN
 from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE
+from adatp_cli.model.checkpoints import RANDOM
 from adatp_cli.model.memory import estimate_run
 
 
 def rows(result: dict[str, Any]) -> list[str]:
     """A line for each profile that was measured."""
     model, settings = result["model"], result["settings"]
-    shape = KNOWN_SHAPES[random_alias(model["name"]) or ""]
+    shape = KNOWN_SHAPES[RANDOM[model["name"]]]
     lines = []
     for row in result["rows"]:
         if row["contender"] == PLAIN or not row.get("peak_bytes"):

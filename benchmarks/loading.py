@@ -34,7 +34,7 @@ _RESET_PEAK = "5"  # proc(5)
 
 def write_checkpoint(folder: Path) -> None:
     """A folder in the published layout, whose answers are noise."""
-    from adatp_cli.bench.random_model import load_random
+    from adatp_cli.bench.synthetic import load_random
     from adatp_cli.model.load import LoadRequest
 
     loaded = load_random(

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adatp_cli.bench.clip import HEIGHT, RATE, WIDTH, write_clip
-from adatp_cli.bench.facts import machine_facts
+from adatp_cli.bench.report import machine_facts
+from adatp_cli.bench.synthetic import HEIGHT, RATE, WIDTH, write_clip
 
 SAID = re.compile(r"clips, ([\d.]+) a minute; the model waited for frames ([\d.]+) % of the time")
 

@@ -13,9 +13,8 @@ import torch
 
 from adatp_cli.bench.baseline import PlainTransformers
 from adatp_cli.bench.memory import PeakWatch
-from adatp_cli.bench.runner import Bench, BenchPlan, Measuring, NotMeasured
-from adatp_cli.bench.sample import PLAIN, Sample
-from adatp_cli.bench.summary import summarise
+from adatp_cli.bench.results import PLAIN, Measuring, NotMeasured, Sample, summarise
+from adatp_cli.bench.runner import Bench, BenchPlan
 from adatp_cli.errors import MemoryLimitError, UsageError
 from adatp_cli.model import memory as memory_module
 from adatp_cli.model.load import LoadedModel
@@ -117,7 +116,7 @@ def test_the_baseline_has_nothing_of_ours_in_it(
     before = hooks_on(whole)
     monkeypatch.setattr(whole, "generate", watched)
     frames = noisy_clip(3)
-    prompt = bench._runs[0].session.plan.prompt("What?", 3)
+    prompt = bench._runs["all"].session.plan.prompt("What?", 3)
     bench._plain.run(frames, 0.0, prompt, PeakWatch("cpu"))
     assert [hooks for hooks, _ in seen] == [before, before]
     assert "pixel_values_videos" in seen[0][1]
@@ -127,7 +126,7 @@ def test_the_baseline_has_nothing_of_ours_in_it(
 def test_the_split_baseline_computes_what_the_whole_one_does(loaded: LoadedModel) -> None:
     bench = bench_of(loaded)
     frames = noisy_clip(4)
-    prompt = bench._runs[0].session.plan.prompt("What?", 4)
+    prompt = bench._runs["all"].session.plan.prompt("What?", 4)
     with torch.inference_mode():
         _, embeddings = bench._plain._encode(frames, prompt.input_ids)
         model: Any = loaded.model
@@ -174,7 +173,7 @@ def test_what_does_not_fit_is_not_measured_and_the_rest_is(
     def refuse(_frames: int, _text: int) -> None:
         raise MemoryLimitError("5 frames need more", "buy")
 
-    monkeypatch.setattr(bench._runs[1].session.plan, "check_memory", refuse)
+    monkeypatch.setattr(bench._runs["some"].session.plan, "check_memory", refuse)
     events = list(bench.run())
     (missing,) = [event for event in events if isinstance(event, NotMeasured)]
     assert missing == NotMeasured("some", 5, "5 frames need more")

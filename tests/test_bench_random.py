@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adatp_cli.answering.session import Session
-from adatp_cli.bench.random_model import load_random
+from adatp_cli.bench.synthetic import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model import memory as memory_module
@@ -55,13 +55,12 @@ def test_published_dimensions_count_their_published_parameters() -> None:
     """Built without memory: 0.89 and 8.0 thousand million, which the names round."""
     from transformers import LlavaOnevisionForConditionalGeneration
 
-    from adatp_cli.bench.random_model import _config
+    from adatp_cli.bench.synthetic import _config
 
-    for alias, tied, expected in (("0.5b", True, 0.894e9), ("7b", False, 8.03e9)):
+    for alias, expected in (("0.5b", 0.894e9), ("7b", 8.03e9)):
         with torch.device("meta"):
-            model = LlavaOnevisionForConditionalGeneration(
-                _config(KNOWN_SHAPES[alias], tied=tied, video_token=5)
-            )
+            config = _config(KNOWN_SHAPES[alias], video_token=5)
+            model = LlavaOnevisionForConditionalGeneration(config)
         assert sum(value.numel() for value in model.parameters()) == pytest.approx(
             expected, rel=0.01
         )

@@ -14,15 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from adatp_cli.bench.context import readable_frames
-from adatp_cli.bench.facts import MachineFacts
 from adatp_cli.bench.plots import draw
-from adatp_cli.bench.report import BenchResult, schema_text
-from adatp_cli.bench.runner import BenchPlan, NotMeasured
-from adatp_cli.bench.sample import PLAIN, Sample
-from adatp_cli.bench.scaling import Curve, fit, growth
-from adatp_cli.bench.summary import summarise
-from adatp_cli.bench.tables import tables
+from adatp_cli.bench.report import BenchResult, MachineFacts, schema_text, tables
+from adatp_cli.bench.results import PLAIN, Curve, NotMeasured, Sample, fit, growth, summarise
+from adatp_cli.bench.runner import Bench, BenchPlan, unreadable_frames
 from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.record import (
@@ -35,6 +30,7 @@ from adatp_cli.record import (
 )
 from adatp_cli.video.sampling import Sampling
 from tests.session_case import load_random, profile, run_of, session_of
+from tests.test_bench import NoisyReader
 
 FRAMES = (8, 16, 32, 64, 128)
 COUNTS = st.lists(st.integers(1, 300), min_size=4, max_size=8, unique=True)
@@ -225,30 +221,39 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_random(tmp_path_factory.mktemp("model"))
 
 
-def readable(
+def unreadable(
     loaded: LoadedModel, *counts: int, questions: Sequence[str] = ("What?",)
-) -> tuple[tuple[int, ...], list[NotMeasured]]:
-    entrants = [run_of("all", session_of(loaded, profile(None), new_tokens=4))]
-    return readable_frames(entrants, questions, counts)
+) -> dict[int, str]:
+    plan = session_of(loaded, profile(None), new_tokens=4).plan
+    return unreadable_frames(plan, questions, counts)
+
+
+def test_what_the_model_cannot_read_is_said(loaded: LoadedModel) -> None:
+    most = loaded.context_length // loaded.shape.tokens_per_frame
+    refused = unreadable(loaded, 5, most - 20, most + 1)
+    assert list(refused) == [most + 1]
+    assert f"reads at most {loaded.context_length - 4}" in refused[most + 1]
 
 
 def test_what_the_model_cannot_read_is_measured_for_nobody(loaded: LoadedModel) -> None:
     most = loaded.context_length // loaded.shape.tokens_per_frame
-    fitting, missing = readable(loaded, 5, most - 20, most + 1)
-    assert fitting == (5, most - 20)
+    runs = [run_of("all", session_of(loaded, profile(None), new_tokens=4))]
+    plan = BenchPlan((most + 1, 2), ("What?",), 1, 4, Sampling())
+    events = Bench(loaded, runs, plan, NoisyReader(), "clip", "clip").run()
+    missing = [next(events), next(events)]
     assert [(one.contender, one.frames) for one in missing] == [
         (PLAIN, most + 1),
         ("all", most + 1),
     ]
-    assert f"reads at most {loaded.context_length - 4}" in missing[0].reason
+    assert {event.frames for event in events} == {2}
 
 
 def test_the_longest_question_decides(loaded: LoadedModel) -> None:
     most = loaded.context_length // loaded.shape.tokens_per_frame
-    fitting, _ = readable(loaded, 5, most - 20, questions=("What?", "what then? " * 500))
-    assert fitting == (5,)
+    refused = unreadable(loaded, 5, most - 20, questions=("What?", "what then? " * 500))
+    assert list(refused) == [most - 20]
 
 
 def test_where_nothing_can_be_read_it_is_an_error(loaded: LoadedModel) -> None:
     with pytest.raises(UsageError, match="20000 frames"):
-        readable(loaded, 20_000)
+        unreadable(loaded, 20_000)

@@ -62,10 +62,10 @@ def test_json_is_one_object_on_stdout(bench: Any) -> None:
 def test_random_weights_are_called_so_wherever_they_show(
     adatp: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adatp_cli.bench import random_model
+    from adatp_cli.bench import synthetic
     from tests.test_bench_random import small
 
-    monkeypatch.setattr(random_model, "load_random", lambda *_: small())
+    monkeypatch.setattr(synthetic, "load_random", lambda *_: small())
     file = tmp_path / "result.json"
     arguments = ("bench", clip, "-m", "0.5b-random", *FEW, "-p", "adatp-light", "-o", file)
     run = adatp(*arguments)

@@ -14,7 +14,7 @@ import pytest
 from adatp_cli.answering.encode import ClipEncoder
 from adatp_cli.answering.events import Clip
 from adatp_cli.answering.session import Session
-from adatp_cli.bench.random_model import load_random
+from adatp_cli.bench.synthetic import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
 from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.memory import MemoryEstimate, estimate_run

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaOnevisionForConditionalGeneration, SiglipConfig
 
-from adatp_cli.bench.random_model import _config
+from adatp_cli.bench.synthetic import _config
 from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE
 from adatp_cli.model.checkpoints import bundled_folder
 from adatp_cli.model.layout import weight_bytes
@@ -27,7 +27,7 @@ from tests.checkpoint import write_random_relevance
 def test_as_many_as_the_library_builds(alias: str) -> None:
     shape = KNOWN_SHAPES[alias]
     assert shape.language.tied == (alias == "0.5b")
-    config = _config(shape, tied=shape.language.tied, video_token=5)
+    config = _config(shape, video_token=5)
     with torch.device("meta"):
         model = LlavaOnevisionForConditionalGeneration(config)
     matrices = sum(

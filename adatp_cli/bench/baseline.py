@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adatp_cli.answering.encode import synchronize
 from adatp_cli.bench.memory import PeakWatch
-from adatp_cli.bench.sample import PLAIN, Sample
+from adatp_cli.bench.results import PLAIN, Sample
 from adatp_cli.cost import end_to_end_cost, paper_cost
 from adatp_cli.model.memory import check_run
 from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
@@ -52,18 +52,10 @@ class _Generation:
 
 
 class PlainTransformers:
-    """The baseline.
+    """The baseline, with answers of `new_tokens` tokens.
 
-    Parameters
-    ----------
-    loaded
-        Its model and its preprocessor are used. Frames are normalised by the same code as in every
-        other run, and that counts as vision in all of them.
-    new_tokens
-        Length of every answer.
+    Frames are normalised by the same code as in every other run, and that counts as vision in all.
     """
-
-    name = PLAIN
 
     def __init__(self, loaded: LoadedModel, new_tokens: int) -> None:
         self._loaded = loaded
@@ -72,13 +64,6 @@ class PlainTransformers:
 
     def check_memory(self, frames: int, text_tokens: int, *, vision: bool) -> None:
         """Refuse a clip that does not fit: every frame goes through the tower in one pass.
-
-        Parameters
-        ----------
-        text_tokens
-            Those of the prompt, the newline among them.
-        vision
-            Whether the tower will run.
 
         Raises
         ------
@@ -99,20 +84,12 @@ class PlainTransformers:
         ids = prompt.input_ids.to(self._loaded.device)
         with watch.watch() as peak:
             language = self._generate(inputs_embeds=self._embeddings(ids, visual))
-        generate_s = language.total_s - language.first_token_s
-        return Sample(
-            contender=PLAIN,
-            frames=prompt.n_visual // self._loaded.shape.tokens_per_frame,
-            seconds={
-                "prefill": language.first_token_s,
-                "generate": generate_s,
-                "total": language.total_s,
-            },
-            tokens=self._tokens(prompt, language.generated),
-            flops=self._flops(prompt, language.generated),
-            peak_bytes=peak.above,
-            cache_bytes=language.cache_bytes,
-        )
+        seconds = {
+            "prefill": language.first_token_s,
+            "generate": language.total_s - language.first_token_s,
+            "total": language.total_s,
+        }
+        return self._sample(seconds, prompt, language, peak.above)
 
     @torch.inference_mode()
     def run(self, frames: Frames, decode_s: float, prompt: Prompt, watch: PeakWatch) -> Sample:
@@ -125,7 +102,7 @@ class PlainTransformers:
         ids = prompt.input_ids.to(self._loaded.device)
         with watch.watch() as peak:
             started = time.perf_counter()
-            pixels = self._loaded.preprocess(frames.pixels)[None].to(self._loaded.device)
+            pixels = self._pixels(frames)
             prepared_s = time.perf_counter() - started
             whole = self._generate(input_ids=ids, pixel_values_videos=pixels)
             del pixels
@@ -133,47 +110,45 @@ class PlainTransformers:
         language = self._generate(inputs_embeds=embeddings)
         generate_s = whole.total_s - whole.first_token_s
         first_token_s = decode_s + prepared_s + whole.first_token_s
-        return Sample(
-            contender=PLAIN,
-            frames=len(frames),
-            seconds={
-                "decode": decode_s,
-                "vision": vision_s,
-                "prefill": language.first_token_s,
-                "first_token": first_token_s,
-                # Nothing is kept for the next question but the decoded frames.
-                "next_first_token": first_token_s - decode_s,
-                "generate": generate_s,
-                "total": first_token_s + generate_s,
-            },
-            tokens=self._tokens(prompt, whole.generated),
-            flops=self._flops(prompt, whole.generated),
-            peak_bytes=peak.above,
-            cache_bytes=whole.cache_bytes,
-        )
+        seconds = {
+            "decode": decode_s,
+            "vision": vision_s,
+            "prefill": language.first_token_s,
+            "first_token": first_token_s,
+            # Nothing is kept for the next question but the decoded frames.
+            "next_first_token": first_token_s - decode_s,
+            "generate": generate_s,
+            "total": first_token_s + generate_s,
+        }
+        return self._sample(seconds, prompt, whole, peak.above)
 
-    def _tokens(self, prompt: Prompt, generated: int) -> TokenCounts:
-        layers = self._loaded.shape.language.layers
-        visual = prompt.n_visual
-        return TokenCounts(
-            prompt.text_tokens + 1, visual, [visual] * layers, visual, 1.0, generated
-        )
-
-    def _flops(self, prompt: Prompt, generated: int) -> Flops:
+    def _sample(
+        self, seconds: dict[str, float], prompt: Prompt, made: _Generation, peak: int | None
+    ) -> Sample:
+        """The counts are those of keeping every token."""
         shape = self._loaded.shape
-        frames = prompt.n_visual // shape.tokens_per_frame
-        everything = [prompt.n_visual] * shape.language.layers
+        visual, text, layers = prompt.n_visual, prompt.text_tokens + 1, shape.language.layers
+        frames = visual // shape.tokens_per_frame
+        everything = [visual] * layers
         paper = paper_cost(everything, shape.language)
         cost = end_to_end_cost(
             shape,
             frames=frames,
-            text_tokens=prompt.text_tokens + 1,
+            text_tokens=text,
             visual_per_layer=everything,
-            generated=generated,
+            generated=made.generated,
         )
         parts = (cost.vision, cost.relevance, cost.prefill, cost.scoring, cost.generate)
-        return Flops(
-            PaperFlops(paper, paper, 1.0), EndToEndFlops(cost.total, cost.total, 1.0, *parts)
+        return Sample(
+            contender=PLAIN,
+            frames=frames,
+            seconds=seconds,
+            tokens=TokenCounts(text, visual, everything, visual, 1.0, made.generated),
+            flops=Flops(
+                PaperFlops(paper, paper, 1.0), EndToEndFlops(cost.total, cost.total, 1.0, *parts)
+            ),
+            peak_bytes=peak,
+            cache_bytes=made.cache_bytes,
         )
 
     def _generate(self, **inputs: Tensor) -> _Generation:
@@ -198,12 +173,14 @@ class PlainTransformers:
             clock.first - started, finished - started, output.sequences.shape[1] - before, held
         )
 
+    def _pixels(self, frames: Frames) -> Tensor:
+        return self._loaded.preprocess(frames.pixels)[None].to(self._loaded.device)
+
     def _encode(self, frames: Frames, ids: Tensor) -> tuple[float, Tensor]:
         """Seconds of the vision part, and the embeddings (1, L, D) that the decoder reads."""
-        inner = self._model.model
         started = time.perf_counter()
-        pixels = self._loaded.preprocess(frames.pixels)[None].to(self._loaded.device)
-        features = inner.get_video_features(pixels, return_dict=True).pooler_output
+        pixels = self._pixels(frames)
+        features = self._model.model.get_video_features(pixels, return_dict=True).pooler_output
         synchronize(self._loaded.device)
         vision_s = time.perf_counter() - started
         return vision_s, self._embeddings(ids, features.flatten(0, 1))

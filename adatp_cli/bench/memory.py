@@ -20,10 +20,7 @@ _RESET_PEAK = "5"  # proc(5): set the peak of the resident set to what is reside
 
 @dataclass(slots=True)
 class Peak:
-    """What `watch_peak` saw: bytes held at the beginning, and the most at any moment.
-
-    None where the system does not tell.
-    """
+    """Bytes held at the beginning, and the most at any moment; None where nobody tells."""
 
     before: int | None = None
     most: int | None = None
@@ -35,21 +32,21 @@ class Peak:
 
 
 class PeakWatch:
-    """Measures peaks on one device.
+    """Measures peaks on the device where the model is. Nothing is sampled.
 
-    On CUDA by the allocator's own account; on the CPU by the kernel's account of the process's
-    resident memory, whose peak Linux can set back. Nothing is sampled. Elsewhere nothing is
-    measured.
-
-    Parameters
-    ----------
-    device
-        Where the model is.
+    On CUDA the allocator counts; on the CPU the kernel counts the process's resident memory, and
+    Linux can set the peak back. Elsewhere nothing is measured.
     """
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self.method = self._choose()
+        self.method: str | None = None  # how memory is measured, in words
+        if is_cuda(device):
+            self.method = "bytes that PyTorch's CUDA allocator gave out"
+        elif device == "cpu" and _STATUS.is_file():
+            with contextlib.suppress(OSError):
+                _CLEAR.write_text(_RESET_PEAK)
+                self.method = "resident bytes of the process, as the kernel counts them"
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Peak]:
@@ -57,45 +54,24 @@ class PeakWatch:
         peak = Peak()
         if self.method is None:
             yield peak
-            return
-        peak.before = self._begin()
-        yield peak
-        peak.most = self._most()
-
-    def _choose(self) -> str | None:
-        if is_cuda(self._device):
-            return "bytes that PyTorch's CUDA allocator gave out"
-        if self._device == "cpu" and _STATUS.is_file():
-            try:
-                _CLEAR.write_text(_RESET_PEAK)
-            except OSError:
-                return None
-            return "resident bytes of the process, as the kernel counts them"
-        return None
-
-    def _begin(self) -> int:
-        if is_cuda(self._device):
+        elif is_cuda(self._device):
             torch.cuda.reset_peak_memory_stats(self._device)
-            return int(torch.cuda.memory_allocated(self._device))
-        _give_back()
-        _CLEAR.write_text(_RESET_PEAK)
-        return _status("VmRSS")
-
-    def _most(self) -> int:
-        if is_cuda(self._device):
-            return int(torch.cuda.max_memory_allocated(self._device))
-        return _status("VmHWM")
-
-
-def _give_back() -> None:
-    """Let the C library return what it keeps of earlier work, so that no run has it for nothing."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError):  # another library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
+            peak.before = int(torch.cuda.memory_allocated(self._device))
+            yield peak
+            peak.most = int(torch.cuda.max_memory_allocated(self._device))
+        else:
+            gc.collect()
+            # The C library gives back what it keeps of earlier work, which no run shall get free.
+            with contextlib.suppress(AttributeError, OSError):  # another library than glibc
+                ctypes.CDLL(None).malloc_trim(0)
+            _CLEAR.write_text(_RESET_PEAK)
+            peak.before = _status("VmRSS")
+            yield peak
+            peak.most = _status("VmHWM")
 
 
 def _status(field: str) -> int:
-    """A line of the kernel's account of this process, in bytes."""
+    """A line of what the kernel tells of this process, in bytes."""
     for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp_cli.bench.report import BenchResult
-from adatp_cli.bench.scaling import Curve, Growth
-from adatp_cli.bench.summary import Row, Spread
-from adatp_cli.errors import AdatpError, ModelError
-from adatp_cli.video.source import printable
+from adatp_cli.bench.results import Curve, Growth, Row, Spread
+from adatp_cli.errors import ModelError
+from adatp_cli.pictures.style import can_draw, drawing, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,9 +41,7 @@ def check_plots() -> None:
     ModelError
         matplotlib is not installed.
     """
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
+    if not can_draw():
         raise ModelError(
             "--plot needs matplotlib, which is not installed", "pip install matplotlib"
         )
@@ -56,7 +52,7 @@ def draw(result: BenchResult, path: Path) -> None:
 
     Raises
     ------
-    AdatpError
+    OSError
         The file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -77,14 +73,10 @@ def draw(result: BenchResult, path: Path) -> None:
         _stages(figure, measured)
     weights = ", random weights" if result.random_weights else ""
     title = f"{result.model.name}{weights}, {result.model.dtype}, {result.machine.device}"
-    figure.suptitle(_label(title), fontsize=11)
+    figure.suptitle(label(title), fontsize=11)
     FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
-    try:
+    with drawing():
         figure.savefig(path, dpi=_DPI, format="png")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        name = printable(os.fspath(path))
-        raise AdatpError(f"{name}: cannot be written: {reason}", "name another file") from error
 
 
 def _stages(figure: FigureBase, measured: Sequence[Row]) -> None:
@@ -137,12 +129,12 @@ def _points(
             [unit * (value.high - value.median) for value in values],
         ],
         fmt=marker,
-        markerfacecolor="none",  # so that one that lies on another hides it not
+        markerfacecolor="none",  # so that points on one another stay visible
         markersize=4.5,
         elinewidth=0.8,
         capsize=3,
         color=colour,
-        label=_label(one.contender),
+        label=label(one.contender),
     )
     first, last = min(one.frames), max(one.frames)
     steps = [first + (last - first) * step / _STEPS for step in range(_STEPS + 1)]
@@ -156,12 +148,6 @@ def _bars(axes: Axes, rows: Sequence[Row]) -> None:
         widths = [row.seconds[part].median if part in row.seconds else 0.0 for row in rows]
         axes.barh(places, widths, left=left, color=colour, label=part)
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(places, [_label(row.contender) for row in rows])
+    axes.set_yticks(places, [label(row.contender) for row in rows])
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-
-
-def _label(text: str) -> str:
-    """A name that is drawn as it is: no mathematics, and no leading underscore, which hides it."""
-    shown = printable(text).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown

@@ -15,16 +15,19 @@ from adatp_cli.answering.run import Row, RunLoop
 from adatp_cli.answering.tasks import Ask, ClipTask, FileClip, ProfileRun
 from adatp_cli.bench.baseline import PlainTransformers
 from adatp_cli.bench.memory import Peak, PeakWatch
-from adatp_cli.bench.sample import PLAIN, Sample, cache_bytes
+from adatp_cli.bench.results import PLAIN, Measuring, NotMeasured, Sample
 from adatp_cli.bench.synthetic import noise_encoding
 from adatp_cli.errors import MemoryLimitError, UsageError
-from adatp_cli.model.device import is_cuda
+from adatp_cli.model.device import DTYPE_BYTES, is_cuda
 from adatp_cli.model.memory import memory_errors
 from adatp_cli.pruning.method import SignalNeeds
 
 if TYPE_CHECKING:
+    from adatp_cli.answering.plan import Plan
     from adatp_cli.answering.session import Session
+    from adatp_cli.cost import LanguageShape
     from adatp_cli.model.load import LoadedModel
+    from adatp_cli.record import TokenCounts
     from adatp_cli.video.frames import Frames, VideoInfo
     from adatp_cli.video.reader import FrameReader
     from adatp_cli.video.sampling import Sampling
@@ -39,67 +42,23 @@ _LANGUAGE_STAGES = ("relevance", "prefill", "choosing", "generate")
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What is measured.
+    """What is measured."""
 
-    Parameters
-    ----------
-    frames
-        Numbers of frames, one after the other.
-    questions
-        Asked one after the other about the encoded clip; at least one.
-    repeat
-        Rounds that count, each with every contender in it.
-    new_tokens
-        Length of every answer.
-    sampling
-        Which part of the clip; its number of frames is replaced.
-    vision
-        Whether the tower runs. Without it the language model gets noise in place of visual tokens,
-        and only what begins there is measured.
-    """
-
-    frames: tuple[int, ...]
-    questions: tuple[str, ...]
-    repeat: int
-    new_tokens: int
-    sampling: Sampling
+    frames: tuple[int, ...]  # numbers of frames, one after the other
+    questions: tuple[str, ...]  # asked one after the other about the encoded clip; at least one
+    repeat: int  # rounds that count, each with every contender in it
+    new_tokens: int  # of every answer
+    sampling: Sampling  # which part of the clip; its number of frames is replaced
+    # Whether the tower runs. Without it the language model gets noise in place of visual tokens,
+    # and only what begins there is measured.
     vision: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Measuring:
-    """What is run now; turn 0 is the one to warm up."""
-
-    contender: str
-    frames: int
-    turn: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotMeasured:
-    """A contender that could not be run at so many frames, and why."""
-
-    contender: str
-    frames: int
-    reason: str
-
-
 class Bench:
-    """Measures contenders against each other.
+    """Measures profiles, by sessions on `loaded` that give answers of `plan.new_tokens`.
 
-    Parameters
-    ----------
-    loaded
-        The model; for as long as this exists its answers end by their length alone.
-    runs
-        Profiles, with sessions on `loaded` that give answers of `plan.new_tokens`.
-    plan
-        What to measure.
-    reader, source, name
-        Reads the clip, the clip, and what errors call it.
-
-    `video` is what the clip is, once it was read; `text_tokens` those of the first prompt, the
-    newline among them.
+    `source` is the clip, and `name` what errors call it. After `run`, `video` is what the clip is,
+    and `text_tokens` those of the first prompt, the newline among them.
     """
 
     def __init__(
@@ -112,7 +71,8 @@ class Bench:
         name: str,
     ) -> None:
         self._loaded = loaded
-        self._runs = tuple(runs)
+        self._runs = {run.name: run for run in runs}
+        self._shared = runs[0].session.plan  # for what is the same for all profiles
         self._plan = plan
         self._reader = reader
         self._source = source
@@ -135,20 +95,25 @@ class Bench:
         VideoError
             The clip cannot be read.
         UsageError
-            It has fewer frames than are wanted.
+            It has fewer frames than are wanted, or the model can read none of the prompts.
         """
+        refused = unreadable_frames(self._shared, self._plan.questions, self._plan.frames)
+        for count, reason in refused.items():
+            for name in (PLAIN, *self._runs):
+                yield NotMeasured(name, count, reason)
         settings = self._loaded.model.generation_config
-        before, settings.eos_token_id = settings.eos_token_id, None
+        before, settings.eos_token_id = settings.eos_token_id, None  # answers end by their length
         try:
             for count in self._plan.frames:
-                yield from self._at(count)
+                if count not in refused:
+                    yield from self._at(count)
         finally:
             settings.eos_token_id = before
 
     def _at(self, count: int) -> Iterator[Measuring | NotMeasured | Sample]:
         running: list[str] = []
-        for run in (None, *self._runs):
-            name, reason = run.name if run else PLAIN, self._refusal(run, count)
+        for name in (PLAIN, *self._runs):
+            reason = self._refusal(name, count)
             if reason is None:
                 running.append(name)
             else:
@@ -163,23 +128,22 @@ class Bench:
                 if turn > 0 or not isinstance(event, Sample):
                     yield event
 
-    def _refusal(self, run: ProfileRun | None, count: int) -> str | None:
-        """Why a profile, or the baseline, cannot be run at so many frames, if that is known."""
-        plan = (run or self._runs[0]).session.plan
+    def _refusal(self, name: str, count: int) -> str | None:
+        """Why a contender cannot be run at so many frames, if that is known."""
         try:
-            text_tokens = plan.prompt(self._plan.questions[0], count).text_tokens
-            self.text_tokens = text_tokens + 1
-            if run is None:
+            prompt = self._shared.prompt(self._plan.questions[0], count)
+            self.text_tokens = prompt.text_tokens + 1
+            if name == PLAIN:
                 self._plain.check_memory(count, self.text_tokens, vision=self._plan.vision)
             else:
-                plan.check_memory(count, text_tokens)
+                self._runs[name].session.plan.check_memory(count, prompt.text_tokens)
         except (MemoryLimitError, UsageError) as error:
             return error.message
         return None
 
     def _decode(self, count: int) -> tuple[Frames, float]:
-        resize = self._runs[0].session.plan.resize
         sampling = replace(self._plan.sampling, frames=count)
+        resize = self._shared.resize
         started = time.perf_counter()
         frames = self._reader.read(self._source, sampling, name=self._name, resize=resize)
         decode_s = time.perf_counter() - started
@@ -195,22 +159,25 @@ class Bench:
         self, frames: Frames, decode_s: float, running: Sequence[str], turn: int
     ) -> Iterator[Measuring | NotMeasured | Sample]:
         """Every contender once, beginning with another one each time."""
-        runs = [run for run in self._runs if run.name in running]
         # Profiles that want the same of a clip share its encoding, as the vision part is the same.
-        runs.sort(key=_wanted_of_a_clip)
-        groups = [list(same) for _, same in groupby(runs, key=_wanted_of_a_clip)]
-        units: list[list[ProfileRun] | None] = [*groups]
+        profiles = sorted((name for name in running if name != PLAIN), key=self._wanted_of_a_clip)
+        units = [list(same) for _, same in groupby(profiles, key=self._wanted_of_a_clip)]
         if PLAIN in running:
-            units.insert(0, None)
+            units.insert(0, [PLAIN])
         for unit in _turned(units, turn):
-            if unit is None:
+            if unit == [PLAIN]:
                 yield Measuring(PLAIN, len(frames), turn)
-                yield self._plainly(frames, decode_s)
+                yield self._run_plain(frames, decode_s)
             else:
-                yield from self._profiles(_turned(unit, turn), frames, decode_s, turn)
+                yield from self._run_profiles(_turned(unit, turn), frames, decode_s, turn)
 
-    def _plainly(self, frames: Frames, decode_s: float) -> Sample | NotMeasured:
-        prompt = self._runs[0].session.plan.prompt(self._plan.questions[0], len(frames))
+    def _wanted_of_a_clip(self, name: str) -> str:
+        """The same for profiles that can share a clip's encoding."""
+        session = self._runs[name].session
+        return repr((session.plan.needs, session.profile.reuse_frames))
+
+    def _run_plain(self, frames: Frames, decode_s: float) -> Sample | NotMeasured:
+        prompt = self._shared.prompt(self._plan.questions[0], len(frames))
         try:
             with memory_errors("running plain transformers"):
                 if self._plan.vision:
@@ -220,34 +187,33 @@ class Bench:
         except MemoryLimitError as error:
             return NotMeasured(PLAIN, len(frames), error.message)
 
-    def _profiles(
-        self, group: Sequence[ProfileRun], frames: Frames, decode_s: float, turn: int
+    def _run_profiles(
+        self, names: Sequence[str], frames: Frames, decode_s: float, turn: int
     ) -> Iterator[Measuring | NotMeasured | Sample]:
-        yield Measuring(group[0].name, len(frames), turn)
+        yield Measuring(names[0], len(frames), turn)
         try:
             with self._watch.watch() as encoding:
-                clip = self._open(group[0].session, frames, decode_s)
+                clip = self._open(self._runs[names[0]].session, frames, decode_s)
         except MemoryLimitError as error:
-            for run in group:
-                yield NotMeasured(run.name, len(frames), error.message)
+            for name in names:
+                yield NotMeasured(name, len(frames), error.message)
             return
-        for run in group:
-            yield Measuring(run.name, len(frames), turn)
+        for name in names:
+            yield Measuring(name, len(frames), turn)
             try:
-                yield self._answer(run, clip, encoding)
+                yield self._answer(self._runs[name], clip, encoding)
             except MemoryLimitError as error:
-                yield NotMeasured(run.name, len(frames), error.message)
+                yield NotMeasured(name, len(frames), error.message)
 
     def _open(self, session: Session, frames: Frames, decode_s: float) -> Clip:
         """The clip as `ask` opens it, from the file on: decoding runs beside the tower."""
         if not self._plan.vision:
             encoded = noise_encoding(self._loaded, len(frames), session.plan.needs)
             return Clip(self._name, frames, encoded, decode_s, None)
-        sampling = replace(self._plan.sampling, frames=len(frames))
         events = session.open(
             self._source,
             self._plan.questions,
-            sampling,
+            replace(self._plan.sampling, frames=len(frames)),
             reader=self._reader,
             video_name=self._name,
         )
@@ -286,7 +252,6 @@ class Bench:
             seconds = {stage: seconds[stage] for stage in _LANGUAGE_STAGES}
             seconds["total"] = sum(seconds[one] for one in ("relevance", "prefill", "generate"))
             most = answering.above
-        loaded = self._loaded
         return Sample(
             contender=run.name,
             frames=len(clip.frames),
@@ -294,8 +259,35 @@ class Bench:
             tokens=record.tokens,
             flops=record.flops,
             peak_bytes=most,
-            cache_bytes=cache_bytes(record.tokens, loaded.shape.language, loaded.dtype),
+            cache_bytes=_cache_bytes(
+                record.tokens, self._loaded.shape.language, self._loaded.dtype
+            ),
         )
+
+
+def unreadable_frames(
+    plan: Plan, questions: Sequence[str], counts: Sequence[int]
+) -> dict[int, str]:
+    """The numbers of frames whose prompts the model cannot read, and why.
+
+    Positions beyond those that it was trained for are no use to plain transformers either, though
+    nothing there refuses them; so all contenders stop at the same number.
+
+    Raises
+    ------
+    UsageError
+        It can read none of them.
+    """
+    refused: dict[int, UsageError] = {}
+    for count in counts:
+        try:
+            for question in questions:
+                plan.prompt(question, count)
+        except UsageError as error:
+            refused[count] = error
+    if len(refused) == len(counts):
+        raise refused[counts[0]]
+    return {count: error.message for count, error in refused.items()}
 
 
 def _answered(run: ProfileRun, clip: Clip, questions: Sequence[str]) -> list[Answered]:
@@ -309,9 +301,15 @@ def _answered(run: ProfileRun, clip: Clip, questions: Sequence[str]) -> list[Ans
     return found
 
 
-def _wanted_of_a_clip(run: ProfileRun) -> str:
-    """The same for profiles that can share a clip's encoding."""
-    return repr((run.session.plan.needs, run.session.profile.reuse_frames))
+def _cache_bytes(tokens: TokenCounts, shape: LanguageShape, dtype: str) -> int:
+    """Bytes of the keys and values that the layers hold once an answer is generated.
+
+    From the measured lengths after the prefill; each layer grows by every generated token but the
+    last, which is never fed back.
+    """
+    behind = tokens.text + tokens.generated - 1
+    held = sum(kept + behind for kept in tokens.kept_per_layer)
+    return 2 * held * shape.kv_heads * shape.head_dim * DTYPE_BYTES[dtype]
 
 
 def _turned(items: Sequence[_T], turn: int) -> list[_T]:

@@ -32,7 +32,7 @@ from adatp_cli.text import plural
 
 if TYPE_CHECKING:
     from adatp_cli.bench.report import BenchResult
-    from adatp_cli.bench.runner import BenchPlan, NotMeasured
+    from adatp_cli.bench.runner import BenchPlan
     from adatp_cli.model.load import LoadedModel
 
 _DEFAULT_PROFILES = ("vanilla", "adatp")
@@ -266,7 +266,7 @@ class _Measurement:
                 reader.check(clip, self._options.sampling(), name=self._wanted.video)
             yield Path(clip)
             return
-        from adatp_cli.bench.clip import HEIGHT, SECONDS, WIDTH, write_clip
+        from adatp_cli.bench.synthetic import HEIGHT, SECONDS, WIDTH, write_clip
 
         self._output.note(f"a generated clip, {WIDTH}x{HEIGHT}, {SECONDS} seconds")
         self._output.stage("writing a clip")
@@ -278,12 +278,9 @@ class _Measurement:
     def _measure(self, opened: OpenModel, source: Path) -> BenchResult:
         import datetime
 
-        from adatp_cli.bench.context import readable_frames
-        from adatp_cli.bench.facts import machine_facts
-        from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult
-        from adatp_cli.bench.runner import Bench, NotMeasured
-        from adatp_cli.bench.sample import Sample
-        from adatp_cli.bench.summary import summarise
+        from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult, machine_facts
+        from adatp_cli.bench.results import NotMeasured, Sample, summarise
+        from adatp_cli.bench.runner import Bench
         from adatp_cli.video.isolated import IsolatedReader
 
         is_random = opened.model.name.lower() in RANDOM
@@ -292,10 +289,7 @@ class _Measurement:
         plan = self._plan(opened)
         began = datetime.datetime.now(datetime.UTC)
         samples: list[Sample] = []
-        readable, missing = readable_frames(opened.runs, plan.questions, plan.frames)
-        plan = dataclasses.replace(plan, frames=readable)
-        for one in missing:
-            self._missing(one)
+        missing: list[NotMeasured] = []
         with IsolatedReader(self._options.limits()) as reader:
             name = self._wanted.video or "the generated clip"
             bench = Bench(opened.loaded, opened.runs, plan, reader, source, name)
@@ -304,9 +298,11 @@ class _Measurement:
                     samples.append(event)
                 elif isinstance(event, NotMeasured):
                     missing.append(event)
-                    self._missing(event)
+                    self._output.note(f"{event.contender} is not measured: {event.reason}")
                 else:
-                    self._output.stage(_doing(event, plan))
+                    turn = f"round {event.turn} of {plan.repeat}" if event.turn else "warming up"
+                    count = plural(event.frames, "frame")
+                    self._output.stage(f"{count}, {turn}: {event.contender}")
         return BenchResult(
             date=began,
             machine=machine_facts(opened.model.device),
@@ -321,9 +317,6 @@ class _Measurement:
             profiles={one.name: one.session.profile.to_dict() for one in opened.runs},
             rows=summarise([one.name for one in opened.runs], samples, missing),
         )
-
-    def _missing(self, one: NotMeasured) -> None:
-        self._output.note(f"{one.contender} is not measured: {one.reason}")
 
     def _plan(self, opened: OpenModel) -> BenchPlan:
         from adatp_cli.bench.runner import BenchPlan
@@ -343,7 +336,7 @@ class _Measurement:
 
     def _show(self, result: BenchResult) -> None:
         from adatp_cli.bench.plots import draw
-        from adatp_cli.bench.tables import tables
+        from adatp_cli.bench.report import tables
 
         data = result.to_dict()
         if self._output.json:
@@ -359,15 +352,6 @@ class _Measurement:
                 draw(result, path)
 
 
-def _doing(event: object, plan: BenchPlan) -> str:
-    from adatp_cli.bench.runner import Measuring
-
-    if not isinstance(event, Measuring):
-        return ""
-    turn = "warming up" if event.turn == 0 else f"round {event.turn} of {plan.repeat}"
-    return f"{plural(event.frames, 'frame')}, {turn}: {event.contender}"
-
-
 def _load(
     encoder: str, options: RunOptions, output: Output, _accepts: object
 ) -> tuple[LoadedModel, float]:
@@ -377,7 +361,7 @@ def _load(
     """
     if options.model.lower() not in RANDOM:
         return load_model_for(encoder, options, output)
-    from adatp_cli.bench.random_model import load_random
+    from adatp_cli.bench.synthetic import load_random
     from adatp_cli.model.load import LoadRequest
 
     started = time.perf_counter()

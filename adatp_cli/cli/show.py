@@ -297,9 +297,9 @@ def _drawer(target: Path) -> Callable[[Scene, Path], None]:
         from adatp_cli.pictures.page import save_page
 
         return save_page
-    from adatp_cli.evaluation import plots
+    from adatp_cli.pictures import style
 
-    if not plots.available():
+    if not style.can_draw():
         raise ModelError(
             f"a {ending} picture needs matplotlib, which is not installed",
             f"pip install matplotlib, or draw a {_PAGE} page, which needs none",

@@ -86,6 +86,13 @@ def blank_page(width: float, height: float, dpi: float) -> tuple[Figure, Axes]:
     return figure, page
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
 @contextmanager
 def drawing() -> Iterator[None]:
     """Let a letter that the font lacks be drawn as a box without a warning; the record has it."""
@@ -122,6 +129,12 @@ def write(page: Axes, x: float, y: float, text: str, size: float, **look: Any) -
     """Text with its upper left corner at a place, drawn as it is: no mathematics in it."""
     settings: dict[str, Any] = {"va": "top", "parse_math": False} | look
     return page.text(x, y, text, fontsize=size, **settings)
+
+
+def label(text: str) -> str:
+    """A name that a plot shows as it is: no mathematics, no leading underscore, which hides it."""
+    shown = printable(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def letters(width: float, size: float) -> int:
