@@ -14,15 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from adatp_cli.evaluation import bias_plots, bias_report, plots
-from adatp_cli.evaluation.attention import AttentionWatch
+from adatp_cli.evaluation import bias_report, plots
 from adatp_cli.evaluation.bias import (
     PARTS,
+    AttentionWatch,
     BiasSummary,
     Look,
     Sample,
     Tally,
-    entering,
     sample_of,
     spread,
     top_tokens,
@@ -117,8 +116,12 @@ def test_line_breaks_are_no_tokens_of_the_clip() -> None:
 
 
 def test_tokens_that_enter_each_layer() -> None:
-    arrays = {"frames": np.asarray(1), "grid": np.asarray((2, 2)), "kept_2": np.asarray([1, 3])}
-    assert [list(tokens) for tokens in entering(arrays, 4)] == [[0, 1, 2, 3]] * 2 + [[1, 3]] * 2
+    arrays: dict[str, Any] = {
+        "video_token_start": np.asarray(0), "frames": np.asarray(1), "grid": np.asarray((2, 2)),
+        "kept_2": np.asarray([1, 3]),
+    }  # fmt: skip
+    looks = sample_of(arrays, [np.ones(5, dtype=np.float32)] * 4).looks
+    assert [list(look.tokens) for look in looks] == [[0, 1, 2, 3]] * 2 + [[1, 3]] * 2
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=70))
@@ -163,7 +166,7 @@ def test_attention_at_the_end_and_at_one_place_is_seen() -> None:
     attention = np.zeros(16)
     attention[[13, 15]] = 1, 3  # the right place of the last two frames
     found = made_summary(attention, [1, 15])
-    before, kept = found.before.layers[0], found.kept()[0].layers[1]
+    before, kept = found.before.layers[0], found.kept[0].layers[1]
     assert before.last_eighth == 0.5  # of the top tenth, which are two tokens of sixteen
     assert before.first_eighth == 0
     assert before.eighths[-2:] == pytest.approx([0.25, 0.75])
@@ -171,7 +174,7 @@ def test_attention_at_the_end_and_at_one_place_is_seen() -> None:
     assert (kept.first_eighth, kept.last_eighth) == pytest.approx((0.5, 0.5))
     assert kept.hottest == pytest.approx(2)
     assert kept.tokens == 2
-    assert found.kept()[0].layers[0].last_eighth == pytest.approx(1 / 8)
+    assert found.kept[0].layers[0].last_eighth == pytest.approx(1 / 8)
     assert [(view.profile, view.what) for view in found.views] == [
         ("vanilla", "attention"), ("own", "attention"), ("own", "kept"),
     ]  # fmt: skip
@@ -202,7 +205,7 @@ def test_tables_and_files(tmp_path: Path) -> None:
     assert "| layer | top 10 % by attention | own keeps |" in text
     assert "| 1 | 100.0 % | 50.0 % |" in text
     assert "| 8 | 100.0 % | 50.0 % |" in text
-    drawn = bias_plots.draw(found, tmp_path) if plots.available() else []
+    drawn = bias_report.draw(found, tmp_path) if plots.available() else []
     bias_report.write_report(tmp_path, found, ["a fact"], drawn)
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert page.startswith("# Biases of attention: made\n\n- a fact\n")

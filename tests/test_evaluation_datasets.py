@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation.clips import FileClip, FrameFolder
 from adatp_cli.evaluation.datasets import open_dataset
-from adatp_cli.evaluation.datasets.mvbench import TASKS
+from adatp_cli.evaluation.datasets.mvbench import TASKS, FrameFolder
 from adatp_cli.evaluation.datasets.shapes import shapes as read_shapes
 from adatp_cli.evaluation.questions import Dataset
 from tests.dataset_folders import (

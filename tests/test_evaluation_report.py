@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation import plots, report
-from adatp_cli.evaluation.clips import FileClip
 from adatp_cli.evaluation.questions import Dataset, Item, Rule, Scoring, Verdict
 from adatp_cli.evaluation.scoring import choice
 from adatp_cli.evaluation.summary import (

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adatp_cli.answering.tasks import FileClip
 from adatp_cli.evaluation import scoring
-from adatp_cli.evaluation.clips import FileClip
 from adatp_cli.evaluation.questions import Item, Rule, Scoring
 from adatp_cli.evaluation.scoring import choice, exact, verbatim
 

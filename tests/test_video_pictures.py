@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from adatp_cli.errors import AdatpError
-from adatp_cli.evaluation.clips import FrameFolder
+from adatp_cli.evaluation.datasets.mvbench import FrameFolder
 from adatp_cli.video.frames import Resize
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.reader import InProcessReader

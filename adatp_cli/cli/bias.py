@@ -120,13 +120,13 @@ class Measurement:
         AdatpError
             Nothing could be begun or measured, or the report cannot be written.
         """
-        from adatp_cli.evaluation import bias_plots, bias_report
+        from adatp_cli.evaluation import bias_report
         from adatp_cli.evaluation.report import report_outputs
         from adatp_cli.model.quiet import quiet_libraries
 
         wanted, output = self._wanted, self._output
         check_outputs(
-            report_outputs(wanted.report, (*bias_report.FILES, *bias_plots.FILES)),
+            report_outputs(wanted.report, bias_report.FILES),
             [wanted.dataset.name, wanted.dataset.annotations or "", *wanted.profiles],
             overwrite=self._options.overwrite,
         )
@@ -152,8 +152,7 @@ class Measurement:
     def _measure(self, dataset: Dataset, opened: OpenModel, sampling: Sampling) -> int:
         from adatp_cli.answering.run import RunLoop
         from adatp_cli.batch.prefetch import FramePrefetcher
-        from adatp_cli.evaluation.attention import AttentionWatch
-        from adatp_cli.evaluation.bias import Tally, sample_of
+        from adatp_cli.evaluation.bias import AttentionWatch, Tally, sample_of
         from adatp_cli.evaluation.tasks import tasks_of
         from adatp_cli.video.isolated import IsolatedReader
 
@@ -204,7 +203,7 @@ class Measurement:
         return SOME_FAILED if failed else 0
 
     def _finish(self, told: list[str], model: str, summary: BiasSummary) -> None:
-        from adatp_cli.evaluation import bias_plots, bias_report, plots
+        from adatp_cli.evaluation import bias_report, plots
         from adatp_cli.evaluation.report import PAGE, prepare_folder
 
         if model == "tiny":
@@ -221,7 +220,7 @@ class Measurement:
         drawn: list[str] = []
         prepare_folder(folder)
         if plots.available():
-            drawn = bias_plots.draw(summary, folder)
+            drawn = bias_report.draw(summary, folder)
         else:
             self._output.note(plots.MISSING)
         bias_report.write_report(folder, summary, told, drawn)

@@ -205,7 +205,7 @@ class Evaluation:
         AdatpError
             Nothing could be begun, or the results cannot be written.
         """
-        from adatp_cli.evaluation.clips import FileClip
+        from adatp_cli.answering.tasks import FileClip
         from adatp_cli.evaluation.datasets import SHAPES
         from adatp_cli.model.checkpoints import TINY, TINY_KNOWS
         from adatp_cli.model.quiet import quiet_libraries

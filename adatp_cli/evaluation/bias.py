@@ -8,14 +8,18 @@ a profile keeps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
-from adatp_cli.pruning.selection import best
+from adatp_cli.pruning.attention_rows import project_query
+from adatp_cli.pruning.report import PruningError
+from adatp_cli.pruning.selection import attention_rows, best
 
 Floats = npt.NDArray[np.float64]
 # The paper's clips have 32 frames, and its last eighth of them are 4.
@@ -24,6 +28,65 @@ EIGHTHS = 8
 TOP = 0.1
 
 What = Literal["attention", "kept"]
+
+
+class AttentionWatch:
+    """Context manager that computes one row of attention in every layer of the prefill inside it.
+
+    The row is the last prompt token's, in float32, from what entered the layer's attention and the
+    keys in its cache: no attention matrix is built and fused attention stays on. It sees pruned
+    prefills as they are.
+
+    Parameters
+    ----------
+    language_model
+        The decoder stack with `layers`, such as ``model.model.language_model``.
+    """
+
+    def __init__(self, language_model: nn.Module) -> None:
+        layers: Any = language_model.layers
+        self._parts: list[nn.Module] = [layer.self_attn for layer in layers]
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._rows: dict[int, Tensor] = {}
+
+    def __enter__(self) -> AttentionWatch:
+        self._rows = {}
+        for index, part in enumerate(self._parts):
+            hook = partial(self._see, index)
+            self._handles.append(part.register_forward_hook(hook, with_kwargs=True))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    @property
+    def rows(self) -> list[Tensor]:
+        """For each layer (n,) float32 on the CPU: attention to all n tokens that entered it.
+
+        Mean over heads; sums to 1, text included. A `PruningError` where no prefill ran inside.
+        """
+        if len(self._rows) != len(self._parts):
+            raise PruningError("no prefill was seen")
+        return [self._rows[index] for index in range(len(self._parts))]
+
+    def _see(
+        self, index: int, part: Any, _args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any
+    ) -> None:
+        hidden: Tensor = kwargs["hidden_states"]
+        if hidden.shape[1] == 1:  # decoding
+            return
+        cos, sin = kwargs["position_embeddings"]
+        keys = kwargs["past_key_values"].layers[index].keys[0]
+        query = project_query(part, hidden[:, -1:], (cos[0, -1:], sin[0, -1:]))
+        seen = torch.tensor([keys.shape[1]])
+        row = attention_rows(query.to(keys.device), keys, seen, part.scaling)[0].cpu()
+        if not bool(torch.isfinite(row).all()):
+            raise PruningError(
+                f"the attention of layer {index} is not a finite number",
+                "load the model with --dtype bfloat16 or float32",
+            )
+        self._rows[index] = row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,15 +107,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One question under one profile.
-
-    Parameters
-    ----------
-    frames, rows, cols
-        T frames of rows x cols tokens.
-    looks
-        One for each layer.
-    """
+    """One question under one profile: `frames` of rows x cols tokens, and a look at each layer."""
 
     frames: int
     rows: int
@@ -60,14 +115,34 @@ class Sample:
     looks: Sequence[Look]
 
 
+def sample_of(
+    arrays: Mapping[str, npt.NDArray[Any]], rows: Sequence[npt.NDArray[np.float32]]
+) -> Sample:
+    """One question from its trace and the attention rows of its prefill, one for each layer.
+
+    Line breaks that a method put between the tokens that it kept are left out.
+    """
+    frames, (height, width) = int(arrays["frames"]), map(int, arrays["grid"])
+    start = int(arrays["video_token_start"])
+    breaks = arrays.get("entered_break", np.zeros(0, dtype=bool))
+    tokens = np.arange(frames * height * width)
+    looks = []
+    for layer, row in enumerate(rows):
+        tokens = arrays.get(f"kept_{layer}", tokens)
+        if breaks.any():
+            visual = row[start : start + len(breaks)][~breaks]
+        else:
+            visual = row[start : start + len(tokens)]
+        looks.append(Look(tokens, visual.astype(np.float64)))
+    return Sample(frames, height, width, looks)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerBias:
-    """One layer, mean over questions.
+    """One layer: mean over questions, or while they are counted their sum.
 
     Parameters
     ----------
-    layer
-        0 for the first.
     tokens
         Visual tokens that enter it.
     top_parts
@@ -79,7 +154,6 @@ class LayerBias:
         (rows, cols) how attention, or what was kept, is spread over the places of a frame.
     """
 
-    layer: int
     tokens: float
     top_parts: Floats
     parts: Floats
@@ -104,6 +178,19 @@ class LayerBias:
     def hottest(self) -> float:
         """The place of the frame that has most, to the mean over places; even would be 1."""
         return float(self.places.max() / self.places.mean())
+
+    def __add__(self, other: LayerBias) -> LayerBias:
+        return LayerBias(
+            self.tokens + other.tokens,
+            self.top_parts + other.top_parts,
+            self.parts + other.parts,
+            self.places + other.places,
+        )
+
+    def __truediv__(self, count: int) -> LayerBias:
+        return LayerBias(
+            self.tokens / count, self.top_parts / count, self.parts / count, self.places / count
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,9 +228,71 @@ class BiasSummary:
         """Attention of the unpruned run."""
         return self.views[0]
 
+    @property
     def kept(self) -> list[View]:
         """What each profile that prunes keeps."""
         return [view for view in self.views if view.what == "kept"]
+
+
+class Tally:
+    """Adds up samples, question by question, each of the same weight."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, What], list[LayerBias]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, profile: str, sample: Sample, *, prunes: bool) -> None:
+        """Take one question's looks; a `ValueError` where a layer has no attention to the clip."""
+        self._counts[profile] = self._counts.get(profile, 0) + 1
+        kinds: tuple[What, ...] = ("attention", "kept") if prunes else ("attention",)
+        for what in kinds:
+            layers = [_bias(sample, look, what) for look in sample.looks]
+            before = self._sums.get((profile, what))
+            if before is not None:
+                layers = [one + other for one, other in zip(before, layers, strict=True)]
+            self._sums[profile, what] = layers
+
+    def summary(self, title: str, failed: Mapping[str, int]) -> BiasSummary:
+        """The means."""
+        views = tuple(
+            View(profile, what, tuple(layer / self._counts[profile] for layer in layers))
+            for (profile, what), layers in self._sums.items()
+        )
+        return BiasSummary(title, dict(self._counts), dict(failed), views)
+
+
+def _bias(sample: Sample, look: Look, what: What) -> LayerBias:
+    """One layer for one question."""
+    count = len(look.tokens)
+    weights = top = np.full(count, 1 / count)
+    if what == "attention":
+        total = float(look.attention.sum())
+        if not total > 0:
+            raise ValueError("the attention to the clip is zero")
+        weights = look.attention / total
+        chosen = top_tokens(look.attention)
+        top = np.zeros(count)
+        top[chosen] = 1 / len(chosen)
+    per_frame = sample.rows * sample.cols
+    frame, place = np.divmod(look.tokens, per_frame)
+    return LayerBias(
+        count,
+        spread(_sums(frame, top, sample.frames)),
+        spread(_sums(frame, weights, sample.frames)),
+        _sums(place, weights, per_frame).reshape(sample.rows, sample.cols),
+    )
+
+
+def _sums(index: npt.NDArray[np.int64], weights: Floats, count: int) -> Floats:
+    """(count,) sums of the weights by index."""
+    return np.bincount(index, weights, count).astype(np.float64)
+
+
+def top_tokens(attention: Floats, share: float = TOP) -> npt.NDArray[np.int64]:
+    """Indices of the largest `share` of values, at least one; ties go to the earlier."""
+    count = max(1, round(share * len(attention)))
+    chosen: npt.NDArray[np.int64] = best(torch.from_numpy(attention), count).numpy()
+    return chosen
 
 
 def spread(per_frame: Floats, parts: int = PARTS) -> Floats:
@@ -155,115 +304,3 @@ def spread(per_frame: Floats, parts: int = PARTS) -> Floats:
     total = np.concatenate(([0.0], np.cumsum(per_frame)))
     edges = np.linspace(0.0, frames, parts + 1)
     return np.diff(np.interp(edges, np.arange(frames + 1), total))
-
-
-def top_tokens(attention: Floats, share: float = TOP) -> npt.NDArray[np.int64]:
-    """Indices of the largest `share` of values, at least one; ties go to the earlier."""
-    count = max(1, round(share * len(attention)))
-    chosen: npt.NDArray[np.int64] = best(torch.from_numpy(attention), count).numpy()
-    return chosen
-
-
-def _add_up(index: npt.NDArray[np.int64], weights: Floats, count: int) -> Floats:
-    """(count,) sums of the weights by index."""
-    return np.bincount(index, weights, count).astype(np.float64)
-
-
-@dataclass(slots=True, eq=False)
-class _Sums:
-    """What one layer of one view adds up to."""
-
-    tokens: int = 0
-    top_parts: Floats = field(default_factory=lambda: np.zeros(PARTS))
-    parts: Floats = field(default_factory=lambda: np.zeros(PARTS))
-    places: Floats = field(default_factory=lambda: np.zeros(0))
-
-    def add(self, sample: Sample, look: Look, weights: Floats, top: Floats) -> None:
-        per_frame = sample.rows * sample.cols
-        frame, place = np.divmod(look.tokens, per_frame)
-        self.tokens += len(look.tokens)
-        self.top_parts += spread(_add_up(frame, top, sample.frames))
-        self.parts += spread(_add_up(frame, weights, sample.frames))
-        places = _add_up(place, weights, per_frame).reshape(sample.rows, sample.cols)
-        self.places = self.places + places if self.places.size else places
-
-
-class Tally:
-    """Adds up samples, question by question, each of the same weight."""
-
-    def __init__(self) -> None:
-        self._sums: dict[tuple[str, What], list[_Sums]] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, profile: str, sample: Sample, *, prunes: bool) -> None:
-        """Take one question's looks.
-
-        Raises
-        ------
-        ValueError
-            A layer that no attention reached.
-        """
-        self._counts[profile] = self._counts.get(profile, 0) + 1
-        kinds: tuple[What, ...] = ("attention", "kept") if prunes else ("attention",)
-        for what in kinds:
-            sums = self._sums.setdefault((profile, what), [_Sums() for _ in sample.looks])
-            for layer, look in zip(sums, sample.looks, strict=True):
-                even = np.full(len(look.tokens), 1 / len(look.tokens))
-                if what == "kept":
-                    layer.add(sample, look, even, even)
-                    continue
-                total = float(look.attention.sum())
-                if not total > 0:
-                    raise ValueError("the attention to the clip is zero")
-                top = np.zeros(len(look.tokens))
-                chosen = top_tokens(look.attention)
-                top[chosen] = 1 / len(chosen)
-                layer.add(sample, look, look.attention / total, top)
-
-    def summary(self, title: str, failed: Mapping[str, int]) -> BiasSummary:
-        """The means."""
-        views = []
-        for (profile, what), sums in self._sums.items():
-            count = self._counts[profile]
-            layers = tuple(
-                LayerBias(
-                    number,
-                    layer.tokens / count,
-                    layer.top_parts / count,
-                    layer.parts / count,
-                    layer.places / count,
-                )
-                for number, layer in enumerate(sums)
-            )
-            views.append(View(profile, what, layers))
-        return BiasSummary(title, dict(self._counts), dict(failed), tuple(views))
-
-
-def entering(arrays: Mapping[str, npt.NDArray[Any]], layers: int) -> list[npt.NDArray[np.int64]]:
-    """From a trace: the visual tokens that entered each of so many layers."""
-    tokens = np.arange(int(arrays["frames"]) * int(np.prod(arrays["grid"])))
-    found = []
-    for layer in range(layers):
-        tokens = arrays.get(f"kept_{layer}", tokens)
-        found.append(tokens)
-    return found
-
-
-def sample_of(
-    arrays: Mapping[str, npt.NDArray[Any]], rows: Sequence[npt.NDArray[np.float32]]
-) -> Sample:
-    """One question from its trace and the attention rows of its prefill, one for each layer.
-
-    Line breaks that a method put between the tokens that it kept are left out.
-    """
-    start = int(arrays["video_token_start"])
-    breaks = arrays.get("entered_break", np.zeros(0, dtype=bool))
-    looks = []
-    for tokens, row in zip(entering(arrays, len(rows)), rows, strict=True):
-        if breaks.any():
-            visual = row[start : start + len(breaks)][~breaks]
-        else:
-            visual = row[start : start + len(tokens)]
-        looks.append(Look(tokens, visual.astype(np.float64)))
-    height, width = (int(side) for side in arrays["grid"])
-    return Sample(int(arrays["frames"]), height, width, looks)

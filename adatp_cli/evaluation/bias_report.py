@@ -1,22 +1,27 @@
-"""What was measured of the biases, as Markdown, CSV and JSON."""
+"""What was measured of the biases, as Markdown, CSV, JSON and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adatp_cli.evaluation.bias import EIGHTHS, PARTS, BiasSummary, LayerBias, View
+from adatp_cli.evaluation import plots
+from adatp_cli.evaluation.bias import EIGHTHS, PARTS, BiasSummary, LayerBias
 from adatp_cli.evaluation.report import PAGE, csv_text, markdown, percent, write_texts
 from adatp_cli.text import markdown_cell
 
-LAYERS = "layers.csv"
-FRAMES = "frames.csv"
-PLACES = "places.csv"
-FILES = (PAGE, LAYERS, FRAMES, PLACES)
+_LAYERS = "layers.csv"
+_FRAMES = "frames.csv"
+_PLACES = "places.csv"
+_BY_LAYER = "bias-layers.png"
+_ALONG = "bias-frames.png"
+_OVER = "bias-places.png"
+FILES = (PAGE, _LAYERS, _FRAMES, _PLACES, _BY_LAYER, _ALONG, _OVER)
 _EVEN = percent(1 / EIGHTHS)
+_MAPS = 5  # heat maps of attention, spread over the layers
 SMALL_MODEL = (
     "tiny is a small model that was trained on clips of moving shapes, part of it to look at what "
     "it is asked about: what it shows here says nothing about the attention of large models"
@@ -32,37 +37,40 @@ all frames and questions, to the mean over places.
 
 def tables(summary: BiasSummary) -> str:
     """The tables, as they stand on stdout."""
-    parts = [
-        f"Share in the last eighth of the clip (even: {_EVEN})",
-        _by_layer(summary, "top 10 % by attention", lambda layer: percent(layer.last_eighth)),
-        f"Share in the first eighth of the clip (even: {_EVEN})",
-        _by_layer(summary, "top 10 % by attention", lambda layer: percent(layer.first_eighth)),
-        "Hottest place of the frame to the mean over places (even: 1)",
-        _by_layer(summary, "attention", lambda layer: f"{layer.hottest:.2f}"),
-        f"By eighth of the clip (even: {_EVEN})",
-        _by_eighth(summary),
+    top = "top 10 % by attention"
+    return "\n".join(
+        (
+            f"Share in the last eighth of the clip (even: {_EVEN})\n",
+            _by_layer(summary, top, lambda layer: percent(layer.last_eighth)),
+            f"Share in the first eighth of the clip (even: {_EVEN})\n",
+            _by_layer(summary, top, lambda layer: percent(layer.first_eighth)),
+            "Hottest place of the frame to the mean over places (even: 1)\n",
+            _by_layer(summary, "attention", lambda layer: f"{layer.hottest:.2f}"),
+            f"By eighth of the clip (even: {_EVEN})\n",
+            _by_eighth(summary),
+        )
+    )
+
+
+def _by_layer(summary: BiasSummary, before: str, tell: Callable[[LayerBias], str]) -> str:
+    head = ["layer", before, *(f"{view.profile} keeps" for view in summary.kept)]
+    rows = [
+        [str(number), tell(layer), *(tell(view.layers[number]) for view in summary.kept)]
+        for number, layer in enumerate(summary.before.layers)
     ]
-    return "\n".join(part if part.endswith("\n") else f"{part}\n" for part in parts)
+    return markdown(head, rows)
 
 
-def page(summary: BiasSummary, facts: Sequence[str], plots: Sequence[str]) -> str:
-    """The whole report.
-
-    Parameters
-    ----------
-    facts
-        What was run, a line each.
-    plots
-        File names of the pictures beside it.
-    """
-    lines = [f"# Biases of attention: {markdown_cell(summary.title)}", ""]
-    lines += [f"- {markdown_cell(fact)}" for fact in facts]
-    if summary.failed:
-        told = ", ".join(f"{count} {kind}" for kind, count in summary.failed.items())
-        lines.append(f"- not measured, over all profiles: {told}")
-    lines += ["", tables(summary)]
-    lines += [f"![{name}]({name})\n" for name in plots]
-    return "\n".join(lines) + "\n" + _EXPLAINED
+def _by_eighth(summary: BiasSummary) -> str:
+    head = ["eighth", "attention, mean over layers"]
+    head += [f"{view.profile} keeps to the last layer" for view in summary.kept]
+    mean = np.mean([layer.eighths for layer in summary.before.layers], axis=0)
+    columns = [mean, *(view.layers[-1].eighths for view in summary.kept)]
+    rows = [
+        [str(number + 1), *(percent(float(column[number])) for column in columns)]
+        for number in range(EIGHTHS)
+    ]
+    return markdown(head, rows)
 
 
 def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
@@ -76,7 +84,19 @@ def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
             {
                 "profile": view.profile,
                 "what": view.what,
-                "layers": [_layer_data(layer) for layer in view.layers],
+                "layers": [
+                    {
+                        "layer": number,
+                        "tokens": layer.tokens,
+                        "first_eighth": layer.first_eighth,
+                        "last_eighth": layer.last_eighth,
+                        "hottest": layer.hottest,
+                        "parts": layer.parts.tolist(),
+                        "top_parts": layer.top_parts.tolist(),
+                        "places": layer.places.tolist(),
+                    }
+                    for number, layer in enumerate(view.layers)
+                ],
             }
             for view in summary.views
         ],
@@ -84,39 +104,51 @@ def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
 
 
 def write_report(
-    folder: Path, summary: BiasSummary, facts: Sequence[str], plots: Sequence[str]
+    folder: Path, summary: BiasSummary, facts: Sequence[str], drawn: Sequence[str]
 ) -> None:
-    """Write everything but the pictures.
+    """Write everything but the pictures, or raise an `AdatpError`.
 
-    Raises
-    ------
-    AdatpError
-        The disk takes it not.
+    Parameters
+    ----------
+    facts
+        What was run, a line each.
+    drawn
+        File names of the pictures beside it.
     """
-    texts: Mapping[str, str] = {
-        LAYERS: layers_csv(summary),
-        FRAMES: frames_csv(summary),
-        PLACES: places_csv(summary),
-        PAGE: page(summary, facts, plots),
+    lines = [f"# Biases of attention: {markdown_cell(summary.title)}", ""]
+    lines += [f"- {markdown_cell(fact)}" for fact in facts]
+    if summary.failed:
+        told = ", ".join(f"{count} {kind}" for kind, count in summary.failed.items())
+        lines.append(f"- not measured, over all profiles: {told}")
+    lines += ["", tables(summary)]
+    lines += [f"![{name}]({name})\n" for name in drawn]
+    texts = {
+        _LAYERS: _layers_csv(summary),
+        _FRAMES: frames_csv(summary),
+        _PLACES: places_csv(summary),
+        PAGE: "\n".join(lines) + "\n" + _EXPLAINED,
     }
     write_texts(folder, texts)
 
 
-def layers_csv(summary: BiasSummary) -> str:
+_Layers = list[tuple[list[object], LayerBias]]
+
+
+def _layers(summary: BiasSummary) -> _Layers:
+    """Every layer of every view, with the cells that name it."""
+    return [
+        ([view.profile, view.what, number], layer)
+        for view in summary.views
+        for number, layer in enumerate(view.layers)
+    ]
+
+
+def _layers_csv(summary: BiasSummary) -> str:
     """A row for each view and layer."""
     head = ["profile", "what", "layer", "tokens", "first_eighth", "last_eighth", "hottest"]
     rows = [
-        [
-            view.profile,
-            view.what,
-            layer.layer,
-            layer.tokens,
-            layer.first_eighth,
-            layer.last_eighth,
-            layer.hottest,
-        ]
-        for view in summary.views
-        for layer in view.layers
+        [*named, layer.tokens, layer.first_eighth, layer.last_eighth, layer.hottest]
+        for named, layer in _layers(summary)
     ]
     return csv_text(head, rows)
 
@@ -125,9 +157,8 @@ def frames_csv(summary: BiasSummary) -> str:
     """A row for each view, layer and part of the clip: share of all, and of the top tenth."""
     head = ["profile", "what", "layer", "part", "of", "share", "top_share"]
     rows = [
-        [view.profile, view.what, layer.layer, part, PARTS, float(share), float(top)]
-        for view in summary.views
-        for layer in view.layers
+        [*named, part, PARTS, float(share), float(top)]
+        for named, layer in _layers(summary)
         for part, (share, top) in enumerate(zip(layer.parts, layer.top_parts, strict=True))
     ]
     return csv_text(head, rows)
@@ -136,49 +167,95 @@ def frames_csv(summary: BiasSummary) -> str:
 def places_csv(summary: BiasSummary) -> str:
     """A row for each view, layer and place of the frame."""
     rows = [
-        [view.profile, view.what, layer.layer, row, col, float(share)]
-        for view in summary.views
-        for layer in view.layers
+        [*named, row, col, float(share)]
+        for named, layer in _layers(summary)
         for (row, col), share in np.ndenumerate(layer.places)
     ]
     return csv_text(["profile", "what", "layer", "row", "col", "share"], rows)
 
 
-def mean_eighths(view: View) -> list[float]:
-    """Share in each eighth of the clip, mean over layers."""
-    return [float(value) for value in np.mean([layer.eighths for layer in view.layers], axis=0)]
+def draw(summary: BiasSummary, folder: Path) -> list[str]:
+    """Draw the pictures into a folder, and return the files' names, or raise an `AdatpError`."""
+    drawn = {_BY_LAYER: _draw_by_layer, _ALONG: _draw_along, _OVER: _draw_places}
+    for name, make in drawn.items():
+        plots.save(make(summary), folder / name)
+    return list(drawn)
 
 
-def _layer_data(layer: LayerBias) -> dict[str, Any]:
-    return {
-        "layer": layer.layer,
-        "tokens": layer.tokens,
-        "first_eighth": layer.first_eighth,
-        "last_eighth": layer.last_eighth,
-        "hottest": layer.hottest,
-        "parts": layer.parts.tolist(),
-        "top_parts": layer.top_parts.tolist(),
-        "places": layer.places.tolist(),
-    }
+def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
+    figure = plots.figure(11.0, 4.2, f"By layer: {summary.title}")
+    axes = figure.subplots(1, 3)
+    drawn: tuple[tuple[str, Callable[[LayerBias], float], float], ...] = (
+        ("in the last eighth of the clip (%)", lambda layer: 100 * layer.last_eighth, 12.5),
+        ("in the first eighth of the clip (%)", lambda layer: 100 * layer.first_eighth, 12.5),
+        ("hottest place to the mean", lambda layer: layer.hottest, 1.0),
+    )
+    views = [(summary.before, "attention (its top 10 % in the clip)")]
+    views += [(view, f"{view.profile} keeps") for view in summary.kept]
+    for axis, (title, tell, even) in zip(axes, drawn, strict=True):
+        axis.axhline(even, color="#777777", linewidth=0.8, linestyle=":", label="even")
+        for number, (view, name) in enumerate(views):
+            values = [tell(layer) for layer in view.layers]
+            colour = plots.colour(number)
+            axis.plot(values, "o-", markersize=3, color=colour, label=plots.label(name))
+        axis.set_xlabel("layer")
+        axis.locator_params(axis="x", integer=True)
+        axis.set_title(title, fontsize=10)
+        axis.set_ylim(0, None)
+        axis.grid(alpha=0.3)
+    plots.legend(figure, axes[0], 3)
+    return figure
 
 
-def _by_layer(summary: BiasSummary, before: str, tell: Callable[[LayerBias], str]) -> str:
-    kept = summary.kept()
-    head = ["layer", before, *(f"{view.profile} keeps" for view in kept)]
-    rows = [
-        [str(layer.layer), tell(layer), *(tell(view.layers[layer.layer]) for view in kept)]
-        for layer in summary.before.layers
+def _draw_along(summary: BiasSummary) -> plots.Figure:
+    figure = plots.figure(11.0, 4.4, f"Along the clip, 1 is even: {summary.title}")
+    left, right = figure.subplots(1, 2)
+    middles = (np.arange(PARTS) + 0.5) / PARTS
+    steps: dict[str, Any] = {"drawstyle": "steps-mid"}
+    layers = summary.before.layers
+    for number, layer in enumerate(layers):
+        shade = str(0.85 - 0.6 * number / max(len(layers) - 1, 1))
+        name = f"layer {number}" if number in (0, len(layers) - 1) else None
+        left.plot(middles, PARTS * layer.parts, color=shade, linewidth=0.8, label=name, **steps)
+    mean = PARTS * np.mean([layer.parts for layer in layers], axis=0)
+    left.plot(middles, mean, color=plots.colour(0), linewidth=2, label="mean over layers", **steps)
+    left.set_title("attention", fontsize=10)
+    for number, view in enumerate(summary.kept, 1):
+        kept = PARTS * view.layers[-1].parts
+        name = plots.label(f"{view.profile} keeps")
+        right.plot(middles, kept, color=plots.colour(number), label=name, **steps)
+    right.set_title("kept to the last layer", fontsize=10)
+    for axis in (left, right):
+        axis.axhline(1.0, color="#777777", linewidth=0.8, linestyle=":")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, None)
+        axis.set_xticks(np.linspace(0, 1, EIGHTHS // 2 + 1))
+        axis.set_xlabel("place in the clip")
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    return figure
+
+
+def _draw_places(summary: BiasSummary) -> plots.Figure:
+    layers = summary.before.layers
+    count = min(_MAPS, len(layers))
+    chosen = np.unique(np.linspace(0, len(layers) - 1, count).round().astype(int))
+    maps = [(f"attention, layer {number}", layers[number]) for number in chosen]
+    maps += [
+        (f"{plots.label(view.profile)} keeps\nto the last layer", view.layers[-1])
+        for view in summary.kept
     ]
-    return markdown(head, rows)
-
-
-def _by_eighth(summary: BiasSummary) -> str:
-    kept = summary.kept()
-    head = ["eighth", "attention, mean over layers"]
-    head += [f"{view.profile} keeps to the last layer" for view in kept]
-    columns = [mean_eighths(summary.before), *(view.layers[-1].eighths for view in kept)]
-    rows = [
-        [str(number + 1), *(percent(column[number]) for column in columns)]
-        for number in range(EIGHTHS)
-    ]
-    return markdown(head, rows)
+    title = f"Over the frame, 1 is even: {summary.title}"
+    figure = plots.figure(1.0 + 2.0 * len(maps), 3.1, title)
+    axes = np.atleast_1d(figure.subplots(1, len(maps)))
+    hottest = max(1.0, *(layer.hottest for _, layer in maps))
+    image: Any = None
+    for axis, (name, layer) in zip(axes, maps, strict=True):
+        shown = layer.places / layer.places.mean()
+        image = axis.imshow(shown, cmap="viridis", vmin=0, vmax=hottest)
+        axis.set_title(f"{name}\nhottest {layer.hottest:.2f}", fontsize=8)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.colorbar(image, ax=list(axes), shrink=0.8)
+    return figure

@@ -6,29 +6,29 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation.summary import Result, Summary
-from adatp_cli.video.source import printable
+from adatp_cli.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-COST = "accuracy-cost.png"
-KINDS = "kinds.png"
-FILES = (COST, KINDS)
+# Not matplotlib's own, which need not be installed; its axes come in arrays of any shape.
+Figure: TypeAlias = Any
+
+_COST = "accuracy-cost.png"
+_KINDS = "kinds.png"
+FILES = (_COST, _KINDS)
 MISSING = "no plots: they need matplotlib (pip install matplotlib)"
 # Okabe and Ito's colours, which people with any colour vision tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 # Profiles beyond the colours begin them again with another mark.
 _MARKERS = ("o", "s", "^", "D")
-_HATCHES = ("", "///", "...", "xxx")
 _COUNTS = (("paper", "LLM cost, paper's count"), ("end_to_end", "end to end, FLOP"))
-# Bars of more profiles than colours are a picture that nobody reads.
-_MOST_BARS = len(COLOURS)
 # From here up the chart's colours are light.
 _BRIGHT = 55
 _DPI = 150
@@ -36,8 +36,6 @@ _DPI = 150
 
 def available() -> bool:
     """Whether pictures can be drawn here."""
-    from importlib.util import find_spec
-
     return find_spec("matplotlib") is not None
 
 
@@ -47,26 +45,48 @@ def draw(summary: Summary, folder: Path) -> list[str]:
     Raises
     ------
     AdatpError
-        The disk takes it not.
+        A file cannot be written.
     """
     drawn = []
     if any(result.costs for result in summary.results):
-        save(_against_cost(summary), folder / COST)
-        drawn.append(COST)
+        save(_against_cost(summary), folder / _COST)
+        drawn.append(_COST)
     if any(len(result.kinds) > 1 for result in summary.results):
-        save(_by_kind(summary), folder / KINDS)
-        drawn.append(KINDS)
+        # Bars of more profiles than colours are a picture that nobody reads.
+        many = len(summary.results) > len(_COLOURS)
+        save(_chart(summary) if many else _bars(summary), folder / _KINDS)
+        drawn.append(_KINDS)
     return drawn
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG.
+def figure(width: float, height: float, title: str) -> Figure:
+    """An empty picture, in inches."""
+    from matplotlib.figure import Figure
 
-    Raises
-    ------
-    AdatpError
-        The disk takes it not.
-    """
+    made = Figure(figsize=(width, height), layout="constrained")
+    made.suptitle(label(title), fontsize=11)
+    return made
+
+
+def legend(figure: Figure, axis: Axes, columns: int) -> None:
+    """Below the picture, where it covers nothing."""
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=columns)
+
+
+def colour(number: int) -> str:
+    """The colour of a profile."""
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def label(text: str) -> str:
+    """A name that is drawn as it is: no mathematics, and no leading underscore, which hides it."""
+    shown = printable(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, or raise an `AdatpError`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
@@ -82,13 +102,11 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _against_cost(summary: Summary) -> Figure:
-    from matplotlib.figure import Figure
-
     families: dict[str, list[Result]] = {}
     for result in summary.results:
         families.setdefault(result.family, []).append(result)
-    figure = Figure(figsize=(9.0, 4.2 + 0.2 * (len(families) // 5)), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    drawn = figure(9.0, 4.2 + 0.2 * (len(families) // 5), summary.dataset.title)
+    axes = drawn.subplots(1, 2, sharey=True)
     for axis, (count, title) in zip(axes, _COUNTS, strict=True):
         for number, results in enumerate(families.values()):
             _points(axis, results, count, number)
@@ -96,85 +114,81 @@ def _against_cost(summary: Summary) -> Figure:
         axis.set_xlim(0, 105)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("right (%), with 95 % intervals")
-    _legend(figure, axes[0], len(families))
-    figure.suptitle(label(summary.dataset.title), fontsize=11)
-    return figure
-
-
-def _legend(figure: Figure, axis: Axes, count: int) -> None:
-    """Below the picture, where it covers nothing."""
-    handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=min(count, 5))
-
-
-def _look(number: int) -> tuple[str, int]:
-    """The colour of a profile, and which round of the colours it is."""
-    return COLOURS[number % len(COLOURS)], number // len(COLOURS)
+    legend(drawn, axes[0], min(len(families), 5))
+    return drawn
 
 
 def _points(axis: Axes, results: Sequence[Result], count: str, number: int) -> None:
     """One profile, at all of its budgets."""
-    placed = sorted(
+    points = sorted(
         (100 * result.costs[count], 100 * result.share.value, result.share.interval)
         for result in results
-        if count in result.costs and result.share.value is not None
+        if count in result.costs and result.share.value is not None and result.share.interval
     )
-    points = [(cost, value, bounds) for cost, value, bounds in placed if bounds is not None]
     if not points:
         return
-    colour, turn = _look(number)
+    values = [value for _, value, _ in points]
+    marker = _MARKERS[number // len(_COLOURS) % len(_MARKERS)]
     axis.errorbar(
         [cost for cost, _, _ in points],
-        [value for _, value, _ in points],
-        yerr=[
-            [value - 100 * bounds[0] for _, value, bounds in points],
-            [100 * bounds[1] - value for _, value, bounds in points],
-        ],
-        fmt=_MARKERS[turn % len(_MARKERS)] + ("-" if len(points) > 1 else ""),
+        values,
+        yerr=_whiskers(values, [bounds for _, _, bounds in points]),
+        fmt=marker + ("-" if len(points) > 1 else ""),
         linewidth=1.0,
         elinewidth=0.8,
         markersize=4.5,
         capsize=3,
-        color=colour,
+        color=colour(number),
         label=label(results[0].family),
     )
 
 
-def _by_kind(summary: Summary) -> Figure:
-    """Bars with intervals, or a chart of numbers where there would be too many bars."""
-    if len(summary.results) > _MOST_BARS:
-        return _chart(summary)
-    from matplotlib.figure import Figure
+def _whiskers(values: Sequence[float], bounds: Sequence[tuple[float, float]]) -> list[list[float]]:
+    """How far each interval goes below its value and above it, in percent."""
+    pairs = list(zip(values, bounds, strict=True))
+    low = [max(value - 100 * bound[0], 0.0) for value, bound in pairs]
+    return [low, [max(100 * bound[1] - value, 0.0) for value, bound in pairs]]
 
+
+def _bars(summary: Summary) -> Figure:
+    """Bars with intervals: a group for each kind, a bar for each profile."""
     kinds = list(summary.results[0].kinds)
     count = len(summary.results)
     height = max(2.5, 1.4 + len(kinds) * (0.12 + 0.11 * count))
-    figure = Figure(figsize=(8.0, height), layout="constrained")
-    axis = figure.subplots()
+    title = f"{summary.dataset.title}, by {summary.dataset.kind_title}"
+    drawn = figure(8.0, height, title)
+    axis = drawn.subplots()
     thick = 0.8 / count
     for number, result in enumerate(summary.results):
         offset = (number - (count - 1) / 2) * thick
-        places = [place + offset for place in range(len(kinds))]
-        _bars(axis, places, thick, result, number)
+        shares = list(result.kinds.values())
+        values = [100 * (share.value or 0.0) for share in shares]
+        axis.barh(
+            [place + offset for place in range(len(kinds))],
+            values,
+            height=thick,
+            # A kind without answers has no bar, and no whiskers.
+            xerr=_whiskers(values, [share.interval or (0.0, 0.0) for share in shares]),
+            color=colour(number),
+            linewidth=0.0,
+            label=label(result.name),
+            error_kw={"elinewidth": 0.8, "capsize": 1.5, "alpha": 0.7},
+        )
     axis.set_yticks(range(len(kinds)), [label(kind) for kind in kinds])
     axis.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
     axis.set_xlim(0, 100)
     axis.set_xlabel("right (%), with 95 % intervals")
     axis.grid(axis="x", alpha=0.3)
-    _legend(figure, axis, count)
-    title = f"{summary.dataset.title}, by {summary.dataset.kind_title}"
-    figure.suptitle(label(title), fontsize=11)
-    return figure
+    legend(drawn, axis, min(count, 5))
+    return drawn
 
 
 def _chart(summary: Summary) -> Figure:
-    """A row for each profile, a column for each kind."""
-    from matplotlib.figure import Figure
-
+    """Numbers on colours: a row for each profile, a column for each kind."""
     results, kinds = summary.results, list(summary.results[0].kinds)
-    size = (2.6 + 0.62 * len(kinds), 1.6 + 0.2 * len(results))
-    figure = Figure(figsize=size, layout="constrained")
-    axis = figure.subplots()
+    title = f"{summary.dataset.title}, right (%) by {summary.dataset.kind_title}"
+    drawn = figure(2.6 + 0.62 * len(kinds), 1.6 + 0.2 * len(results), title)
+    axis = drawn.subplots()
     values = [
         [math.nan if share.value is None else 100 * share.value for share in result.kinds.values()]
         for result in results
@@ -189,34 +203,4 @@ def _chart(summary: Summary) -> Figure:
     names = [label(kind) for kind in kinds]
     axis.set_xticks(range(len(kinds)), names, fontsize=7, rotation=40, ha="left")
     axis.xaxis.tick_top()
-    title = f"{summary.dataset.title}, right (%) by {summary.dataset.kind_title}"
-    figure.suptitle(label(title), fontsize=11)
-    return figure
-
-
-def _bars(axis: Axes, places: Sequence[float], thick: float, result: Result, number: int) -> None:
-    colour, turn = _look(number)
-    shares = list(result.kinds.values())
-    values = [100 * (share.value or 0.0) for share in shares]
-    # A kind without answers has no bar, and no whiskers.
-    bounds = [share.interval or (0.0, 0.0) for share in shares]
-    low = [max(value - 100 * bound[0], 0.0) for value, bound in zip(values, bounds, strict=True)]
-    high = [max(100 * bound[1] - value, 0.0) for value, bound in zip(values, bounds, strict=True)]
-    axis.barh(
-        places,
-        values,
-        height=thick,
-        xerr=[low, high],
-        color=colour,
-        hatch=_HATCHES[turn % len(_HATCHES)],
-        edgecolor="white" if turn else colour,
-        linewidth=0.0,
-        label=label(result.name),
-        error_kw={"elinewidth": 0.8, "capsize": 1.5, "alpha": 0.7},
-    )
-
-
-def label(text: str) -> str:
-    """A name that is drawn as it is: no mathematics, and no leading underscore, which hides it."""
-    shown = printable(text).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
+    return drawn

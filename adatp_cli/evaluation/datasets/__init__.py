@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adatp_cli.answering.tasks import ClipSource
+from adatp_cli.answering.tasks import ClipSource, FileClip
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation import scoring
-from adatp_cli.evaluation.clips import FileClip
 from adatp_cli.evaluation.datasets import benchmarks
 from adatp_cli.evaluation.datasets.folder import (
     LETTER_CLOSING,

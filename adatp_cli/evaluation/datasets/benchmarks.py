@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import UsageError
-from adatp_cli.evaluation.clips import FileClip
 from adatp_cli.evaluation.datasets.folder import (
     LETTER_CLOSING,
     Folder,

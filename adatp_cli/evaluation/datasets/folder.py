@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.evaluation.clips import FileClip
 from adatp_cli.evaluation.questions import letters
 from adatp_cli.profile_yaml import shown
 from adatp_cli.tables import csv_lines, json_lines, read_bytes, read_text

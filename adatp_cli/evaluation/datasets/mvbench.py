@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adatp_cli.answering.tasks import ClipSource
-from adatp_cli.errors import UsageError
-from adatp_cli.evaluation.clips import FileClip, FrameFolder
+from adatp_cli.answering.tasks import ClipSource, FileClip, file_stamp
+from adatp_cli.errors import UsageError, VideoError
 from adatp_cli.evaluation.datasets.folder import (
     Folder,
     Row,
@@ -19,9 +19,15 @@ from adatp_cli.evaluation.datasets.folder import (
     place,
 )
 from adatp_cli.evaluation.questions import Item
+from adatp_cli.text import printable
+from adatp_cli.video.frames import Frames, Resize
+from adatp_cli.video.picture_list import PictureList
+from adatp_cli.video.reader import FrameReader
+from adatp_cli.video.sampling import Sampling, sample_indices
 
 _CLOSING = "Only give the best option.\n"
 _TVQA_FPS = 3.0
+_PICTURES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +143,58 @@ def _clip(folder: Path, task: _Task, row: Row, *, cut: bool) -> ClipSource:
     check_name(video, row)
     there = next((root / video for root in roots if (root / video).is_dir()), roots[0] / video)
     return FrameFolder(str(there), _TVQA_FPS, start, end)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFolder:
+    """A folder of pictures in the order of their names, `fps` of them a second."""
+
+    path: str
+    fps: float
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+    @property
+    def key(self) -> str:
+        bounds = f"start_s={self.start_s}, end_s={self.end_s}"
+        return f"FrameFolder(path={self.path!r}, fps={self.fps}, {bounds})"
+
+    def exists(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def stamp(self) -> tuple[int, int] | tuple[None, None]:
+        return file_stamp(self.path)
+
+    def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
+        pictures = self._pictures()
+        # Bounds may lie a little behind the last picture; they are no option of the user's.
+        end = len(pictures) / self.fps
+        start = min(self.start_s or 0.0, end - 1 / self.fps)
+        stop = end if self.end_s is None else min(self.end_s, end)
+        wanted = replace(sampling, start_s=start, end_s=max(stop, start + 1e-3))
+        chosen = sample_indices((len(pictures), self.fps), wanted, name=printable(self.path))
+        paths = [os.fspath(pictures[index]) for index in chosen]
+        picked = PictureList(paths, chosen.tolist(), self.fps, len(pictures))
+        return reader.read_pictures(picked, resize)
+
+    def _pictures(self) -> list[Path]:
+        try:
+            names = sorted(os.listdir(self.path))
+        except OSError as error:
+            raise VideoError(
+                f"{printable(self.path)}: cannot be read: {error.strerror}",
+                "check the folder",
+                kind="missing",
+            ) from None
+        found = [Path(self.path, name) for name in names if name.lower().endswith(_PICTURES)]
+        if not found:
+            raise VideoError(
+                f"{printable(self.path)}: a folder without pictures",
+                "unpack the frames again",
+                kind="no_frames",
+            )
+        return found
