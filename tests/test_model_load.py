@@ -145,8 +145,7 @@ def test_the_processors_template_wins_over_the_tokenizers(folder: Path) -> None:
 @pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
 def test_only_the_decoder_is_quantized(whole: Path, quantization: str) -> None:
     plain, loaded = load_folder(whole), load_folder(whole, quantization=quantization)
-    counts = count_quantized(loaded.model)
-    assert {part: (count.linear, count.quantized) for part, count in counts.items()} == {
+    assert count_quantized(loaded.model) == {
         **{part: (number, 0) for part, number in LINEARS.items()},
         LAYERS: (3 * 7, 3 * 7),
     }

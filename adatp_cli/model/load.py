@@ -48,82 +48,41 @@ _BELONGS = "use a LLaVA-OneVision checkpoint whose config.json belongs to its we
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """What to load, as the options say it.
+    """What to load, as the options say it."""
 
-    Parameters
-    ----------
-    model
-        `auto`, `tiny`, `0.5b`, `7b`, `72b`, a hub id, or a folder.
-    quantization
-        `auto`, `none`, `int8`, `nf4` or `fp4`.
-    device
-        `auto`, `cpu`, `cuda` or `cuda:N`.
-    dtype
-        `auto`, `bfloat16`, `float16` or `float32`.
-    offline
-        Look in the cache alone.
-    relevance
-        `auto`, what the checkpoint names, else SigLIP so400m; `none` or `attention`, no encoder; a
-        hub id; a folder.
-    accepts
-        Gets the model's dimensions and its usual number of frames before anything large is fetched
-        or read, and raises what makes the run impossible on it.
-    """
-
-    model: str = "auto"
-    quantization: str = "auto"
-    device: str = "auto"
-    dtype: str = "auto"
-    offline: bool = False
+    model: str = "auto"  # or tiny, 0.5b, 7b, 72b, a hub id, a folder
+    quantization: str = "auto"  # or none, int8, nf4, fp4
+    device: str = "auto"  # or cpu, cuda, cuda:N
+    dtype: str = "auto"  # or bfloat16, float16, float32
+    offline: bool = False  # look in the cache alone
+    # auto: what the checkpoint names, else SigLIP so400m; none or attention: no encoder; a hub id;
+    # a folder.
     relevance: str = "auto"
+    # Gets the model's dimensions and its usual number of frames before anything large is fetched or
+    # read, and raises what makes the run impossible on it.
     accepts: Accepts | None = None
 
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model that is ready to answer.
+    """A model that is ready to answer; nothing in it is `auto`."""
 
-    Parameters
-    ----------
-    model
-        In evaluation mode, without gradients.
-    tokenizer
-        Carries the checkpoint's chat template for prompts with a video.
-    preprocess
-        Frames to pixel values.
-    shape
-        Dimensions.
-    name, revision, folder
-        `tiny`, hub id or path; the hub's commit or None; where the files stand.
-    quantization, dtype, device
-        What was loaded, never `auto`.
-    relevance
-        The encoder, None where none was asked for.
-    default_frames
-        Frames to sample where nothing else says how many.
-    video_token_id
-        Placeholder of a visual token.
-    context_length
-        Most positions that the language model was trained for.
-    turn
-        Held by whoever runs the model: what is seen of a pass is seen by hooks on modules, which
-        all threads share.
-    """
-
-    model: LlavaOnevisionForConditionalGeneration
-    tokenizer: PreTrainedTokenizerBase
+    model: LlavaOnevisionForConditionalGeneration  # in evaluation mode, without gradients
+    tokenizer: PreTrainedTokenizerBase  # with the checkpoint's chat template for a video
     preprocess: Preprocessor
     shape: ModelShape
-    name: str
-    revision: str | None
+    name: str  # tiny, hub id or path
+    revision: str | None  # the hub's commit
     folder: Path
     quantization: str
     dtype: str
     device: str
     relevance: RelevanceEncoder | None
-    default_frames: int
-    video_token_id: int
-    context_length: int
+    default_frames: int  # to sample where nothing else says how many
+    video_token_id: int  # the placeholder of a visual token
+    context_length: int  # the most positions that the language model was trained for
+    # Held by whoever runs the model: passes are watched by hooks on modules, which all threads
+    # share.
     turn: AbstractContextManager[Any] = field(
         default_factory=threading.RLock, repr=False, compare=False
     )

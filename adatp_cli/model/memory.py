@@ -62,34 +62,18 @@ _USUAL = 32 * 2**20  # what glibc sets by itself once large blocks have been fre
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes that one answered question needs beside the weights.
+    """Bytes that one answered question needs beside the weights."""
 
-    Parameters
-    ----------
-    frames
-        The decoded frames, which stay in the CPU's memory; 0 where the model is elsewhere.
-    clip
-        Its visual tokens, which wait for the next question.
-    vision
-        One pass of tower and projector: its pixels and its largest layer.
-    relevance
-        The pooling head on a pass's frames; the text tower's pass is smaller.
-    choosing
-        Thinning the clip out before the language model, where the profile does: at most two and a
-        half copies of its tokens in float32.
-    kv_cache
-        Keys and values of every layer, prompt and answer.
-    prefill
-        The decoder's largest layer with the keys and values that are there by then, and the
-        embeddings that went in.
-    """
-
-    frames: int
-    clip: int
-    vision: int
-    relevance: int
+    frames: int  # as decoded; they stay in the CPU's memory, 0 where the model is elsewhere
+    clip: int  # its visual tokens, which wait for the next question
+    vision: int  # one pass of tower and projector: its pixels and its largest layer
+    relevance: int  # the pooling head on a pass's frames; the text tower's pass is smaller
+    # Thinning the clip out before the language model, where the profile does: at most two and a
+    # half copies of its tokens in float32.
     choosing: int
-    kv_cache: int
+    kv_cache: int  # keys and values of every layer, prompt and answer
+    # The decoder's largest layer with the keys and values that are there by then, and the
+    # embeddings that went in.
     prefill: int
 
     @property

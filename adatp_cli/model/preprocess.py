@@ -34,37 +34,18 @@ class Preprocessor:
 
     A frame is resized to a square whatever its shape, without padding or cropping, by an
     antialiased filter; the result is rounded to whole grey levels, as it was in training.
-
-    Parameters
-    ----------
-    size
-        Side of the square in pixels.
-    resample
-        `bicubic` or `bilinear`.
-    rescale_factor
-        What levels 0..255 are multiplied by.
-    mean, std
-        Per colour channel, after rescaling; None where nothing is normalised.
     """
 
-    size: int
-    resample: str
-    rescale_factor: float
+    size: int  # side of the square in pixels
+    resample: str  # bicubic or bilinear
+    rescale_factor: float  # of the levels 0..255
+    # Per colour channel, after rescaling; None where nothing is normalised.
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
 
     @classmethod
     def from_folder(cls, folder: Path) -> Preprocessor:
-        """Read the checkpoint's preprocessor file.
-
-        Precedence as in transformers: `processor_config.json` where it holds a video processor,
-        then `video_preprocessor_config.json`, then `preprocessor_config.json`.
-
-        Raises
-        ------
-        ModelError
-            No file, or one that asks for something else than resize, rescale and normalise.
-        """
+        """Read the checkpoint's preprocessor file; steps that are not done here are refused."""
         path, values = _find(folder)
         for step in ("do_center_crop", "do_sample_frames"):
             if values.get(step):
@@ -86,18 +67,7 @@ class Preprocessor:
             ) from error
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Turn frames into the vision tower's input.
-
-        Parameters
-        ----------
-        pixels
-            uint8, (frames, height, width, 3), RGB.
-
-        Returns
-        -------
-        Tensor
-            float32, (frames, 3, size, size).
-        """
+        """uint8 RGB (frames, height, width, 3) to the tower's float32 (frames, 3, size, size)."""
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
             raise ValueError(
                 f"frames must be uint8 (T, H, W, 3), not {pixels.dtype} {pixels.shape}"
@@ -132,6 +102,7 @@ class Preprocessor:
 
 
 def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that transformers would take, and its values."""
     nested = folder / "processor_config.json"
     if nested.is_file():
         values = read_json(nested).get("video_processor")

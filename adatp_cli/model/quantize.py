@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from adatp_cli.errors import ModelError, UsageError
@@ -31,33 +29,12 @@ BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 4 / 64, "fp4": 0.5 + 4 / 64}
 _SHARE_FOR_WEIGHTS = 0.8
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizedCount:
-    """Linear layers of one part of the model, and how many of them are quantized."""
-
-    linear: int
-    quantized: int
-
-
 def choose_quantization(requested: str, *, cuda: bool, weights: int, free: int | None) -> str:
     """Resolve `auto`: nf4 on CUDA where 16-bit weights do not leave room for a run, else none.
 
+    `weights` and `free` are bytes of the unquantized weights and of free memory, None when unknown.
     On the CPU `auto` never chooses it: the prefill is slower there, though further tokens are
     faster in nf4 (docs/memory.md), and whole weights give the answers of the model as it is.
-
-    Parameters
-    ----------
-    requested
-        `auto` or one of `QUANTIZATIONS`.
-    cuda
-        Whether the model goes to a CUDA device.
-    weights, free
-        Bytes of the unquantized weights and of free memory there; None when unknown.
-
-    Raises
-    ------
-    UsageError
-        No such quantization.
     """
     if requested in QUANTIZATIONS:
         return requested
@@ -78,58 +55,41 @@ def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesCo
 
     settings: Any = transformers.BitsAndBytesConfig  # its constructor is not annotated
     if quantization == "int8":
-        return cast(
-            "BitsAndBytesConfig",
-            settings(load_in_8bit=True, llm_int8_skip_modules=list(KEPT_WHOLE)),
-        )
-    return cast(
-        "BitsAndBytesConfig",
-        settings(
+        config = settings(load_in_8bit=True, llm_int8_skip_modules=list(KEPT_WHOLE))
+    else:
+        config = settings(
             load_in_4bit=True,
             bnb_4bit_quant_type=quantization,
             bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=list(KEPT_WHOLE),
-        ),
-    )
+        )
+    return cast("BitsAndBytesConfig", config)
 
 
-def count_quantized(model: nn.Module) -> dict[str, QuantizedCount]:
-    """Count linear layers per part: vision tower, projector, LM head, decoder layers."""
+def count_quantized(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Linear layers and quantized ones of vision tower, projector, LM head and decoder layers."""
     from torch import nn
 
-    linears = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    ]
-    return {
-        part: _count(
-            module for name, module in linears if name == part or name.startswith(part + ".")
-        )
-        for part in (*KEPT_WHOLE, LAYERS)
-    }
+    counts = {}
+    for part in (*KEPT_WHOLE, LAYERS):
+        linears = [
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and (name == part or name.startswith(f"{part}."))
+        ]
+        # Quantized layers of bitsandbytes are subclasses of nn.Linear; anything but the class
+        # itself is counted, so that an unknown kind is not taken for a whole layer.
+        counts[part] = len(linears), sum(type(module) is not nn.Linear for module in linears)
+    return counts
 
 
 def verify_quantization(model: nn.Module, quantization: str) -> None:
-    """Check that every linear layer of the decoder is quantized and none of the rest is.
-
-    Raises
-    ------
-    ModelError
-        It is not so: the library did something else than it was asked to.
-    """
-    for part, count in count_quantized(model).items():
-        expected = count.linear if part == LAYERS and quantization != "none" else 0
-        if count.linear == 0 or count.quantized != expected:
+    """Refuse a model unless every linear layer of the decoder is quantized and no other is."""
+    for part, (linear, quantized) in count_quantized(model).items():
+        expected = linear if part == LAYERS and quantization != "none" else 0
+        if linear == 0 or quantized != expected:
             raise ModelError(
-                f"{quantization} quantization went wrong: {count.quantized} of {count.linear} "
-                f"linear layers of {part} are quantized, not {expected}",
+                f"{quantization} quantization went wrong: {quantized} of {linear} linear layers of "
+                f"{part} are quantized, not {expected}",
                 "load with --quantize none",
             )
-
-
-def _count(modules: Iterable[nn.Module]) -> QuantizedCount:
-    # Quantized layers of bitsandbytes are subclasses of nn.Linear; anything but the class itself is
-    # counted, so that an unknown kind is not taken for a whole layer.
-    from torch import nn
-
-    found = list(modules)
-    return QuantizedCount(len(found), sum(type(module) is not nn.Linear for module in found))

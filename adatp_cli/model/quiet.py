@@ -13,21 +13,21 @@ from adatp_cli.errors import AdatpError, ModelError
 from adatp_cli.model.memory import is_out_of_memory, out_of_memory
 
 _SLOW_S = 1.0
+# What libraries raise over a file's content.
+_FAILURES = (
+    *(OSError, ValueError, LookupError, TypeError),
+    *(AttributeError, RuntimeError, ArithmeticError, ImportError),
+)
 
 
 @contextmanager
 def quiet_libraries(*, verbose: bool = False) -> Iterator[None]:
-    """Drop log records below ERROR and Python warnings inside the block.
+    """Drop log records below ERROR and Python warnings inside the block, unless `verbose`.
 
     transformers, huggingface_hub, bitsandbytes and accelerate all warn through these two channels,
     and some set their own loggers' levels the moment they are imported; one switch above all
     loggers needs no library to be imported first. Errors still come through, and adatp itself
-    reports through its progress callback. On leaving the block both channels are as they were.
-
-    Parameters
-    ----------
-    verbose
-        Let everything through: the block changes nothing.
+    reports through its progress callback.
     """
     if verbose:
         yield
@@ -58,20 +58,7 @@ def readable_failures(name: str) -> Iterator[None]:
                 f"while loading {name}",
                 "--quantize nf4 or a smaller model (-m 0.5b, -m tiny) needs less",
             ) from error
-        known = (
-            *(
-                OSError,
-                ValueError,
-                LookupError,
-                TypeError,
-                AttributeError,
-                RuntimeError,
-                ArithmeticError,
-                ImportError,
-            ),
-            *(SafetensorError, StrictDataclassError),
-        )
-        if not isinstance(error, known):
+        if not isinstance(error, (*_FAILURES, SafetensorError, StrictDataclassError)):
             raise
         first = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(

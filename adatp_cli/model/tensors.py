@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -43,10 +44,7 @@ class TensorEntry:
 
     @property
     def elements(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -81,15 +79,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file holds.
-
-    Parameters
-    ----------
-    tensors
-        By name, in the order of their data.
-    data_start
-        Where the data begins in the file.
-    """
+    """A file's tensors by name, in the order of their data, and where the data begins."""
 
     tensors: Mapping[str, TensorEntry]
     data_start: int
@@ -101,13 +91,7 @@ class Header:
 
 
 def read_header(source: ByteSource, name: str) -> Header:
-    """Read and check a file's header.
-
-    Raises
-    ------
-    ModelError
-        The bytes are no safetensors header; `name` says whose they are.
-    """
+    """Read and check a file's header; errors call it `name`."""
     first = b"".join(source.read(0, _LENGTH_BYTES))
     length = int.from_bytes(first, "little")
     if len(first) < _LENGTH_BYTES or not 2 <= length <= _LARGEST_HEADER:
@@ -126,13 +110,7 @@ def read_header(source: ByteSource, name: str) -> Header:
 
 
 def check_file(path: Path) -> Header:
-    """Read a local file's header and check that the file is as long as the header says.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, damaged or cut off.
-    """
+    """Read a local file's header and check that the file is as long as the header says."""
     try:
         size = path.stat().st_size
         header = read_header(FileSource(path), str(path))
@@ -154,23 +132,8 @@ def copy_tensors(
 
     Neighbouring tensors are read as one span, so a file whose wanted tensors lie together costs a
     request or two; the bytes between spans are never read. `target` appears only when complete;
-    an interrupted copy is gone on with where it was.
-
-    Parameters
-    ----------
-    source, name
-        The large file, and what to call it in errors.
-    wanted
-        Says of a tensor's name whether to copy it.
-    target
-        Path of the new file; its folder must exist.
-    progress
-        Called with the bytes that an interrupted copy left, then with those of each piece.
-
-    Raises
-    ------
-    ModelError
-        Nothing is wanted, or the source is damaged or ends early.
+    an interrupted copy is gone on with where it was. `progress` is called with the bytes that such
+    a copy left, then with those of each piece.
     """
     header = read_header(source, name)
     entries = [entry for entry in header.tensors.values() if wanted(entry.name)]
