@@ -20,8 +20,8 @@ from adatp_cli.batch.walk import (
 )
 from adatp_cli.errors import UsageError
 from adatp_cli.files import read_whole
-from adatp_cli.text import decoded, is_utf16
-from adatp_cli.video.source import is_address, local_path, printable, refused_address
+from adatp_cli.text import decoded, is_utf16, printable
+from adatp_cli.video.source import is_address, local_path, refused_address
 
 __all__ = [
     "ClipJob",

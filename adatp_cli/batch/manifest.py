@@ -19,8 +19,8 @@ from adatp_cli.batch.jobs import ClipJob, Collection
 from adatp_cli.errors import UsageError
 from adatp_cli.files import read_whole
 from adatp_cli.profile_yaml import shown
-from adatp_cli.text import decoded
-from adatp_cli.video.source import local_path, printable
+from adatp_cli.text import decoded, printable
+from adatp_cli.video.source import local_path
 
 _VIDEO = "video"
 _QUESTION = "question"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from adatp_cli.batch.jobs import ClipJob
 from adatp_cli.errors import UsageError
-from adatp_cli.video.source import printable
+from adatp_cli.text import printable
 
 _HINT = "as in --shard 2/5: the second of five shares"
 

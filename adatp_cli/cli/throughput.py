@@ -11,8 +11,7 @@ from typing import Any
 from adatp_cli.batch.prefetch import Throughput
 from adatp_cli.cli.costs import percent
 from adatp_cli.cli.progress import BatchProgress, duration
-from adatp_cli.text import plural
-from adatp_cli.video.source import printable
+from adatp_cli.text import plural, printable
 
 _CLIPS_SHOWN = 5
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from adatp_cli.errors import AdatpError, ModelError
+from adatp_cli.text import printable
 from adatp_cli.video.channel import (
     Message,
     append,
@@ -41,7 +42,7 @@ from adatp_cli.video.frames import Filled, FrameBuffer, Frames, Pixels, Resize, 
 from adatp_cli.video.picture_list import PictureList, picture_bytes
 from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.sampling import Sampling
-from adatp_cli.video.source import Source, check_source, printable, unreadable
+from adatp_cli.video.source import Source, check_source, unreadable
 
 Found = TypeVar("Found")
 

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import MemoryLimitError, VideoError
+from adatp_cli.text import printable
 from adatp_cli.video.container import MAX_FRAME_PIXELS
 from adatp_cli.video.frames import FrameBuffer, Frames, VideoInfo
-from adatp_cli.video.source import printable, unreadable
+from adatp_cli.video.source import unreadable
 
 FORMATS = ("PNG", "JPEG")
 _MOST_BYTES = 64 << 20

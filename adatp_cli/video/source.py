@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from adatp_cli.errors import VideoError
-from adatp_cli.text import printable as printable
+from adatp_cli.text import printable
 
 if TYPE_CHECKING:
     from adatp_cli.video.container import Kept

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from adatp_cli.errors import AdatpError
+from adatp_cli.text import printable
 from adatp_cli.video import decord_decoder
 from adatp_cli.video.channel import (
     Channel,
@@ -41,7 +42,7 @@ from adatp_cli.video.decode import check_clip, read_frames
 from adatp_cli.video.frames import FrameBuffer, Frames, Pixels, Resize
 from adatp_cli.video.picture_list import PictureList, read_pictures
 from adatp_cli.video.sampling import Sampling
-from adatp_cli.video.source import Source, printable
+from adatp_cli.video.source import Source
 
 # Between two signs of life.
 _PROGRESS_S = 0.5
