@@ -76,6 +76,11 @@ def gigabytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
+def percent(share: float | None) -> str:
+    """0.273 -> '27.3 %', and a dash for what is not known."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
 def markdown_cell(text: str) -> str:
     """Text that stands in a Markdown page or table as it is, and ends neither a cell nor a line."""
     return _MARKUP.sub(r"\\\g<0>", printable(text))

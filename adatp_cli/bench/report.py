@@ -19,7 +19,7 @@ from adatp_cli.bench.runner import BenchPlan
 from adatp_cli.machine import usable_cores
 from adatp_cli.model.device import is_cuda
 from adatp_cli.record import ModelInfo, Versions
-from adatp_cli.text import markdown_cell, plural
+from adatp_cli.text import markdown_cell, percent, plural
 from adatp_cli.video.frames import VideoInfo
 
 SCHEMA_VERSION = 1
@@ -196,7 +196,7 @@ def _costs(rows: Sequence[Row]) -> list[str]:
             "visual tokens to the last layer",
             [f"{one.kept_final} of {one.visual}" if one else _NONE for one in tokens],
         ),
-        ("LLM cost, paper's count", [_share(one.paper.ratio if one else None) for one in flops]),
+        ("LLM cost, paper's count", [percent(one.paper.ratio if one else None) for one in flops]),
         ("vision, TFLOP", [_tera(one.vision if one else None) for one in whole]),
         (
             "prefill + scoring, TFLOP",
@@ -234,7 +234,7 @@ def _growth(scaling: Sequence[Growth]) -> list[str]:
 def _curve(one: Growth, curve: Curve, units: Sequence[float]) -> str:
     scaled = zip(curve.coefficients, units, strict=True)
     values = " | ".join(_three_digits(value * unit) for value, unit in scaled)
-    return f"| {markdown_cell(one.contender)} | {values} | {_share(curve.worst_residual)} |"
+    return f"| {markdown_cell(one.contender)} | {values} | {percent(curve.worst_residual)} |"
 
 
 def _table(what: str, rows: Sequence[Row], lines: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
@@ -263,10 +263,6 @@ def _three_digits(value: float) -> str:
 
 def _ratio(value: float | None) -> str:
     return _NONE if value is None else f"{value:.3f}"
-
-
-def _share(value: float | None) -> str:
-    return _NONE if value is None else f"{100 * value:.1f} %"
 
 
 def _tera(value: float | None) -> str:

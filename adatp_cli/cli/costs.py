@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adatp_cli.record import AnswerRecord, Seconds
-from adatp_cli.text import plural
+from adatp_cli.text import percent, plural
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -82,11 +82,6 @@ def amount(count: float) -> str:
         power += 1
     digits = 0 if power == 0 or count >= 99.95 else 1 if count >= 9.995 else 2
     return f"{count:.{digits}f} {_PREFIXES[power]}"
-
-
-def percent(share: float) -> str:
-    """0.273 -> '27.3 %'."""
-    return f"{100 * share:.1f} %"
 
 
 def _time(seconds: float) -> str:

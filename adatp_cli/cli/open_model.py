@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adatp_cli.cli.costs import percent
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import Profile, load_profile
 from adatp_cli.settings import NO_ENCODER
-from adatp_cli.text import plural
+from adatp_cli.text import percent, plural
 
 if TYPE_CHECKING:
     from adatp_cli.answering.plan import FrameBudget

@@ -20,7 +20,7 @@ from adatp_cli.cli.cost_estimate import (
     find_target,
     forecast,
 )
-from adatp_cli.cli.costs import amount, percent
+from adatp_cli.cli.costs import amount
 from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.helping import examples
 from adatp_cli.cli.options import AUTO_FRAMES, DEFAULT_NEW_TOKENS, Json, frame_number
@@ -29,7 +29,7 @@ from adatp_cli.cli.parsing import Command, Group
 from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
-from adatp_cli.text import plural
+from adatp_cli.text import percent, plural
 
 app = typer.Typer(
     cls=Group,

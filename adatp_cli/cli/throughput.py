@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adatp_cli.batch.prefetch import Throughput
-from adatp_cli.cli.costs import percent
 from adatp_cli.cli.progress import BatchProgress, duration
-from adatp_cli.text import plural, printable
+from adatp_cli.text import percent, plural, printable
 
 _CLIPS_SHOWN = 5
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from adatp_cli.evaluation import plots
 from adatp_cli.evaluation.bias import EIGHTHS, PARTS, BiasSummary, LayerBias
-from adatp_cli.evaluation.report import PAGE, csv_text, markdown, percent, write_texts
-from adatp_cli.text import markdown_cell
+from adatp_cli.evaluation.report import PAGE, csv_text, markdown, write_texts
+from adatp_cli.text import markdown_cell, percent
 
 _LAYERS = "layers.csv"
 _FRAMES = "frames.csv"

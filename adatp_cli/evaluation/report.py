@@ -12,7 +12,7 @@ from adatp_cli.evaluation.statistics import Share
 from adatp_cli.evaluation.summary import COSTS, Outcome, Result, Summary, Versus
 from adatp_cli.files import OutputPath
 from adatp_cli.record import json_line
-from adatp_cli.text import CSV_MARK, csv_line, markdown_cell, printable
+from adatp_cli.text import CSV_MARK, csv_line, markdown_cell, percent, printable
 
 PAGE = "report.md"
 _SUMMARY = "summary.csv"
@@ -63,11 +63,6 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
                 f"{printable(os.fspath(folder / name))}: cannot be written: {error.strerror}",
                 "make room, and run again",
             ) from error
-
-
-def percent(share: float | None) -> str:
-    """0.273 -> '27.3 %', and a dash for what is not known."""
-    return NONE if share is None else f"{100 * share:.1f} %"
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
