@@ -132,9 +132,9 @@ def test_answers_come_in_the_order_of_the_requests(
     encoded: list[str] = []
     encode = Session.encode
 
-    def counted(self: Session, name: str, *rest: Any) -> Any:
+    def counted(self: Session, name: str, *rest: Any, **knobs: Any) -> Any:
         encoded.append(name)
-        return encode(self, name, *rest)
+        return encode(self, name, *rest, **knobs)
 
     monkeypatch.setattr(Session, "encode", counted)
     model = adapter(model=str(checkpoint), dtype="float32", frames="4", batch_size="1",

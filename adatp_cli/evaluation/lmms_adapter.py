@@ -10,7 +10,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -19,14 +18,16 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from adatp_cli.answering import records
-from adatp_cli.answering.events import Clip
+from adatp_cli.answering.run import Row, RunLoop
 from adatp_cli.answering.session import Session
+from adatp_cli.answering.tasks import Ask, ClipTask, FileClip, ProfileRun
+from adatp_cli.batch.prefetch import FramePrefetcher
 from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.model.load import LoadRequest, load_model
-from adatp_cli.profiles import Profile, load_profile, read_share
-from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
+from adatp_cli.profiles import load_profile, read_share
+from adatp_cli.record import FailureRecord
 from adatp_cli.settings import GenerationSettings
+from adatp_cli.video.frames import Frames
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 
@@ -35,15 +36,6 @@ log = logging.getLogger("adatp.lmms_eval")
 Number = TypeVar("Number")
 
 _MAX_NEW_TOKENS = 1024  # where a task says nothing, as in the harness's LLaVA adapters
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """One question: the text, the clip's path, and how to decode the answer."""
-
-    text: str
-    path: str
-    settings: GenerationSettings
 
 
 class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmms-eval
@@ -136,56 +128,55 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """The answers, in the order of the requests; questions of a clip share its encoding."""
-        asked, times = [], Counter[tuple[Any, ...]]()
-        for request in requests:
-            _, _, _, doc, task, split = request.args
-            asked.append(self._request(request.args, times[task, split, doc]))
+        runs: dict[GenerationSettings, ProfileRun] = {}
+        asks: dict[str, list[Ask]] = {}
+        times = Counter[tuple[Any, ...]]()
+        for index, request in enumerate(requests):
+            text, knobs, doc_to_visual, doc, task, split = request.args
+            settings = _settings(knobs, self._seed + times[task, split, doc])
             times[task, split, doc] += 1
-        answers: list[Any] = [""] * len(asked)
-        clip: Clip | AdatpError | None = None
-        path: str | None = None
-        order = sorted(range(len(asked)), key=lambda index: asked[index].path)
-        with IsolatedReader() as reader:
-            for index in tqdm(order, desc="adatp", disable=self.rank != 0):
-                request = asked[index]
-                session = Session(self._loaded, self._profile, request.settings)
-                if clip is None or path != request.path:
-                    path, clip = request.path, self._clip(reader, session, request.path)
-                try:
-                    if isinstance(clip, AdatpError):
-                        raise clip
-                    record = session.answered(clip, request.text).record
-                except AdatpError as error:
-                    log.warning("%s; the question is left without an answer", error.message)
-                    self._keep(self._failed(request, session.profile, error))
-                else:
-                    answers[index] = _result(record)
-                    self._keep(record)
+            if settings not in runs:
+                session = Session(self._loaded, self._profile, settings)
+                run = ProfileRun.of(session, self._loaded)
+                runs[settings] = dataclasses.replace(run, name=str(len(runs)))
+            visuals = doc_to_visual(self.task_dict[task][split][doc])
+            if len(visuals) != 1 or not isinstance(visuals[0], str):
+                raise UsageError(
+                    f"task {task} does not give one video file, and adatp answers about nothing "
+                    "else"
+                )
+            asks.setdefault(visuals[0], []).append(Ask(text, runs[settings], about=index))
+        answers: list[Any] = [""] * len(requests)
+        tasks = [ClipTask(FileClip(path), tuple(asks[path])) for path in sorted(asks)]
+        with (
+            IsolatedReader() as reader,
+            FramePrefetcher(tasks, lambda task: self._frames(task, reader)) as prefetcher,
+            tqdm(total=len(requests), desc="adatp", disable=self.rank != 0) as bar,
+        ):
+            for row in RunLoop().rows(prefetcher.results(_never), _never):
+                bar.update()
+                answers[row.ask.about] = self._answer(row)
         return answers
 
-    def _clip(self, reader: IsolatedReader, session: Session, path: str) -> Clip | AdatpError:
-        """The encoded clip, or what keeps it from that."""
-        try:
-            return session.encode(
-                path, reader.read(path, self._sampling, resize=session.plan.resize)
-            )
-        except AdatpError as error:
-            return error
+    def _frames(self, task: ClipTask, reader: IsolatedReader) -> Frames:
+        return task.clip.read(reader, self._sampling, task.asks[0].run.session.plan.resize)
 
-    def _keep(self, record: AnswerRecord | FailureRecord) -> None:
+    def _answer(self, row: Row) -> Any:
+        """An answer as lmms-eval takes it, the prompt as before pruning; "" where there is none."""
+        if row.error is not None and not isinstance(row.error, AdatpError):
+            raise row.error
+        record = row.record
         if self._records is not None:
             self._records.write(f"{record.to_json()}\n")
             self._records.flush()
-
-    def _failed(self, request: _Request, profile: Profile, error: AdatpError) -> FailureRecord:
-        return FailureRecord(
-            request.path,
-            request.text,
-            ErrorInfo(error.kind, error.message, error.hint),
-            model=records.model_info(self._loaded),
-            profile=profile.to_dict(),
-            versions=records.versions(),
+        if isinstance(record, FailureRecord):
+            log.warning("%s; the question is left without an answer", record.error.message)
+            return ""
+        tokens = record.tokens
+        counts = TokenCounts(
+            input_tokens=tokens.text + tokens.visual, output_tokens=tokens.generated
         )
+        return GenerationResult(record.answer, counts)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Not offered."""
@@ -194,15 +185,6 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not offered."""
         raise NotImplementedError("adatp answers in one round")
-
-    def _request(self, arguments: Sequence[Any], repeat: int) -> _Request:
-        context, knobs, doc_to_visual, doc_id, task, split = arguments
-        visuals = doc_to_visual(self.task_dict[task][split][doc_id])
-        if len(visuals) != 1 or not isinstance(visuals[0], str):
-            raise UsageError(
-                f"task {task} does not give one video file, and adatp answers about nothing else"
-            )
-        return _Request(context, visuals[0], _settings(knobs, self._seed + repeat))
 
 
 def _settings(knobs: Mapping[str, Any], seed: int) -> GenerationSettings:
@@ -222,13 +204,8 @@ def _settings(knobs: Mapping[str, Any], seed: int) -> GenerationSettings:
     )
 
 
-def _result(record: AnswerRecord) -> Any:
-    """An answer as lmms-eval takes it; the prompt as it is before pruning."""
-    tokens = record.tokens
-    return GenerationResult(
-        record.answer,
-        TokenCounts(input_tokens=tokens.text + tokens.visual, output_tokens=tokens.generated),
-    )
+def _never() -> bool:
+    return False
 
 
 def _number(kind: Callable[[Any], Number], name: str, given: object) -> Number:
@@ -239,13 +216,7 @@ def _number(kind: Callable[[Any], Number], name: str, given: object) -> Number:
 
 
 def _opened(path: Path, rank: int) -> TextIO:
-    """A new file for the records of one process.
-
-    Raises
-    ------
-    UsageError
-        It is there already, or cannot be made.
-    """
+    """A new file for the records of one process, or a `UsageError`."""
     path = path.with_name(f"{path.stem}-{rank}{path.suffix}") if rank else path
     try:
         return path.open("x", encoding="ascii")
