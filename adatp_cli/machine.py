@@ -10,15 +10,17 @@ import platform
 import traceback
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adatp_cli import __version__
 from adatp_cli.errors import AdatpError
+from adatp_cli.model import checkpoints, memory
+from adatp_cli.model.checkpoints import ALIASES, AUTO, DEFAULT_ENCODER, TINY
+from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16, is_cuda
+from adatp_cli.model.hub import Hub, HuggingFaceHub
+from adatp_cli.model.layout import read_description, weight_bytes
 from adatp_cli.model.memory import check_address_space
 from adatp_cli.text import one_line, plural
-
-if TYPE_CHECKING:
-    from adatp_cli.model.hub import Hub
 
 # What answering cannot do without, and what only some answers need.
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "av")
@@ -28,7 +30,6 @@ MISSING = "missing"
 _USED = {"transformers": "transformers.models.llava_onevision.modeling_llava_onevision"}
 # What transformers imports where it is there, and adatp has no need of.
 _BESIDE = ("torchvision", "torchaudio")
-_SIDE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,8 @@ class Report:
 def examine(model: str | None = None) -> Report:
     """Look at this machine.
 
-    Parameters
-    ----------
-    model
-        A model that has to be here and ready; when omitted, what `ask` takes when it is not told
-        has to be, or else the hub has to be there to fetch it from.
+    `model` has to be here and ready; when omitted, what `ask` takes when it is not told has to be,
+    or else the hub has to be there to fetch it from.
     """
     report = Report()
     try:
@@ -108,26 +106,10 @@ def examine(model: str | None = None) -> Report:
     except AdatpError as error:
         report.problems.append(_line(error.message, error.hint))
         return report
-    _bundled(report)
-    _packages(report)
-    if any(report.packages[name] is None for name in REQUIRED):
-        return report
-    _devices(report)
-    _decoders(report)
-    _models(report, model)
-    return report
-
-
-def _bundled(report: Report) -> None:
-    from adatp_cli.model.checkpoints import bundled_folder
-
     try:
-        report.bundled_model = str(bundled_folder())
+        report.bundled_model = str(checkpoints.bundled_folder())
     except AdatpError as error:
         report.problems.append(_line(error.message, error.hint))
-
-
-def _packages(report: Report) -> None:
     for name in (*REQUIRED, *OPTIONAL):
         try:
             report.packages[name] = metadata.version(name)
@@ -137,6 +119,11 @@ def _packages(report: Report) -> None:
             if name in REQUIRED:
                 broken = broken_package(error) or name
                 report.problems.append("; ".join(import_problem(broken, error)))
+    if all(report.packages[name] is not None for name in REQUIRED):
+        _devices(report)
+        _decoders(report)
+        _models(report, model)
+    return report
 
 
 def broken_package(error: BaseException) -> str | None:
@@ -179,80 +166,59 @@ def usable_cores() -> int:
 def _devices(report: Report) -> None:
     import torch
 
-    from adatp_cli.model.device import cpu_is_fast_at_bfloat16
-    from adatp_cli.model.memory import available_memory
-
     speed = "fast" if cpu_is_fast_at_bfloat16() else "slow"
-    report.devices.append(
-        Device(
-            "cpu", f"{plural(usable_cores(), 'core')}, {speed} at bfloat16", available_memory("cpu")
-        )
-    )
+    cpu = f"{plural(usable_cores(), 'core')}, {speed} at bfloat16"
+    report.devices.append(Device("cpu", cpu, memory.available_memory("cpu")))
     for index in range(torch.cuda.device_count()):
         name = f"cuda:{index}"
-        free = available_memory(name)
+        free = memory.available_memory(name)
         report.devices.append(Device(name, torch.cuda.get_device_name(index), free))
 
 
 def _decoders(report: Report) -> None:
-    """Decode a clip made here with each decoder."""
+    """Decode a clip made here with each decoder: four grey frames in a codec that is everywhere."""
+    import av
+    import numpy as np
+
     from adatp_cli.video.decode import read_frames
     from adatp_cli.video.sampling import Sampling
 
-    clip = _small_clip()
+    clip = io.BytesIO()
+    with av.open(clip, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for level in range(4):
+            pixels = np.full((64, 64, 3), 60 * level, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
     for name in ("pyav", "decord"):
         try:
-            report.decoders[name] = len(read_frames(clip, Sampling(frames=2), decoder=name)) == 2
+            frames = read_frames(clip.getvalue(), Sampling(frames=2), decoder=name)
+            report.decoders[name] = len(frames) == 2
         except AdatpError:
             report.decoders[name] = False
     if not any(report.decoders.values()):
         report.problems.append("no decoder reads an mp4; install av again")
 
 
-def _small_clip() -> bytes:
-    """Four grey frames as an mp4, in a codec that every build of FFmpeg has."""
-    import av
-    import numpy as np
-
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("mpeg4", rate=4)
-        stream.width = stream.height = _SIDE
-        stream.pix_fmt = "yuv420p"
-        for level in range(4):
-            pixels = np.full((_SIDE, _SIDE, 3), 60 * level, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
 def _models(report: Report, wanted: str | None) -> None:
-    from adatp_cli.model.checkpoints import ALIASES, AUTO, TINY, choose_auto
-    from adatp_cli.model.device import choose_device, is_cuda
-    from adatp_cli.model.hub import HuggingFaceHub
-
     hub = HuggingFaceHub()
     report.cache_folder = str(hub.cache_folder)
-    report.auto_model = choose_auto(cuda=is_cuda(choose_device(AUTO)))
+    report.auto_model = checkpoints.choose_auto(cuda=is_cuda(choose_device("auto")))
     if wanted == AUTO:
         wanted = report.auto_model
     names = [TINY, *ALIASES]
     if wanted is not None and wanted.lower() not in names:
         names.append(wanted)
-    for name in names:
-        report.models.append(_model_state(name, hub))
-    if wanted is None:
-        _plain(report, hub)
+    report.models = [_model_state(name, hub) for name in names]
+    if wanted is not None:
+        state = next(item for item in report.models if item.name in (wanted, wanted.lower()))
+        if not state.ready:
+            what = f"the model {state.name} is not ready: {state.note}"
+            report.problems.append(_line(what, state.step))
         return
-    state = next(item for item in report.models if item.name in (wanted, wanted.lower()))
-    if not state.ready:
-        report.problems.append(
-            _line(f"the model {state.name} is not ready: {state.note}", state.step)
-        )
-
-
-def _plain(report: Report, hub: Hub) -> None:
-    """Whether `ask` works without -m: its model is ready, or can be fetched."""
+    # Whether `ask` works without -m: its model is ready, or can be fetched.
     state = next(item for item in report.models if item.name == report.auto_model)
     if state.ready:
         return
@@ -280,35 +246,28 @@ def _line(problem: str, step: str) -> str:
 
 def _model_state(name: str, hub: Hub) -> ModelState:
     """Whether a model's files and its encoder's are here, whole, and fit the memory."""
-    from adatp_cli.model.checkpoints import ALIASES, DEFAULT_ENCODER, TINY, locate, locate_relevance
-    from adatp_cli.model.device import choose_device, choose_dtype
-    from adatp_cli.model.layout import read_description, weight_bytes
-    from adatp_cli.model.memory import fitting_quantization
 
     def silent(_text: str) -> None:
         """Looking fetches nothing, so there is no progress to tell."""
 
     try:
-        found = locate(name, offline=True, progress=silent, hub=hub)
+        found = checkpoints.locate(name, offline=True, progress=silent, hub=hub)
         encoder = read_description(found.folder).relevance_encoder or DEFAULT_ENCODER
-        locate_relevance(encoder, offline=True, progress=silent, hub=hub)
+        checkpoints.locate_relevance(encoder, offline=True, progress=silent, hub=hub)
         device = choose_device("auto")
         sizes = weight_bytes(found.folder, choose_dtype("auto", device))
     except AdatpError as error:
         repository = ALIASES.get(name.lower(), name)
-        known = name.lower() in ALIASES and hub.cached(repository) is None
-        note = "not in the cache; fetched when first used" if known else error.message
-        step = (
-            f"`adatp ask -m {name}` fetches it where the hub can be reached"
-            if known
-            else error.hint
-        )
+        note, step = error.message, error.hint
+        if name.lower() in ALIASES and hub.cached(repository) is None:
+            note = "not in the cache; fetched when first used"
+            step = f"`adatp ask -m {name}` fetches it where the hub can be reached"
         return ModelState(name, repository, MISSING, None, note, step)
-    kinds = {"none": sizes["none"], "nf4": sizes["nf4"]}
     state = "bundled" if found.name == TINY else "folder" if found.revision is None else "cached"
     note = step = ""
     try:  # as `ask` does with --quantize auto
-        fitting_quantization("auto", sizes, device=device, model=name, progress=silent)
+        memory.fitting_quantization("auto", sizes, device=device, model=name, progress=silent)
     except AdatpError as error:
         note, step = error.message, error.hint
+    kinds = {"none": sizes["none"], "nf4": sizes["nf4"]}
     return ModelState(name, found.name, state, kinds, note, step)
