@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from adatp_cli.evaluation import bias_report, plots
+from adatp_cli.evaluation import bias_report
 from adatp_cli.evaluation.bias import (
     PARTS,
     AttentionWatch,
@@ -27,6 +27,7 @@ from adatp_cli.evaluation.bias import (
     top_tokens,
 )
 from adatp_cli.model.load import LoadedModel
+from adatp_cli.pictures import style
 from adatp_cli.pruning.hooks import PrunedPrefill
 from adatp_cli.pruning.report import PruningError
 from tests.pruning_case import LAYERS, LAYOUT, Fixed, build_model, build_prompt, masked_run
@@ -205,7 +206,7 @@ def test_tables_and_files(tmp_path: Path) -> None:
     assert "| layer | top 10 % by attention | own keeps |" in text
     assert "| 1 | 100.0 % | 50.0 % |" in text
     assert "| 8 | 100.0 % | 50.0 % |" in text
-    drawn = bias_report.draw(found, tmp_path) if plots.available() else []
+    drawn = bias_report.draw(found, tmp_path) if style.can_draw() else []
     bias_report.write_report(tmp_path, found, ["a fact"], drawn)
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert page.startswith("# Biases of attention: made\n\n- a fact\n")

@@ -25,6 +25,7 @@ from adatp_cli.evaluation.summary import (
     summarise,
 )
 from adatp_cli.evaluation.tasks import ProfileSpec
+from adatp_cli.pictures import style
 from adatp_cli.profiles import load_profile
 from tests.records import answer_record
 
@@ -158,7 +159,7 @@ def test_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "report"
     found = summary()
     report.prepare_folder(folder)
-    drawn = plots.draw(found, folder) if plots.available() else []
+    drawn = plots.draw(found, folder) if style.can_draw() else []
     report.write_report(folder, found, outcomes(found.dataset), ["5 questions"], drawn)
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# A set\n\n- 5 questions\n")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from adatp_cli.bench.report import BenchResult
 from adatp_cli.bench.results import Curve, Growth, Row, Spread
-from adatp_cli.errors import ModelError
-from adatp_cli.pictures.style import can_draw, drawing, label
+from adatp_cli.pictures.style import drawing, label, legend, plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,20 +32,6 @@ _STEPS = 100
 _DPI = 150
 
 
-def check_plots() -> None:
-    """Refuse before anything is measured what could not be drawn afterwards.
-
-    Raises
-    ------
-    ModelError
-        matplotlib is not installed.
-    """
-    if not can_draw():
-        raise ModelError(
-            "--plot needs matplotlib, which is not installed", "pip install matplotlib"
-        )
-
-
 def draw(result: BenchResult, path: Path) -> None:
     """Write the picture: where the time goes, and below it how time and memory grow.
 
@@ -55,26 +40,20 @@ def draw(result: BenchResult, path: Path) -> None:
     OSError
         The file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     measured = [row for row in result.rows if row.not_measured is None]
     scaling = result.scaling
     counts = len({row.frames for row in measured})
     tall = 1.2 + 0.27 * max(1, counts) + 0.3 * max(1, len(measured))
+    below = 3.6 + 0.2 * (len(scaling) // _LEGEND_COLUMNS) if scaling else 0.0
+    weights = ", random weights" if result.random_weights else ""
+    title = f"{result.model.name}{weights}, {result.model.dtype}, {result.machine.device}"
+    figure = plot(9.0, tall + below, title)
     if scaling:
-        below = 3.6 + 0.2 * (len(scaling) // _LEGEND_COLUMNS)
-        figure = Figure(figsize=(9.0, tall + below), layout="constrained")
         above, beneath = figure.subfigures(2, 1, squeeze=False, height_ratios=(tall, below))[:, 0]
         _stages(above, measured)
         _curves(beneath, measured, scaling)
     else:
-        figure = Figure(figsize=(9.0, tall), layout="constrained")
         _stages(figure, measured)
-    weights = ", random weights" if result.random_weights else ""
-    title = f"{result.model.name}{weights}, {result.model.dtype}, {result.machine.device}"
-    figure.suptitle(label(title), fontsize=11)
-    FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
     with drawing():
         figure.savefig(path, dpi=_DPI, format="png")
 
@@ -87,11 +66,19 @@ def _stages(figure: FigureBase, measured: Sequence[Row]) -> None:
         len(counts), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
     for axes, count in zip(all_axes[:, 0], counts, strict=True):
-        _bars(axes, [row for row in measured if row.frames == count])
+        rows = [row for row in measured if row.frames == count]
+        places = range(len(rows))
+        left = [0.0] * len(rows)
+        for part, colour in _PARTS.items():
+            widths = [row.seconds[part].median if part in row.seconds else 0.0 for row in rows]
+            axes.barh(places, widths, left=left, color=colour, label=part)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.set_yticks(places, [label(row.contender) for row in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
         axes.set_title(f"{count} frames", fontsize=10)
     all_axes[-1, 0].set_xlabel("seconds from opening the clip to the end of the answer")
-    handles, labels = all_axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(_PARTS), fontsize=8)
+    legend(figure, all_axes[0, 0], len(_PARTS))
 
 
 def _curves(figure: FigureBase, measured: Sequence[Row], scaling: Sequence[Growth]) -> None:
@@ -111,9 +98,7 @@ def _curves(figure: FigureBase, measured: Sequence[Row], scaling: Sequence[Growt
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    columns = min(len(scaling), _LEGEND_COLUMNS)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+    legend(figure, all_axes[0], min(len(scaling), _LEGEND_COLUMNS))
 
 
 def _points(
@@ -139,15 +124,3 @@ def _points(
     first, last = min(one.frames), max(one.frames)
     steps = [first + (last - first) * step / _STEPS for step in range(_STEPS + 1)]
     axes.plot(steps, [unit * curve.at(step) for step in steps], linewidth=1.0, color=colour)
-
-
-def _bars(axes: Axes, rows: Sequence[Row]) -> None:
-    places = list(range(len(rows)))
-    left = [0.0] * len(rows)
-    for part, colour in _PARTS.items():
-        widths = [row.seconds[part].median if part in row.seconds else 0.0 for row in rows]
-        axes.barh(places, widths, left=left, color=colour, label=part)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(places, [label(row.contender) for row in rows])
-    axes.invert_yaxis()
-    axes.grid(axis="x", alpha=0.3)

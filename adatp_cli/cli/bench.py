@@ -25,7 +25,7 @@ from adatp_cli.cli.options import (
     with_run_options,
 )
 from adatp_cli.cli.output import Output
-from adatp_cli.errors import UsageError
+from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.model.checkpoints import RANDOM
 from adatp_cli.text import plural
@@ -82,9 +82,12 @@ class BenchOptions:
         if len(set(self.frames)) < len(self.frames):
             raise UsageError("--frames names a number twice", "name each once")
         if self.plot is not None:
-            from adatp_cli.bench.plots import check_plots
+            from adatp_cli.pictures.style import can_draw
 
-            check_plots()
+            if not can_draw():
+                raise ModelError(
+                    "--plot needs matplotlib, which is not installed", "pip install matplotlib"
+                )
 
     def outputs(self) -> list[OutputPath]:
         """The files that are written."""

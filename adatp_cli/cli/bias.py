@@ -205,6 +205,7 @@ class Measurement:
     def _finish(self, told: list[str], model: str, summary: BiasSummary) -> None:
         from adatp_cli.evaluation import bias_report, plots
         from adatp_cli.evaluation.report import PAGE, prepare_folder
+        from adatp_cli.pictures import style
 
         if model == "tiny":
             told.append(bias_report.SMALL_MODEL)
@@ -219,7 +220,7 @@ class Measurement:
             return
         drawn: list[str] = []
         prepare_folder(folder)
-        if plots.available():
+        if style.can_draw():
             drawn = bias_report.draw(summary, folder)
         else:
             self._output.note(plots.MISSING)

@@ -384,10 +384,11 @@ class Evaluation:
     ) -> None:
         from adatp_cli.evaluation import plots
         from adatp_cli.evaluation.report import PAGE, prepare_folder, write_report
+        from adatp_cli.pictures import style
 
         drawn: list[str] = []
         prepare_folder(folder)
-        if plots.available():
+        if style.can_draw():
             drawn = plots.draw(summary, folder)
         else:
             self._output.note(plots.MISSING)

@@ -11,6 +11,7 @@ import numpy as np
 from adatp_cli.evaluation import plots
 from adatp_cli.evaluation.bias import EIGHTHS, PARTS, BiasSummary, LayerBias
 from adatp_cli.evaluation.report import PAGE, csv_text, markdown, write_texts
+from adatp_cli.pictures import style
 from adatp_cli.text import markdown_cell, percent
 
 _LAYERS = "layers.csv"
@@ -183,7 +184,7 @@ def draw(summary: BiasSummary, folder: Path) -> list[str]:
 
 
 def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
-    figure = plots.figure(11.0, 4.2, f"By layer: {summary.title}")
+    figure = style.plot(11.0, 4.2, f"By layer: {summary.title}")
     axes = figure.subplots(1, 3)
     drawn: tuple[tuple[str, Callable[[LayerBias], float], float], ...] = (
         ("in the last eighth of the clip (%)", lambda layer: 100 * layer.last_eighth, 12.5),
@@ -197,18 +198,18 @@ def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
         for number, (view, name) in enumerate(views):
             values = [tell(layer) for layer in view.layers]
             colour = plots.colour(number)
-            axis.plot(values, "o-", markersize=3, color=colour, label=plots.label(name))
+            axis.plot(values, "o-", markersize=3, color=colour, label=style.label(name))
         axis.set_xlabel("layer")
         axis.locator_params(axis="x", integer=True)
         axis.set_title(title, fontsize=10)
         axis.set_ylim(0, None)
         axis.grid(alpha=0.3)
-    plots.legend(figure, axes[0], 3)
+    style.legend(figure, axes[0], 3)
     return figure
 
 
 def _draw_along(summary: BiasSummary) -> plots.Figure:
-    figure = plots.figure(11.0, 4.4, f"Along the clip, 1 is even: {summary.title}")
+    figure = style.plot(11.0, 4.4, f"Along the clip, 1 is even: {summary.title}")
     left, right = figure.subplots(1, 2)
     middles = (np.arange(PARTS) + 0.5) / PARTS
     steps: dict[str, Any] = {"drawstyle": "steps-mid"}
@@ -222,7 +223,7 @@ def _draw_along(summary: BiasSummary) -> plots.Figure:
     left.set_title("attention", fontsize=10)
     for number, view in enumerate(summary.kept, 1):
         kept = PARTS * view.layers[-1].parts
-        name = plots.label(f"{view.profile} keeps")
+        name = style.label(f"{view.profile} keeps")
         right.plot(middles, kept, color=plots.colour(number), label=name, **steps)
     right.set_title("kept to the last layer", fontsize=10)
     for axis in (left, right):
@@ -243,11 +244,11 @@ def _draw_places(summary: BiasSummary) -> plots.Figure:
     chosen = np.unique(np.linspace(0, len(layers) - 1, count).round().astype(int))
     maps = [(f"attention, layer {number}", layers[number]) for number in chosen]
     maps += [
-        (f"{plots.label(view.profile)} keeps\nto the last layer", view.layers[-1])
+        (f"{style.label(view.profile)} keeps\nto the last layer", view.layers[-1])
         for view in summary.kept
     ]
     title = f"Over the frame, 1 is even: {summary.title}"
-    figure = plots.figure(1.0 + 2.0 * len(maps), 3.1, title)
+    figure = style.plot(1.0 + 2.0 * len(maps), 3.1, title)
     axes = np.atleast_1d(figure.subplots(1, len(maps)))
     hottest = max(1.0, *(layer.hottest for _, layer in maps))
     image: Any = None

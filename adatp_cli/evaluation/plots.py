@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation.summary import Result, Summary
+from adatp_cli.pictures import style
 from adatp_cli.text import printable
 
 if TYPE_CHECKING:
@@ -34,11 +33,6 @@ _BRIGHT = 55
 _DPI = 150
 
 
-def available() -> bool:
-    """Whether pictures can be drawn here."""
-    return find_spec("matplotlib") is not None
-
-
 def draw(summary: Summary, folder: Path) -> list[str]:
     """Draw what there is to draw into a folder, and return the files' names.
 
@@ -59,41 +53,15 @@ def draw(summary: Summary, folder: Path) -> list[str]:
     return drawn
 
 
-def figure(width: float, height: float, title: str) -> Figure:
-    """An empty picture, in inches."""
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(width, height), layout="constrained")
-    made.suptitle(label(title), fontsize=11)
-    return made
-
-
-def legend(figure: Figure, axis: Axes, columns: int) -> None:
-    """Below the picture, where it covers nothing."""
-    handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=columns)
-
-
 def colour(number: int) -> str:
     """The colour of a profile."""
     return _COLOURS[number % len(_COLOURS)]
 
 
-def label(text: str) -> str:
-    """A name that is drawn as it is: no mathematics, and no leading underscore, which hides it."""
-    shown = printable(text).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, or raise an `AdatpError`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)  # without pyplot, which keeps every figure and looks for a screen
     try:
-        with warnings.catch_warnings():
-            # A letter that the font lacks is drawn as a box, and the tables have it.
-            warnings.filterwarnings("ignore", "Glyph")
+        with style.drawing():
             figure.savefig(path, dpi=_DPI)
     except OSError as error:
         raise AdatpError(
@@ -105,7 +73,7 @@ def _against_cost(summary: Summary) -> Figure:
     families: dict[str, list[Result]] = {}
     for result in summary.results:
         families.setdefault(result.family, []).append(result)
-    drawn = figure(9.0, 4.2 + 0.2 * (len(families) // 5), summary.dataset.title)
+    drawn = style.plot(9.0, 4.2 + 0.2 * (len(families) // 5), summary.dataset.title)
     axes = drawn.subplots(1, 2, sharey=True)
     for axis, (count, title) in zip(axes, _COUNTS, strict=True):
         for number, results in enumerate(families.values()):
@@ -114,7 +82,7 @@ def _against_cost(summary: Summary) -> Figure:
         axis.set_xlim(0, 105)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("right (%), with 95 % intervals")
-    legend(drawn, axes[0], min(len(families), 5))
+    style.legend(drawn, axes[0], min(len(families), 5))
     return drawn
 
 
@@ -139,7 +107,7 @@ def _points(axis: Axes, results: Sequence[Result], count: str, number: int) -> N
         markersize=4.5,
         capsize=3,
         color=colour(number),
-        label=label(results[0].family),
+        label=style.label(results[0].family),
     )
 
 
@@ -156,7 +124,7 @@ def _bars(summary: Summary) -> Figure:
     count = len(summary.results)
     height = max(2.5, 1.4 + len(kinds) * (0.12 + 0.11 * count))
     title = f"{summary.dataset.title}, by {summary.dataset.kind_title}"
-    drawn = figure(8.0, height, title)
+    drawn = style.plot(8.0, height, title)
     axis = drawn.subplots()
     thick = 0.8 / count
     for number, result in enumerate(summary.results):
@@ -171,15 +139,15 @@ def _bars(summary: Summary) -> Figure:
             xerr=_whiskers(values, [share.interval or (0.0, 0.0) for share in shares]),
             color=colour(number),
             linewidth=0.0,
-            label=label(result.name),
+            label=style.label(result.name),
             error_kw={"elinewidth": 0.8, "capsize": 1.5, "alpha": 0.7},
         )
-    axis.set_yticks(range(len(kinds)), [label(kind) for kind in kinds])
+    axis.set_yticks(range(len(kinds)), [style.label(kind) for kind in kinds])
     axis.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
     axis.set_xlim(0, 100)
     axis.set_xlabel("right (%), with 95 % intervals")
     axis.grid(axis="x", alpha=0.3)
-    legend(drawn, axis, min(count, 5))
+    style.legend(drawn, axis, min(count, 5))
     return drawn
 
 
@@ -187,7 +155,7 @@ def _chart(summary: Summary) -> Figure:
     """Numbers on colours: a row for each profile, a column for each kind."""
     results, kinds = summary.results, list(summary.results[0].kinds)
     title = f"{summary.dataset.title}, right (%) by {summary.dataset.kind_title}"
-    drawn = figure(2.6 + 0.62 * len(kinds), 1.6 + 0.2 * len(results), title)
+    drawn = style.plot(2.6 + 0.62 * len(kinds), 1.6 + 0.2 * len(results), title)
     axis = drawn.subplots()
     values = [
         [math.nan if share.value is None else 100 * share.value for share in result.kinds.values()]
@@ -199,8 +167,10 @@ def _chart(summary: Summary) -> Figure:
             if not math.isnan(value):
                 ink = "black" if value > _BRIGHT else "white"
                 axis.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, size=7)
-    axis.set_yticks(range(len(results)), [label(result.name) for result in results], fontsize=7)
-    names = [label(kind) for kind in kinds]
+    axis.set_yticks(
+        range(len(results)), [style.label(result.name) for result in results], fontsize=7
+    )
+    names = [style.label(kind) for kind in kinds]
     axis.set_xticks(range(len(kinds)), names, fontsize=7, rotation=40, ha="left")
     axis.xaxis.tick_top()
     return drawn

@@ -6,6 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from adatp_cli.text import plural, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 # What dropped patches fade into, and how far: those that fall first the most.
 SHADE = (24, 22, 46)
@@ -88,14 +89,35 @@ def blank_page(width: float, height: float, dpi: float) -> tuple[Figure, Axes]:
 
 def can_draw() -> bool:
     """Whether matplotlib is installed."""
-    from importlib.util import find_spec
-
     return find_spec("matplotlib") is not None
+
+
+def plot(width: float, height: float, title: str) -> Any:
+    """An empty figure for plots, in inches; its axes come in arrays of any shape."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(label(title), fontsize=11)
+    return figure
+
+
+def legend(figure: FigureBase, axis: Axes, columns: int) -> None:
+    """The legend of one of a figure's plots below it, where it covers nothing."""
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=columns)
+
+
+def label(text: str) -> str:
+    """A name that a plot shows as it is: no mathematics, no leading underscore, which hides it."""
+    shown = printable(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Let a letter that the font lacks be drawn as a box without a warning; the record has it."""
+    """Draw a letter that the font lacks as a box without a warning; records and tables have it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")
         yield
@@ -129,12 +151,6 @@ def write(page: Axes, x: float, y: float, text: str, size: float, **look: Any) -
     """Text with its upper left corner at a place, drawn as it is: no mathematics in it."""
     settings: dict[str, Any] = {"va": "top", "parse_math": False} | look
     return page.text(x, y, text, fontsize=size, **settings)
-
-
-def label(text: str) -> str:
-    """A name that a plot shows as it is: no mathematics, no leading underscore, which hides it."""
-    shown = printable(text).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
 
 
 def letters(width: float, size: float) -> int:
