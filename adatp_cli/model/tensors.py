@@ -7,7 +7,6 @@ much memory it takes and whether the file was cut off, before anything is loaded
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -21,7 +20,6 @@ from adatp_cli.errors import ModelError
 DAMAGED = "model_damaged"  # the kind of the errors that a new copy of the file would cure
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 100 * 2**20  # the format's own limit
-_GAP_WORTH_READING = 2**20  # a hole smaller than this costs less than a second request
 _PIECE = 8 * 2**20
 
 _ABSURD = (OverflowError, RecursionError)  # an endless number, brackets without end
@@ -130,25 +128,34 @@ def copy_tensors(
 ) -> None:
     """Write a smaller safetensors file with only the tensors that are wanted.
 
-    Neighbouring tensors are read as one span, so a file whose wanted tensors lie together costs a
-    request or two; the bytes between spans are never read. `target` appears only when complete;
-    an interrupted copy is gone on with where it was. `progress` is called with the bytes that such
-    a copy left, then with those of each piece.
+    Tensors that lie together are read as one span, and nothing between spans is read. `target`
+    appears only when complete; an interrupted copy is gone on with where it was. `progress` is
+    called with the bytes that such a copy left, then with those of each piece.
     """
     header = read_header(source, name)
     entries = [entry for entry in header.tensors.values() if wanted(entry.name)]
     if not entries:
         raise ModelError(f"{name} holds none of the tensors that are needed")
+    spans: list[tuple[int, int]] = []
+    for entry in entries:
+        start = entry.start
+        if spans and spans[-1][1] == start:
+            start = spans.pop()[0]
+        spans.append((start, entry.end))
     partial = target.with_name(f"{target.name}.partial")
-    head, total = _new_header(entries), sum(entry.nbytes for entry in entries)
-    done = _already_copied(partial, head, total)
+    head = _new_header(entries)
+    skip = _already_copied(partial, head, sum(entry.nbytes for entry in entries))
     try:
         with partial.open("ab") as file:
-            progress(done)
-            for span in _spans(_rest(entries, done)):
-                for piece in _span_data(source, header.data_start, span, name):
+            progress(skip)
+            for start, end in spans:
+                begin, skip = min(start + skip, end), max(0, skip - (end - start))
+                for piece in source.read(header.data_start + begin, header.data_start + end):
                     file.write(piece)
                     progress(len(piece))
+                    begin += len(piece)
+                if begin < end:
+                    raise _damaged(name, "it ends inside its data")
         os.replace(partial, target)
     except ModelError:  # what is damaged is not gone on with
         partial.unlink(missing_ok=True)
@@ -167,46 +174,6 @@ def _already_copied(partial: Path, head: bytes, total: int) -> int:
         partial.write_bytes(head)
         return 0
     return have
-
-
-def _rest(entries: list[TensorEntry], done: int) -> list[TensorEntry]:
-    """What is left of the tensors after their first `done` bytes."""
-    left = []
-    for entry in entries:
-        if done < entry.nbytes:
-            left.append(dataclasses.replace(entry, start=entry.start + done))
-        done = max(0, done - entry.nbytes)
-    return left
-
-
-def _spans(entries: list[TensorEntry]) -> list[list[TensorEntry]]:
-    """Group entries, in the order of their data, that lie close enough to be read at once."""
-    spans: list[list[TensorEntry]] = []
-    for entry in entries:
-        if spans and entry.start - spans[-1][-1].end <= _GAP_WORTH_READING:
-            spans[-1].append(entry)
-        else:
-            spans.append([entry])
-    return spans
-
-
-def _span_data(
-    source: ByteSource, data_start: int, span: list[TensorEntry], name: str
-) -> Iterator[bytes]:
-    """Yield the tensors' bytes of one span, without the holes between them."""
-    begin, end = span[0].start, span[-1].end
-    position = begin
-    waiting = list(span)
-    for piece in source.read(data_start + begin, data_start + end):
-        piece_end = position + len(piece)
-        for entry in waiting:
-            low, high = max(entry.start, position), min(entry.end, piece_end)
-            if low < high:
-                yield piece[low - position : high - position]
-        waiting = [entry for entry in waiting if entry.end > piece_end]
-        position = piece_end
-    if position < end:
-        raise _damaged(name, "it ends inside its data")
 
 
 def _new_header(entries: list[TensorEntry]) -> bytes:
