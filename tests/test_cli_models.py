@@ -30,8 +30,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def served(repositories: Path, hub_server: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
     shutil.copytree(repositories, hub_server.root, dirs_exist_ok=True)
-    here = functools.partial(hub.HuggingFaceHub, hub_server.url)
-    monkeypatch.setattr(hub, "HuggingFaceHub", here)
+    here = functools.partial(hub.Hub, hub_server.url)
+    monkeypatch.setattr(hub, "Hub", here)
     return hub_server
 
 

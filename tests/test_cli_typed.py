@@ -14,10 +14,11 @@ import pytest
 import adatp_cli.model.load
 from adatp_cli.cli.evaluate import read_budgets
 from adatp_cli.errors import ModelError
+from adatp_cli.model.checkpoints import Checkpoint, find
+from adatp_cli.model.hub import Hub
 from adatp_cli.profiles import load_profile, read_share
 from adatp_cli.video.source import local_path
 from tests.conftest import Run
-from tests.fake_hub import FakeHub, locate_in
 
 # Phrases of the libraries that read the command line and check its values.
 FOREIGN = re.compile(
@@ -154,20 +155,22 @@ def test_a_known_name_wins_over_a_folder_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    hub = FakeHub(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     for name in ("tiny", "7b"):
         (tmp_path / name).mkdir()
 
-    def found(name: str) -> str:
+    def called(name: str) -> str:
         try:
-            return locate_in(name, hub, offline=True)[0].name
+            found = find(name, offline=True, hub=Hub())
         except ModelError as error:
             return error.message
+        assert isinstance(found, Checkpoint)
+        return found.name
 
-    assert found("tiny") == "tiny"
-    assert found("7B").startswith("llava-hf/llava-onevision-qwen2-7b-ov-hf is not in the cache")
-    assert found("./tiny") == "tiny is no model: it has no config.json"
-    assert found("./7b") == "7b is no model: it has no config.json"
+    assert called("tiny") == "tiny"
+    assert called("7B").startswith("llava-hf/llava-onevision-qwen2-7b-ov-hf is not in the cache")
+    assert called("./tiny") == "tiny is no model: it has no config.json"
+    assert called("./7b") == "7b is no model: it has no config.json"
 
 
 def test_a_share_may_be_a_percentage_wherever_one_is_taken(adatp: Run, tmp_path: Path) -> None:

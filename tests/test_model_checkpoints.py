@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model import hub as hub_module
-from adatp_cli.model.checkpoints import NEEDED, choose_auto, is_hub_id
-from adatp_cli.model.hub import HubUnreachableError
+from adatp_cli.model.checkpoints import NEEDED, Checkpoint, choose_auto, find, is_hub_id, locate
+from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import check_layout
 from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint
-from tests.fake_hub import FakeHub, locate_in
 from tests.local_hub import COMMIT, LocalHub, serve
 
 HALF_B = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+SEVEN_B = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,22 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
+def _locate(name: str, server: LocalHub | None = None) -> tuple[Checkpoint, list[str]]:
+    """What `locate` finds, and what it says meanwhile; without a server nothing answers."""
+    said: list[str] = []
+    hub = Hub(server.url if server else "http://127.0.0.1:9")
+    return locate(name, offline=False, progress=said.append, hub=hub), said
+
+
+def _fetched(server: LocalHub) -> set[str]:
+    """Files of which anything was sent."""
+    return {
+        path.split("/resolve/")[1].split("/", 1)[1]
+        for _, path, _, sent in server.requests
+        if "/resolve/" in path and sent
+    }
+
+
 # Names
 
 
@@ -44,8 +61,8 @@ def test_auto_goes_by_the_device(cuda: bool, alias: str) -> None:
     assert choose_auto(cuda=cuda) == alias
 
 
-def test_a_folder_is_used_as_it_is(folder: Path, tmp_path: Path) -> None:
-    found, said = locate_in(str(folder), FakeHub(tmp_path / "cache"))
+def test_a_folder_is_used_as_it_is(folder: Path) -> None:
+    found, said = _locate(str(folder))
     assert (found.folder, found.name, found.revision) == (folder, str(folder), None)
     assert said == []
 
@@ -60,56 +77,51 @@ def test_hub_ids(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["8b", "", "/no/such/folder", "a/b/c", "../no/such", "a/..", "a b/c", "./model", "a/"]
 )
-def test_names_that_mean_nothing_are_a_usage_error(name: str, tmp_path: Path) -> None:
+def test_names_that_mean_nothing_are_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError) as caught:
-        locate_in(name, FakeHub(tmp_path))
+        _locate(name)
     assert "tiny" in caught.value.hint
 
 
 # Cache and hub
 
 
+@pytest.fixture
+def served(whole: Path, hub_server: LocalHub) -> LocalHub:
+    """A hub that has the 0.5B, and an empty cache."""
+    shutil.copytree(whole, hub_server.root / HALF_B)
+    return hub_server
+
+
 def test_a_first_download_is_announced_with_size_and_cheaper_choices(
-    folder: Path, tmp_path: Path
+    whole: Path, hub_server: LocalHub, tmp_path: Path
 ) -> None:
+    folder = Path(shutil.copytree(whole, hub_server.root / SEVEN_B))
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     (folder / "modeling_evil.py").write_text("raise SystemExit")
-    hub = FakeHub(tmp_path / "cache", folder)
-    found, said = locate_in("7B", hub)
+    found, said = _locate("7B", hub_server)
     size = sum(
         path.stat().st_size
         for path in folder.rglob("*")
         if path.is_file() and path.suffix not in (".bin", ".py")
     )
-    assert found.name == "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+    assert found.name == SEVEN_B
     assert found.revision == COMMIT
     assert readable_bytes(size) in said[0]
     assert str(tmp_path / "cache") in said[0]
     assert "-m 0.5b needs about 1.8 GB" in said[0]
     assert "-m tiny needs none" in said[0]
-    assert not [name for name in hub.fetched if name.endswith((".bin", ".py"))]
-
-
-def test_what_is_cached_is_not_fetched_again(folder: Path, tmp_path: Path) -> None:
-    hub = FakeHub(tmp_path / "cache", folder)
-    locate_in("0.5b", hub)
-    hub.fetched.clear()
-    hub.failure = HubUnreachableError("no route")
-    for offline in (False, True):
-        found, said = locate_in("0.5b", hub, offline=offline)
-        assert found.folder == hub.cached(HALF_B)
-        assert said == hub.fetched == []
+    assert not [name for name in _fetched(hub_server) if name.endswith((".bin", ".py"))]
 
 
 def test_half_a_download_is_completed_and_only_the_rest_is_announced(
-    folder: Path, tmp_path: Path
+    whole: Path, served: LocalHub
 ) -> None:
-    hub = FakeHub(tmp_path / "cache", folder)
-    locate_in("0.5b", hub)
-    (hub.cache_folder / HALF_B.replace("/", "--") / COMMIT / "tokenizer.json").unlink()
-    _, said = locate_in("0.5b", hub)
+    folder = _locate("0.5b", served)[0].folder
+    (folder / "tokenizer.json").unlink()
+    _, said = _locate("0.5b", served)
     assert "in the cache without its tokenizer: fetching 1 file, " in said[0]
-    assert readable_bytes((folder / "tokenizer.json").stat().st_size) in said[0]
+    assert readable_bytes((whole / "tokenizer.json").stat().st_size) in said[0]
 
 
 def test_only_what_is_read_is_fetched() -> None:
@@ -118,12 +130,13 @@ def test_only_what_is_read_is_fetched() -> None:
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "network"])
-def test_neither_cached_nor_reachable(how: str, folder: Path, tmp_path: Path) -> None:
-    hub = FakeHub(tmp_path / "cache", folder, offline=how == "environment")
-    if how == "network":
-        hub.failure = HubUnreachableError("Name or service not known")
+def test_neither_cached_nor_reachable(
+    how: str, served: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "environment")
+    hub = Hub("http://127.0.0.1:9" if how == "network" else served.url)
     with pytest.raises(ModelError) as caught:
-        locate_in("0.5b", hub, offline=how == "option")
+        find("0.5b", offline=how == "option", hub=hub)
     error = caught.value
     assert error.exit_code == 4
     assert HALF_B in error.message
@@ -131,12 +144,12 @@ def test_neither_cached_nor_reachable(how: str, folder: Path, tmp_path: Path) ->
     assert "adatp demo" in error.hint
     assert "-m tiny" in error.hint
     assert "moving coloured shapes and nothing else" in error.hint
-    assert hub.fetched == []
+    assert served.requests == []
 
 
-def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
+def test_a_repository_that_is_not_there(served: LocalHub) -> None:
     with pytest.raises(ModelError, match="no model some/thing") as caught:
-        locate_in("some/thing", FakeHub(tmp_path))
+        _locate("some/thing", served)
     assert "HF_TOKEN" in caught.value.hint
 
 
@@ -145,25 +158,23 @@ def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
     [("config.json", "no config.json"), ("model.safetensors", "no safetensors")],
 )
 def test_a_repository_that_could_not_be_loaded_is_not_fetched(
-    lacking: str, said: str, folder: Path, tmp_path: Path
+    lacking: str, said: str, served: LocalHub
 ) -> None:
-    (folder / lacking).unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    hub = FakeHub(tmp_path / "cache", folder)
+    (served.root / HALF_B / lacking).unlink()
+    (served.root / HALF_B / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match=said):
-        locate_in("owner/name", hub)
-    assert hub.fetched == []
+        _locate(HALF_B, served)
+    assert _fetched(served) == set()
 
 
 def test_a_full_disk_is_told_before_the_download(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda _: usage)
-    hub = FakeHub(tmp_path / "cache", folder)
     with pytest.raises(ModelError, match="1 kB left"):
-        locate_in("0.5b", hub)
-    assert set(hub.fetched) == {"config.json", "adatp.json"}
+        _locate("0.5b", served)
+    assert _fetched(served) == {"config.json", "adatp.json"}
 
 
 @pytest.mark.parametrize(
@@ -180,11 +191,11 @@ SCRIPT = """
 import json, sys
 from adatp_cli.errors import AdatpError
 from adatp_cli.model.checkpoints import locate
-from adatp_cli.model.hub import HuggingFaceHub
+from adatp_cli.model.hub import Hub
 said = []
 try:
     offline = "--offline" in sys.argv
-    found = locate(sys.argv[1], offline=offline, progress=said.append, hub=HuggingFaceHub())
+    found = locate(sys.argv[1], offline=offline, progress=said.append, hub=Hub())
     print(json.dumps({"folder": str(found.folder), "revision": found.revision, "said": said}))
 except AdatpError as error:
     print(json.dumps({"error": error.message, "hint": error.hint, "said": said}))

@@ -19,7 +19,7 @@ from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model import hub as hub_module
 from adatp_cli.model import memory as memory_module
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER, Checkpoint, locate, locate_relevance
-from adatp_cli.model.hub import HuggingFaceHub
+from adatp_cli.model.hub import Hub
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
@@ -57,12 +57,12 @@ def served(root: Path, hub_server: LocalHub) -> LocalHub:
 
 def _locate(server: LocalHub, repo: str = REPO, said: list[str] | None = None) -> Checkpoint:
     said = [] if said is None else said
-    return locate(repo, offline=False, progress=said.append, hub=HuggingFaceHub(server.url))
+    return locate(repo, offline=False, progress=said.append, hub=Hub(server.url))
 
 
 def _load(server: LocalHub, said: list[str], **options: str) -> None:
     request = LoadRequest(model="0.5b", device="cpu", **options)
-    load_model(request, said.append, hub=HuggingFaceHub(server.url))
+    load_model(request, said.append, hub=Hub(server.url))
 
 
 def _bodies(server: LocalHub, name: str) -> list[tuple[str | None, int]]:
@@ -143,7 +143,7 @@ def test_a_folder_does_not_make_anyone_ask_the_hub(
     (folder / "adatp.json").write_text('{"relevance_encoder": "evil-owner/evil-repo"}')
     request = LoadRequest(model=str(folder), device="cpu")
     with pytest.raises(ModelError, match="evil-owner/evil-repo, which is not fetched unasked"):
-        load_model(request, lambda _: None, hub=HuggingFaceHub(served.url))
+        load_model(request, lambda _: None, hub=Hub(served.url))
     assert served.requests == []
 
 
@@ -175,7 +175,7 @@ def test_a_cache_without_small_files_is_completed(
 
 def test_an_encoder_without_its_tokenizer_is_completed(served: LocalHub) -> None:
     def find() -> Path:
-        hub = HuggingFaceHub(served.url)
+        hub = Hub(served.url)
         return locate_relevance(
             DEFAULT_ENCODER, offline=False, progress=lambda _: None, hub=hub
         ).folder
@@ -230,7 +230,7 @@ def test_a_stopped_download_says_so_and_goes_on_where_it_was(
 ) -> None:
     stop, name = _Stop(), "model.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        locate(REPO, offline=False, progress=stop, hub=HuggingFaceHub(served.url))
+        locate(REPO, offline=False, progress=stop, hub=Hub(served.url))
     assert "stopped at" in stop.said[-1]
     assert "goes on from there" in stop.said[-1]
     (partial,) = (tmp_path / "cache").rglob("*.incomplete")
@@ -249,7 +249,7 @@ def test_an_unfinished_file_of_other_bytes_is_not_gone_on_with(
     served: LocalHub, root: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        locate(REPO, offline=False, progress=_Stop(), hub=HuggingFaceHub(served.url))
+        locate(REPO, offline=False, progress=_Stop(), hub=Hub(served.url))
     (partial,) = (tmp_path / "cache").rglob("*.incomplete")
     partial.write_bytes(b"x" * partial.stat().st_size)
     path = _locate(served).folder / "model.safetensors"
@@ -261,9 +261,7 @@ def test_a_stopped_copy_of_the_encoder_goes_on_where_it_was(
 ) -> None:
     stop = _Stop()
     with pytest.raises(KeyboardInterrupt):
-        locate_relevance(
-            DEFAULT_ENCODER, offline=False, progress=stop, hub=HuggingFaceHub(served.url)
-        )
+        locate_relevance(DEFAULT_ENCODER, offline=False, progress=stop, hub=Hub(served.url))
     assert "goes on from there" in stop.said[-1]
     (partial,) = (tmp_path / "assets").rglob("*.partial")
     here = partial.stat().st_size
@@ -271,7 +269,7 @@ def test_a_stopped_copy_of_the_encoder_goes_on_where_it_was(
     old.write_bytes(b"x")
     served.requests.clear()
     found = locate_relevance(
-        DEFAULT_ENCODER, offline=False, progress=stop.said.append, hub=HuggingFaceHub(served.url)
+        DEFAULT_ENCODER, offline=False, progress=stop.said.append, hub=Hub(served.url)
     )
     size = found.weights[0].stat().st_size
     sent = sum(count for _, count in _bodies(served, "model.safetensors"))
@@ -279,7 +277,7 @@ def test_a_stopped_copy_of_the_encoder_goes_on_where_it_was(
     assert list((tmp_path / "assets").rglob("*.partial")) == []
     shutil.rmtree(found.weights[0].parent)
     again = locate_relevance(
-        DEFAULT_ENCODER, offline=False, progress=stop.said.append, hub=HuggingFaceHub(served.url)
+        DEFAULT_ENCODER, offline=False, progress=stop.said.append, hub=Hub(served.url)
     )
     assert again.weights[0].stat().st_size == size
 
@@ -366,7 +364,7 @@ def test_ctrl_c_ends_a_download_that_stands_still(
     script = (
         "from adatp_cli.model.checkpoints import locate; from adatp_cli.model.hub import *\n"
         f"locate({REPO!r}, offline=False, progress=lambda t: print(t, flush=True), "
-        "hub=HuggingFaceHub())"
+        "hub=Hub())"
     )
     running = subprocess.Popen(
         [sys.executable, "-c", script], env=environment, text=True,

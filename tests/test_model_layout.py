@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adatp_cli.errors import ModelError
+from adatp_cli.model.checkpoints import find
+from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import check_layout, read_description
 from tests.checkpoint import write_random_checkpoint
-from tests.fake_hub import FakeHub, locate_in
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +123,11 @@ WRONG: list[tuple[str, Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("spoil", "said"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
 def test_wrong_layouts_are_one_clear_line(
-    folder: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str
+    folder: Path, spoil: Callable[[Path], object], said: str
 ) -> None:
     spoil(folder)
     with pytest.raises(ModelError, match=said) as caught:
-        locate_in(str(folder), FakeHub(tmp_path / "cache"))
+        find(str(folder), offline=True, hub=Hub())
     assert "\n" not in caught.value.message
     assert caught.value.hint
     assert str(folder) in caught.value.message

@@ -22,7 +22,7 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.checkpoints import locate_relevance
-from adatp_cli.model.hub import HttpRanges, HubNotFoundError, HubUnreachableError, HuggingFaceHub
+from adatp_cli.model.hub import HttpRanges, Hub, HubNotFoundError, HubUnreachableError
 from adatp_cli.model.relevance import (
     Pooling,
     QuestionTokenizer,
@@ -50,9 +50,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def _load(folder: Path, dtype: torch.dtype = torch.float32) -> RelevanceEncoder:
-    files = locate_relevance(
-        str(folder), offline=True, progress=lambda _: None, hub=HuggingFaceHub()
-    )
+    files = locate_relevance(str(folder), offline=True, progress=lambda _: None, hub=Hub())
     return load_relevance(str(folder), files, device="cpu", dtype=dtype)
 
 
@@ -329,12 +327,12 @@ SCRIPT = """
 import json, sys, torch
 from adatp_cli.errors import AdatpError
 from adatp_cli.model.checkpoints import locate_relevance
-from adatp_cli.model.hub import HuggingFaceHub
+from adatp_cli.model.hub import Hub
 from adatp_cli.model.relevance import load_relevance
 said = []
 try:
     files = locate_relevance(
-        "owner/siglip", offline="--offline" in sys.argv, progress=said.append, hub=HuggingFaceHub()
+        "owner/siglip", offline="--offline" in sys.argv, progress=said.append, hub=Hub()
     )
     encoder = load_relevance("owner/siglip", files, device="cpu", dtype=torch.float32)
     print(json.dumps({"vector": encoder.text_vector("a red circle").tolist(), "said": said}))

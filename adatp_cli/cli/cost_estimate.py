@@ -87,11 +87,11 @@ def find_target(model: str, *, offline: bool = True) -> Target:
     from transformers import LlavaOnevisionConfig, SiglipConfig
 
     from adatp_cli.model.checkpoints import locate
-    from adatp_cli.model.hub import HuggingFaceHub
+    from adatp_cli.model.hub import Hub
     from adatp_cli.model.layout import read_description
     from adatp_cli.model.shapes import model_shape, relevance_shape
 
-    checkpoint = locate(model, offline=offline, progress=lambda _text: None, hub=HuggingFaceHub())
+    checkpoint = locate(model, offline=offline, progress=lambda _text: None, hub=Hub())
     about = read_description(checkpoint.folder)
     relevance = cost.SO400M_RELEVANCE
     if about.relevance_encoder is not None and Path(about.relevance_encoder).is_dir():

@@ -50,9 +50,9 @@ def list_models(json: Json = False) -> None:
     output = Output(json=json)
     with reporting(output):
         from adatp_cli.model.checkpoints import kept
-        from adatp_cli.model.hub import HuggingFaceHub
+        from adatp_cli.model.hub import Hub
 
-        hub = HuggingFaceHub()
+        hub = Hub()
         for item in kept(hub):
             if json:
                 output.data(dataclasses.asdict(item))
@@ -71,9 +71,9 @@ def path(name: Name, json: Json = False) -> None:
     output = Output(json=json)
     with reporting(output):
         from adatp_cli.model.checkpoints import look
-        from adatp_cli.model.hub import HuggingFaceHub
+        from adatp_cli.model.hub import Hub
 
-        item = look(name, HuggingFaceHub())
+        item = look(name, Hub())
         if json:
             output.data(dataclasses.asdict(item))
         if not item.ready or item.folder is None:
@@ -108,10 +108,10 @@ def pull(
     output = Output(verbose=verbose)
     with reporting(output, writes=False):
         from adatp_cli.model.checkpoints import look
-        from adatp_cli.model.hub import HuggingFaceHub, announcement, fetch
+        from adatp_cli.model.hub import Hub, announcement, fetch
         from adatp_cli.model.quiet import quiet_libraries
 
-        hub = HuggingFaceHub()
+        hub = Hub()
         with output.running(), quiet_libraries(verbose=verbose):
             output.stage(f"looking up {name}")
             wanted = _wanted(name, hub, encoder=encoder)

@@ -1,8 +1,4 @@
-"""The one door to huggingface_hub: cache look-ups, file lists, downloads, ranged reads.
-
-Everything else talks to the `Hub` protocol, so that a missing network, half a cache and strange
-repositories can be tested on any machine.
-"""
+"""The one door to huggingface_hub: cache look-ups, file lists, downloads, ranged reads."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from adatp_cli.errors import ModelError
 from adatp_cli.model.tensors import ByteSource
@@ -66,46 +62,11 @@ class RemoteFile:
     sha256: str | None = None
 
 
-class Hub(Protocol):
-    """What this package needs of a model hub and its cache; calls raise the four errors above."""
+class Hub:
+    """The model hub and its cache, with huggingface_hub's cache, token and offline settings.
 
-    @property
-    def offline(self) -> bool:
-        """Whether the environment forbids going out (HF_HUB_OFFLINE)."""
-        ...
-
-    @property
-    def cache_folder(self) -> Path: ...
-
-    def cached(self, repo: str) -> Path | None:
-        """The cached snapshot's folder, whole or not; its name is the commit. None without one."""
-        ...
-
-    def holds(self, repo: str, file: RemoteFile, *, thorough: bool = False) -> bool:
-        """Whether the cache holds this file of the repository, whole; `thorough` reads it."""
-        ...
-
-    def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
-        """The repository's files that match one of the patterns."""
-        ...
-
-    def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
-        """Download `files`, in the place of what the cache has; return the snapshot's folder."""
-        ...
-
-    def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
-        """Ranged reads of one file, without downloading it."""
-        ...
-
-    def derived_folder(self, repo: str, revision: str) -> Path:
-        """An existing folder in the cache for what is made from this repository's files."""
-        ...
-
-
-class HuggingFaceHub:
-    """`Hub` by huggingface_hub, with its cache, token, endpoint and offline settings.
-
-    `endpoint` is the hub's address; huggingface_hub's own default (HF_ENDPOINT) when omitted.
+    `endpoint` is the hub's address; huggingface_hub's own default (HF_ENDPOINT) when omitted. What
+    goes out raises one of the four errors above.
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
@@ -114,6 +75,7 @@ class HuggingFaceHub:
 
     @property
     def offline(self) -> bool:
+        """Whether the environment forbids going out (HF_HUB_OFFLINE)."""
         from huggingface_hub import is_offline_mode
 
         return is_offline_mode()
@@ -125,6 +87,7 @@ class HuggingFaceHub:
         return Path(constants.HF_HUB_CACHE)
 
     def cached(self, repo: str) -> Path | None:
+        """The cached snapshot's folder, whole or not; its name is the commit. None without one."""
         from huggingface_hub import snapshot_download, try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -136,6 +99,7 @@ class HuggingFaceHub:
             return Path(config).parent if isinstance(config, str) else None
 
     def holds(self, repo: str, file: RemoteFile, *, thorough: bool = False) -> bool:
+        """Whether the cache holds this file of the repository, whole; `thorough` reads it."""
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(repo, file.path)
@@ -149,6 +113,7 @@ class HuggingFaceHub:
         return not (thorough and file.sha256) or _sha256(Path(found)) == file.sha256
 
     def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
+        """The repository's files that match one of the patterns."""
         from huggingface_hub import HfApi
 
         if repo not in self._listings:
@@ -167,6 +132,7 @@ class HuggingFaceHub:
         ]
 
     def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
+        """Download `files`, in the place of what the cache has; return the snapshot's folder."""
         from huggingface_hub import hf_hub_download
         from huggingface_hub.file_download import repo_folder_name
 
@@ -249,11 +215,13 @@ class HuggingFaceHub:
             blob.unlink(missing_ok=True)
 
     def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
+        """Ranged reads of one file, without downloading it."""
         from huggingface_hub import hf_hub_url
 
         return HttpRanges(hf_hub_url(repo, path, revision=revision, endpoint=self._endpoint))
 
     def derived_folder(self, repo: str, revision: str) -> Path:
+        """An existing folder in the cache for what is made from this repository's files."""
         from huggingface_hub import cached_assets_path, constants
 
         return cached_assets_path("adatp", repo, revision, assets_dir=constants.HF_ASSETS_CACHE)

@@ -24,7 +24,7 @@ from adatp_cli.model.checkpoints import (
     relevance_at_hand,
 )
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
-from adatp_cli.model.hub import Hub, HuggingFaceHub, Progress, Wanted, fetch
+from adatp_cli.model.hub import Hub, Progress, Wanted, fetch
 from adatp_cli.model.layout import read_chat_template, read_description, weight_bytes
 from adatp_cli.model.memory import fitting_quantization, large_blocks_apart
 from adatp_cli.model.preprocess import Preprocessor
@@ -110,7 +110,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     MemoryLimitError
         Its weights do not fit.
     """
-    hub = hub or HuggingFaceHub()
+    hub = hub or Hub()
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     name = request.model
