@@ -25,7 +25,6 @@ from adatp_cli.pruning.method import SignalNeeds
 if TYPE_CHECKING:
     from adatp_cli.answering.plan import Plan
     from adatp_cli.answering.session import Session
-    from adatp_cli.cost import LanguageShape
     from adatp_cli.model.load import LoadedModel
     from adatp_cli.record import TokenCounts
     from adatp_cli.video.frames import Frames, VideoInfo
@@ -79,13 +78,9 @@ class Bench:
         self._name = name
         self._plain = PlainTransformers(loaded, plan.new_tokens)
         self._watch = PeakWatch(loaded.device)
+        self.memory_method = self._watch.method
         self.video: VideoInfo | None = None
         self.text_tokens = 0
-
-    @property
-    def memory_method(self) -> str | None:
-        """How memory is measured; None where it is not."""
-        return self._watch.method
 
     def run(self) -> Iterator[Measuring | NotMeasured | Sample]:
         """Measure, and give each sample out the moment it is there.
@@ -113,11 +108,11 @@ class Bench:
     def _at(self, count: int) -> Iterator[Measuring | NotMeasured | Sample]:
         running: list[str] = []
         for name in (PLAIN, *self._runs):
-            reason = self._refusal(name, count)
-            if reason is None:
+            try:
+                self._check_memory(name, count)
                 running.append(name)
-            else:
-                yield NotMeasured(name, count, reason)
+            except (MemoryLimitError, UsageError) as error:
+                yield NotMeasured(name, count, error.message)
         for turn in range(self._plan.repeat + 1):
             small = turn == 0 and not is_cuda(self._loaded.device)
             frames, decode_s = self._decode(min(count, WARM_UP_FRAMES) if small else count)
@@ -128,18 +123,14 @@ class Bench:
                 if turn > 0 or not isinstance(event, Sample):
                     yield event
 
-    def _refusal(self, name: str, count: int) -> str | None:
-        """Why a contender cannot be run at so many frames, if that is known."""
-        try:
-            prompt = self._shared.prompt(self._plan.questions[0], count)
-            self.text_tokens = prompt.text_tokens + 1
-            if name == PLAIN:
-                self._plain.check_memory(count, self.text_tokens, vision=self._plan.vision)
-            else:
-                self._runs[name].session.plan.check_memory(count, prompt.text_tokens)
-        except (MemoryLimitError, UsageError) as error:
-            return error.message
-        return None
+    def _check_memory(self, name: str, count: int) -> None:
+        """Refuse a contender that cannot be run at so many frames, if that is known."""
+        text_tokens = self._shared.prompt(self._plan.questions[0], count).text_tokens
+        self.text_tokens = text_tokens + 1
+        if name == PLAIN:
+            self._plain.check_memory(count, self.text_tokens, vision=self._plan.vision)
+        else:
+            self._runs[name].session.plan.check_memory(count, text_tokens)
 
     def _decode(self, count: int) -> tuple[Frames, float]:
         sampling = replace(self._plan.sampling, frames=count)
@@ -259,10 +250,19 @@ class Bench:
             tokens=record.tokens,
             flops=record.flops,
             peak_bytes=most,
-            cache_bytes=_cache_bytes(
-                record.tokens, self._loaded.shape.language, self._loaded.dtype
-            ),
+            cache_bytes=self._cache_bytes(record.tokens),
         )
+
+    def _cache_bytes(self, tokens: TokenCounts) -> int:
+        """Bytes of the keys and values that the layers hold once an answer is generated.
+
+        From the measured lengths after the prefill; each layer grows by every generated token but
+        the last, which is never fed back.
+        """
+        shape = self._loaded.shape.language
+        behind = tokens.text + tokens.generated - 1
+        held = sum(kept + behind for kept in tokens.kept_per_layer)
+        return 2 * held * shape.kv_heads * shape.head_dim * DTYPE_BYTES[self._loaded.dtype]
 
 
 def unreadable_frames(
@@ -299,17 +299,6 @@ def _answered(run: ProfileRun, clip: Clip, questions: Sequence[str]) -> list[Ans
                 raise row.error or RuntimeError("a question ended without an answer or an error")
             found.append(row.answered)
     return found
-
-
-def _cache_bytes(tokens: TokenCounts, shape: LanguageShape, dtype: str) -> int:
-    """Bytes of the keys and values that the layers hold once an answer is generated.
-
-    From the measured lengths after the prefill; each layer grows by every generated token but the
-    last, which is never fed back.
-    """
-    behind = tokens.text + tokens.generated - 1
-    held = sum(kept + behind for kept in tokens.kept_per_layer)
-    return 2 * held * shape.kv_heads * shape.head_dim * DTYPE_BYTES[dtype]
 
 
 def _turned(items: Sequence[_T], turn: int) -> list[_T]:

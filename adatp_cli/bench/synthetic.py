@@ -64,10 +64,14 @@ def load_random(
     MemoryLimitError
         The weights do not fit.
     """
+    from transformers import AutoTokenizer
+
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     shape = shape or KNOWN_SHAPES[RANDOM[request.model.lower()]]
-    tokenizer = _tokenizer()
+    folder = bundled_folder()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     video = int(tokenizer.convert_tokens_to_ids("<video>"))
     config = _config(shape, video)
     quantization = fitting_quantization(
@@ -97,7 +101,7 @@ def load_random(
         shape=shape,
         name=request.model.lower(),
         revision=None,
-        folder=bundled_folder(),
+        folder=folder,
         quantization=quantization,
         dtype=dtype,
         device=device,
@@ -106,15 +110,6 @@ def load_random(
         video_token_id=video,
         context_length=_CONTEXT,
     )
-
-
-def _tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    folder = bundled_folder()
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    tokenizer.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    return tokenizer
 
 
 def _config(shape: ModelShape, video_token: int) -> LlavaOnevisionConfig:
@@ -188,23 +183,15 @@ def _quantize(layer: nn.Module, quantization: str, dtype: torch.dtype, device: s
     for path, linear in list(layer.named_modules()):
         if not isinstance(linear, nn.Linear):
             continue
-        bias = linear.bias is not None
-        made: Any
+        size = linear.in_features, linear.out_features, linear.bias is not None
         if quantization == "int8":
-            made = kinds.Linear8bitLt(
-                linear.in_features, linear.out_features, bias, has_fp16_weights=False, threshold=6.0
-            )
+            made = kinds.Linear8bitLt(*size, has_fp16_weights=False, threshold=6.0)
             made.weight = kinds.Int8Params(
                 linear.weight.data.cpu(), requires_grad=False, has_fp16_weights=False
             )
         else:
             made = kinds.Linear4bit(
-                linear.in_features,
-                linear.out_features,
-                bias,
-                compute_dtype=dtype,
-                quant_type=quantization,
-                device="meta",
+                *size, compute_dtype=dtype, quant_type=quantization, device="meta"
             )
             made.weight = kinds.Params4bit(
                 linear.weight.data, requires_grad=False, quant_type=quantization, module=made
