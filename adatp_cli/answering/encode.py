@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from adatp_cli.pruning.method import ClipSignals
 if TYPE_CHECKING:
     from adatp_cli.cost import VisionShape
     from adatp_cli.model.load import LoadedModel
+    from adatp_cli.model.relevance import RelevanceEncoder
 
 # A GPU is busy with the default clip in one pass, and long clips stay in bounded memory.
 _MOST_AT_ONCE = 32
@@ -157,14 +159,14 @@ class ClipEncoder:
         per_frame = joined([part.tokens for part in parts])
         visual = torch.cat((per_frame.flatten(0, 1), parts[-1].newline))
         synchronize(self._loaded.device)
-        looks = [part.look for part in parts if part.look is not None]
+        looks = [part.seen.look for part in parts if part.seen.look is not None]
         vectors = self._vectors([means for means, _ in looks])
         self._seconds += time.perf_counter() - started
-        keys = [part.keys for part in parts if part.keys is not None]
+        keys = [part.seen.keys for part in parts if part.seen.keys is not None]
         return EncodedClip(
             frames=len(sources),
             visual=visual,
-            tower_vectors=joined([part.means for part in parts]),
+            tower_vectors=joined([part.seen.means for part in parts]),
             frame_vectors=None if vectors is None else joined([vectors]),
             vision_s=self._seconds - self._relevance_s,
             relevance_s=self._relevance_s,
@@ -194,39 +196,56 @@ class ClipEncoder:
         inner: Any = loaded.model.model
         features = loaded.preprocess(np.stack(self._waiting))
         self._waiting.clear()
-        with loaded.turn, _TowerWatch(inner, with_keys=self._with_keys) as tower:
+        seen: list[tuple[Tensor, Tensor | None]] = []
+        watch = TowerWatch(inner, with_keys=self._with_keys, seen=lambda *one: seen.append(one))
+        with loaded.turn, watch:
             output = inner.get_video_features(features[None].to(loaded.device), return_dict=True)
+        ((hidden, keys),) = seen
         encoded = output.pooler_output[0]
-        look = None
-        if self._with_relevance and relevance is not None:
+        if relevance is not None and self._with_relevance:
             synchronize(loaded.device)
-            pooling = time.perf_counter()
-            means, attention = relevance.look(tower.hidden)
-            look = means, inner.apply_pooling(attention[..., None])[..., 0].cpu()
+        pooling = time.perf_counter()
+        look = look_at(inner, hidden, keys, relevance if self._with_relevance else None)
+        if look.look is not None:
             self._relevance_s += time.perf_counter() - pooling
         self._passes.append(
-            _Pass(
-                tokens=encoded[:-1].unflatten(0, (len(features), -1)),
-                newline=encoded[-1:],
-                means=tower.hidden.float().mean(1).cpu(),
-                look=look,
-                keys=inner.apply_pooling(tower.mean_keys()).cpu() if self._with_keys else None,
-            )
+            _Pass(encoded[:-1].unflatten(0, (len(features), -1)), encoded[-1:], look)
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pass:
-    """What one pass of the tower gave: (n, P, D) tokens and what goes with them.
+class Look:
+    """What the pruning wants to know of the frames of one pass of the tower.
 
-    `look` is what the pooling head saw of each frame, and where it looked, pooled as tokens are.
+    `means` is (n, Dv) float32; `look` what the pooling head of the relevance encoder saw of each
+    frame, and where it looked; `keys` those of the tower's last layer. The latter two are pooled as
+    tokens are.
     """
 
-    tokens: Tensor
-    newline: Tensor
     means: Tensor
     look: tuple[Tensor, Tensor] | None
     keys: Tensor | None
+
+
+def look_at(
+    inner: Any, hidden: Tensor, keys: Tensor | None, relevance: RelevanceEncoder | None
+) -> Look:
+    """Make it of what left the tower, (n, patches, Dv), and of its mean keys where wanted."""
+    look = None
+    if relevance is not None:
+        means, attention = relevance.look(hidden)
+        look = means, inner.apply_pooling(attention[..., None])[..., 0].cpu()
+    pooled = None if keys is None else inner.apply_pooling(keys).cpu()
+    return Look(hidden.float().mean(1).cpu(), look, pooled)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pass:
+    """(n, P, D) tokens of one pass of the tower, the newline, and what goes with them."""
+
+    tokens: Tensor
+    newline: Tensor
+    seen: Look
 
 
 class StreamingEncoder:
@@ -284,35 +303,45 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
-class _TowerWatch:
+class TowerWatch:
     """Sees what leaves the tower, before any post-layernorm, and if asked its last layer's keys.
 
     Everything that the pruning wants to know of a frame is made of it, so the tower runs once.
+
+    Parameters
+    ----------
+    inner
+        ``model.model``.
+    with_keys
+        Whether `seen` gets keys: (n, patches, dh) float32, mean over heads.
+    seen
+        Called in each pass, before the projector, with the (n, patches, Dv) states.
     """
 
-    def __init__(self, inner: Any, *, with_keys: bool) -> None:
+    def __init__(
+        self, inner: Any, *, with_keys: bool, seen: Callable[[Tensor, Tensor | None], None]
+    ) -> None:
         self._projector: nn.Module = inner.multi_modal_projector
         self._heads = int(inner.config.vision_config.num_attention_heads)
         self._last: nn.Module | None = _last_keys(inner.vision_tower) if with_keys else None
-        self.hidden = torch.empty(0)
-        self.keys = torch.empty(0)
+        self._seen = seen
+        self._keys = threading.local()
 
-    def __enter__(self) -> _TowerWatch:
+    def __enter__(self) -> TowerWatch:
         self._handles = [self._projector.register_forward_pre_hook(self._see)]
         if self._last is not None:
             self._handles.append(self._last.register_forward_hook(self._see_keys))
         return self
 
-    def mean_keys(self) -> Tensor:
-        """(T, patches, dh) float32, mean over heads."""
-        per_head = self.keys.view(*self.keys.shape[:-1], self._heads, -1)
-        return per_head.float().mean(-2)
-
     def _see(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.hidden = args[0]
+        keys = None
+        if self._last is not None:
+            given: Tensor = self._keys.given
+            keys = given.view(*given.shape[:-1], self._heads, -1).float().mean(-2)
+        self._seen(args[0], keys)
 
     def _see_keys(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
-        self.keys = output
+        self._keys.given = output
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:

@@ -165,13 +165,18 @@ def _sequence(loaded: LoadedModel, request: Request) -> tuple[Tensor, Tensor]:
     input_ids, embeddings = input_ids[:, places], embeddings[:, places]
     entering = entry.embeddings.to(embeddings, copy=True)
     if bool(entry.breaks.any()):
-        ids = loaded.tokenizer.encode("\n", add_special_tokens=False)
-        if len(ids) != 1:
-            raise ModelError("this checkpoint has no token for a line break", "try another profile")
-        line_break = embed(torch.tensor(ids, device=loaded.device))
-        entering[entry.breaks.to(entering.device)] = line_break
+        entering[entry.breaks.to(entering.device)] = line_break(model, loaded.tokenizer)
     embeddings[0, start : start + len(entering)] = entering
     return input_ids, embeddings
+
+
+def line_break(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """(1, D): the embedding of a line break of text."""
+    ids = tokenizer.encode("\n", add_special_tokens=False)
+    if len(ids) != 1:
+        raise ModelError("this checkpoint has no token for a line break", "try another profile")
+    embed = model.get_input_embeddings()
+    return embed(torch.tensor(ids, device=embed.weight.device))  # type: ignore[no-any-return]
 
 
 def generate_streaming(

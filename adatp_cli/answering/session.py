@@ -35,8 +35,10 @@ from adatp_cli.video.sampling import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import LlavaOnevisionForConditionalGeneration
 
     from adatp_cli.model.load import LoadedModel
+    from adatp_cli.record import AnswerRecord
 
 __all__ = ["Session"]
 
@@ -73,6 +75,101 @@ class Session:
     def profile(self) -> Profile:
         """The profile as it runs, every `auto` replaced."""
         return self.plan.profile
+
+    def ask(
+        self,
+        video: str | os.PathLike[str],
+        question: str,
+        *,
+        frames: int | None = None,
+        fps: float | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> AnswerRecord:
+        """Answer one question about one clip, as `adatp ask` does.
+
+        Parameters
+        ----------
+        video
+            A file.
+        frames, fps
+            Frames to look at, or frames a second; as many as profile or model say when omitted.
+        start, end
+            Seconds; the part of the clip to look at.
+
+        Returns
+        -------
+        AnswerRecord
+            `answer`, what was kept of the clip in `tokens`, the cost in `flops` and `seconds`.
+
+        Raises
+        ------
+        VideoError, UsageError, ModelError, MemoryLimitError
+            What keeps the question from its answer.
+        """
+        from adatp_cli.video.isolated import IsolatedReader
+
+        sampling = self._sampling(frames, fps, start, end)
+        with IsolatedReader() as reader:
+            opening = self.open(
+                video, [question], sampling, reader=reader, video_name=os.fspath(video)
+            )
+            try:
+                while True:
+                    next(opening)
+            except StopIteration as end_of_opening:
+                clip: Clip = end_of_opening.value
+        return self.answered(clip, question).record
+
+    @property
+    def model(self) -> LlavaOnevisionForConditionalGeneration:
+        """The model that answers, as transformers knows it."""
+        return self._loaded.model
+
+    def inputs(
+        self,
+        video: str | os.PathLike[str],
+        question: str,
+        *,
+        frames: int | None = None,
+        fps: float | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> dict[str, Tensor]:
+        """What `model.generate` takes for a question about a clip, as the processor makes it.
+
+        For those who have no torchvision, which the processor of transformers needs. Parameters and
+        errors are those of `ask`.
+
+        Returns
+        -------
+        dict
+            `input_ids` and `attention_mask` (1, L) int64, and `pixel_values_videos` (1, T, 3, H, W)
+            in the model's type, on its device.
+        """
+        from adatp_cli.video.isolated import IsolatedReader
+
+        loaded = self._loaded
+        with IsolatedReader() as reader:
+            decoded = reader.read(
+                video,
+                self._sampling(frames, fps, start, end),
+                name=os.fspath(video),
+                resize=self.plan.resize,
+            )
+        ids = self.plan.prompt(question, len(decoded)).input_ids.to(loaded.device)
+        pixels = loaded.preprocess(decoded.pixels)[None].to(loaded.device, loaded.model.dtype)
+        return {
+            "input_ids": ids,
+            "attention_mask": ids.new_ones(ids.shape),
+            "pixel_values_videos": pixels,
+        }
+
+    def _sampling(
+        self, frames: int | None, fps: float | None, start: float | None, end: float | None
+    ) -> Sampling:
+        default = self.profile.frames or self._loaded.default_frames
+        return Sampling(frames, fps, start, end).with_default_frames(default)
 
     def open(
         self,
