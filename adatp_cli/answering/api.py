@@ -16,7 +16,7 @@ from adatp_cli.answering.generate import line_break
 from adatp_cli.answering.session import Session
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER, find_relevance, relevance_at_hand
-from adatp_cli.model.hub import HuggingFaceHub, Wanted, fetch
+from adatp_cli.model.hub import Hub, Wanted, fetch
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
 from adatp_cli.model.shapes import model_shape
@@ -376,7 +376,7 @@ def load_encoder(
         It cannot be had, is of another kind, or does not belong to the model's vision tower.
     """
     _check_model(model)
-    hub = HuggingFaceHub()
+    hub = Hub()
     found = find_relevance(name, offline=offline, hub=hub)
     if isinstance(found, Wanted):
         fetch([found], lambda _line: None, hub)
