@@ -194,7 +194,7 @@ def test_own_questions(tmp_path: Path) -> None:
     assert (free.prompt, free.answer, free.kind) == ("What?", "a cat", "what")
     assert second.prompt.startswith("Which?\nA. one\nB. two\nAnswer with")
     assert (second.answer, third.answer) == ("B", "A")
-    judge = dataset.scoring.strict
+    judge = dataset.strict
     assert judge("A cat.", free).right
     assert judge("(B)", second).right
     assert not judge("two cats", second).parsed

@@ -14,7 +14,7 @@ from PIL import Image
 from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation import plots, report
-from adatp_cli.evaluation.questions import Dataset, Item, Rule, Scoring, Verdict
+from adatp_cli.evaluation.questions import Dataset, Item, Rule, Verdict
 from adatp_cli.evaluation.scoring import choice
 from adatp_cli.evaluation.summary import (
     COSTS,
@@ -25,7 +25,6 @@ from adatp_cli.evaluation.summary import (
     summarise,
 )
 from adatp_cli.evaluation.tasks import ProfileSpec
-from adatp_cli.pictures import style
 from adatp_cli.profiles import load_profile
 from tests.records import answer_record
 
@@ -38,7 +37,7 @@ def dataset(average: str = "") -> Dataset:
         Item(str(n), FileClip(f"{n}.mp4"), "?", "A", ("x", "y"), kind, {"half": "ab"[n % 2]})
         for n, kind in enumerate(KINDS)
     )
-    return Dataset("d", "A set", items, Scoring(choice), average)
+    return Dataset("d", "A set", items, choice, average_title=average)
 
 
 def outcomes(asked: Dataset) -> list[Outcome]:
@@ -66,6 +65,14 @@ def specs(*names: str) -> list[ProfileSpec]:
         profile = load_profile("vanilla" if name == "vanilla" else "adatp")
         found.append(ProfileSpec(dataclasses.replace(profile, name=name), name))
     return found
+
+
+def written(folder: Path, found: Summary, *facts: str) -> list[str]:
+    return report.write_report(
+        folder,
+        plots.pictures(found),
+        lambda drawn: report.report_texts(found, outcomes(found.dataset), facts, drawn),
+    )
 
 
 def summary(average: str = "") -> Summary:
@@ -158,9 +165,9 @@ def test_csv_has_the_same_numbers() -> None:
 def test_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "report"
     found = summary()
-    report.prepare_folder(folder)
-    drawn = plots.draw(found, folder) if style.can_draw() else []
-    report.write_report(folder, found, outcomes(found.dataset), ["5 questions"], drawn)
+    notes = written(folder, found, "5 questions")
+    assert notes[-1] == f"the report is {folder / 'report.md'}"
+    drawn = [name for name in plots.pictures(found) if len(notes) == 1]
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# A set\n\n- 5 questions\n")
     for name in drawn:
@@ -175,7 +182,7 @@ def test_the_folder(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "file").write_text("x")
     with pytest.raises(AdatpError, match="cannot be made"):
-        report.prepare_folder(tmp_path / "file" / "x")
+        written(tmp_path / "file" / "x", found)
 
 
 def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:
@@ -184,11 +191,13 @@ def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:
     names = ["_hidden", "$math$ \\alpha", "日本"]
     found = [Outcome(asked.items[0], name, None, "A", choice("A", asked.items[0]),
                      costing(0.1, 0.2, 1, 1, 1.0, 1, 1, 1.0, 1.0)) for name in names]  # fmt: skip
-    drawn = plots.draw(summarise(asked, specs(*names), found), tmp_path)
-    assert drawn == ["accuracy-cost.png", "kinds.png"]
+    told = summarise(asked, specs(*names), found)
+    assert list(plots.pictures(told)) == ["accuracy-cost.png", "kinds.png"]
+    written(tmp_path, told)
+    assert (tmp_path / "kinds.png").exists()
     failed = [Outcome(asked.items[0], "p", error="missing")]
     nothing = summarise(asked, specs("p"), failed)
-    assert "accuracy-cost.png" not in plots.draw(nothing, tmp_path)
+    assert "accuracy-cost.png" not in plots.pictures(nothing)
     assert "| p | - | - | 0 | - | - |" in report.tables(nothing)
 
 
@@ -203,7 +212,7 @@ def test_many_profiles_are_a_chart_that_fits_a_screen(tmp_path: Path) -> None:
             for item in asked.items
             for name in names
         ]
-        plots.draw(summarise(asked, specs(*names), found), tmp_path)
+        written(tmp_path, summarise(asked, specs(*names), found))
         with Image.open(tmp_path / "kinds.png") as picture:
             assert picture.height < most
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adatp_cli.answering.tasks import FileClip
 from adatp_cli.evaluation import scoring
-from adatp_cli.evaluation.questions import Item, Rule, Scoring
+from adatp_cli.evaluation.questions import Dataset, Item, Rule
 from adatp_cli.evaluation.scoring import choice, exact, verbatim
 
 OPTIONS = ("a red car", "A blue bus", "no vehicle at all", "both of them")
@@ -155,7 +155,7 @@ def test_where_the_harness_draws_a_letter_it_is_always_the_same() -> None:
 
 
 def test_the_rule_that_is_asked_for() -> None:
-    both = Scoring(choice, scoring.extract)
+    both = Dataset("d", "D", (), choice, scoring.extract)
     assert both.judge(Rule.strict) is choice
     assert both.judge(Rule.harness) is scoring.extract
-    assert Scoring(exact).judge(Rule.harness) is exact
+    assert Dataset("d", "D", (), exact).judge(Rule.harness) is exact

@@ -203,9 +203,8 @@ class Measurement:
         return SOME_FAILED if failed else 0
 
     def _finish(self, told: list[str], model: str, summary: BiasSummary) -> None:
-        from adatp_cli.evaluation import bias_report, plots
-        from adatp_cli.evaluation.report import PAGE, prepare_folder
-        from adatp_cli.pictures import style
+        from adatp_cli.evaluation import bias_report
+        from adatp_cli.evaluation.report import write_report
 
         if model == "tiny":
             told.append(bias_report.SMALL_MODEL)
@@ -215,14 +214,10 @@ class Measurement:
             self._output.page(bias_report.tables(summary))
             if model == "tiny":
                 self._output.line(f"\n{bias_report.SMALL_MODEL}.")
-        folder = self._wanted.report
-        if folder is None:
-            return
-        drawn: list[str] = []
-        prepare_folder(folder)
-        if style.can_draw():
-            drawn = bias_report.draw(summary, folder)
-        else:
-            self._output.note(plots.MISSING)
-        bias_report.write_report(folder, summary, told, drawn)
-        self._output.note(f"the report is {folder / PAGE}")
+        if self._wanted.report is not None:
+            for note in write_report(
+                self._wanted.report,
+                bias_report.pictures(summary),
+                lambda drawn: bias_report.report_texts(summary, told, drawn),
+            ):
+                self._output.note(note)

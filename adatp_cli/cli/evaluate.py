@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from adatp_cli.answering.tasks import Ask
     from adatp_cli.batch.results import ResultFile
     from adatp_cli.evaluation.questions import Dataset
-    from adatp_cli.evaluation.summary import Outcome, Summary
+    from adatp_cli.evaluation.summary import Outcome
     from adatp_cli.evaluation.tasks import ProfileSpec
     from adatp_cli.video.sampling import Sampling
 
@@ -349,7 +349,7 @@ class Evaluation:
         from adatp_cli.evaluation.questions import Rule
         from adatp_cli.evaluation.summary import outcome_of
 
-        judge = dataset.scoring.judge(Rule(self._wanted.rule))
+        judge = dataset.judge(Rule(self._wanted.rule))
         return outcome_of(row, ask.about, ask.run.name, judge)
 
     def _finish(
@@ -360,8 +360,8 @@ class Evaluation:
         places: Sequence[ProfileSpec],
         outcomes: Sequence[Outcome],
     ) -> None:
+        from adatp_cli.evaluation import plots, report
         from adatp_cli.evaluation.questions import Rule
-        from adatp_cli.evaluation.report import tables
         from adatp_cli.evaluation.summary import summarise
 
         names = {run.name for run in opened.runs}
@@ -371,26 +371,12 @@ class Evaluation:
         if summary.baseline is None:
             self._output.note("no differences without an unpruned run: -p vanilla adds one")
         if not self._output.json:
-            self._output.page(tables(summary))
+            self._output.page(report.tables(summary))
         if self._wanted.report is not None:
-            self._report(self._wanted.report, summary, facts(dataset, opened, sampling), outcomes)
-
-    def _report(
-        self,
-        folder: Path,
-        summary: Summary,
-        told: Sequence[str],
-        outcomes: Sequence[Outcome],
-    ) -> None:
-        from adatp_cli.evaluation import plots
-        from adatp_cli.evaluation.report import PAGE, prepare_folder, write_report
-        from adatp_cli.pictures import style
-
-        drawn: list[str] = []
-        prepare_folder(folder)
-        if style.can_draw():
-            drawn = plots.draw(summary, folder)
-        else:
-            self._output.note(plots.MISSING)
-        write_report(folder, summary, outcomes, told, drawn)
-        self._output.note(f"the report is {folder / PAGE}")
+            told = facts(dataset, opened, sampling)
+            for note in report.write_report(
+                self._wanted.report,
+                plots.pictures(summary),
+                lambda drawn: report.report_texts(summary, outcomes, told, drawn),
+            ):
+                self._output.note(note)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from adatp_cli.evaluation import plots
 from adatp_cli.evaluation.bias import EIGHTHS, PARTS, BiasSummary, LayerBias
-from adatp_cli.evaluation.report import PAGE, csv_text, markdown, write_texts
-from adatp_cli.pictures import style
+from adatp_cli.evaluation.report import PAGE, csv_text, markdown
+from adatp_cli.pictures.style import label, legend, plot
 from adatp_cli.text import markdown_cell, percent
 
 _LAYERS = "layers.csv"
@@ -104,18 +104,10 @@ def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write_report(
-    folder: Path, summary: BiasSummary, facts: Sequence[str], drawn: Sequence[str]
-) -> None:
-    """Write everything but the pictures, or raise an `AdatpError`.
-
-    Parameters
-    ----------
-    facts
-        What was run, a line each.
-    drawn
-        File names of the pictures beside it.
-    """
+def report_texts(
+    summary: BiasSummary, facts: Sequence[str], drawn: Sequence[str]
+) -> dict[str, str]:
+    """The files but for the pictures that were `drawn`; `facts` is what was run, a line each."""
     lines = [f"# Biases of attention: {markdown_cell(summary.title)}", ""]
     lines += [f"- {markdown_cell(fact)}" for fact in facts]
     if summary.failed:
@@ -123,13 +115,12 @@ def write_report(
         lines.append(f"- not measured, over all profiles: {told}")
     lines += ["", tables(summary)]
     lines += [f"![{name}]({name})\n" for name in drawn]
-    texts = {
+    return {
         _LAYERS: _layers_csv(summary),
         _FRAMES: frames_csv(summary),
         _PLACES: places_csv(summary),
         PAGE: "\n".join(lines) + "\n" + _EXPLAINED,
     }
-    write_texts(folder, texts)
 
 
 _Layers = list[tuple[list[object], LayerBias]]
@@ -175,16 +166,14 @@ def places_csv(summary: BiasSummary) -> str:
     return csv_text(["profile", "what", "layer", "row", "col", "share"], rows)
 
 
-def draw(summary: BiasSummary, folder: Path) -> list[str]:
-    """Draw the pictures into a folder, and return the files' names, or raise an `AdatpError`."""
+def pictures(summary: BiasSummary) -> dict[str, Callable[[], plots.Figure]]:
+    """What there is to draw, by file name."""
     drawn = {_BY_LAYER: _draw_by_layer, _ALONG: _draw_along, _OVER: _draw_places}
-    for name, make in drawn.items():
-        plots.save(make(summary), folder / name)
-    return list(drawn)
+    return {name: partial(draw, summary) for name, draw in drawn.items()}
 
 
 def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
-    figure = style.plot(11.0, 4.2, f"By layer: {summary.title}")
+    figure = plot(11.0, 4.2, f"By layer: {summary.title}")
     axes = figure.subplots(1, 3)
     drawn: tuple[tuple[str, Callable[[LayerBias], float], float], ...] = (
         ("in the last eighth of the clip (%)", lambda layer: 100 * layer.last_eighth, 12.5),
@@ -198,18 +187,18 @@ def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
         for number, (view, name) in enumerate(views):
             values = [tell(layer) for layer in view.layers]
             colour = plots.colour(number)
-            axis.plot(values, "o-", markersize=3, color=colour, label=style.label(name))
+            axis.plot(values, "o-", markersize=3, color=colour, label=label(name))
         axis.set_xlabel("layer")
         axis.locator_params(axis="x", integer=True)
         axis.set_title(title, fontsize=10)
         axis.set_ylim(0, None)
         axis.grid(alpha=0.3)
-    style.legend(figure, axes[0], 3)
+    legend(figure, axes[0], 3)
     return figure
 
 
 def _draw_along(summary: BiasSummary) -> plots.Figure:
-    figure = style.plot(11.0, 4.4, f"Along the clip, 1 is even: {summary.title}")
+    figure = plot(11.0, 4.4, f"Along the clip, 1 is even: {summary.title}")
     left, right = figure.subplots(1, 2)
     middles = (np.arange(PARTS) + 0.5) / PARTS
     steps: dict[str, Any] = {"drawstyle": "steps-mid"}
@@ -223,7 +212,7 @@ def _draw_along(summary: BiasSummary) -> plots.Figure:
     left.set_title("attention", fontsize=10)
     for number, view in enumerate(summary.kept, 1):
         kept = PARTS * view.layers[-1].parts
-        name = style.label(f"{view.profile} keeps")
+        name = label(f"{view.profile} keeps")
         right.plot(middles, kept, color=plots.colour(number), label=name, **steps)
     right.set_title("kept to the last layer", fontsize=10)
     for axis in (left, right):
@@ -244,11 +233,11 @@ def _draw_places(summary: BiasSummary) -> plots.Figure:
     chosen = np.unique(np.linspace(0, len(layers) - 1, count).round().astype(int))
     maps = [(f"attention, layer {number}", layers[number]) for number in chosen]
     maps += [
-        (f"{style.label(view.profile)} keeps\nto the last layer", view.layers[-1])
+        (f"{label(view.profile)} keeps\nto the last layer", view.layers[-1])
         for view in summary.kept
     ]
     title = f"Over the frame, 1 is even: {summary.title}"
-    figure = style.plot(1.0 + 2.0 * len(maps), 3.1, title)
+    figure = plot(1.0 + 2.0 * len(maps), 3.1, title)
     axes = np.atleast_1d(figure.subplots(1, len(maps)))
     hottest = max(1.0, *(layer.hottest for _, layer in maps))
     image: Any = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation.summary import Result, Summary
-from adatp_cli.pictures import style
+from adatp_cli.pictures.style import drawing, label, legend, plot
 from adatp_cli.text import printable
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ Figure: TypeAlias = Any
 _COST = "accuracy-cost.png"
 _KINDS = "kinds.png"
 FILES = (_COST, _KINDS)
-MISSING = "no plots: they need matplotlib (pip install matplotlib)"
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 # Profiles beyond the colours begin them again with another mark.
@@ -33,24 +33,16 @@ _BRIGHT = 55
 _DPI = 150
 
 
-def draw(summary: Summary, folder: Path) -> list[str]:
-    """Draw what there is to draw into a folder, and return the files' names.
-
-    Raises
-    ------
-    AdatpError
-        A file cannot be written.
-    """
-    drawn = []
+def pictures(summary: Summary) -> dict[str, Callable[[], Figure]]:
+    """What there is to draw, by file name."""
+    found: dict[str, Callable[[], Figure]] = {}
     if any(result.costs for result in summary.results):
-        save(_against_cost(summary), folder / _COST)
-        drawn.append(_COST)
+        found[_COST] = partial(_against_cost, summary)
     if any(len(result.kinds) > 1 for result in summary.results):
         # Bars of more profiles than colours are a picture that nobody reads.
         many = len(summary.results) > len(_COLOURS)
-        save(_chart(summary) if many else _bars(summary), folder / _KINDS)
-        drawn.append(_KINDS)
-    return drawn
+        found[_KINDS] = partial(_chart if many else _bars, summary)
+    return found
 
 
 def colour(number: int) -> str:
@@ -61,7 +53,7 @@ def colour(number: int) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, or raise an `AdatpError`."""
     try:
-        with style.drawing():
+        with drawing():
             figure.savefig(path, dpi=_DPI)
     except OSError as error:
         raise AdatpError(
@@ -73,7 +65,7 @@ def _against_cost(summary: Summary) -> Figure:
     families: dict[str, list[Result]] = {}
     for result in summary.results:
         families.setdefault(result.family, []).append(result)
-    drawn = style.plot(9.0, 4.2 + 0.2 * (len(families) // 5), summary.dataset.title)
+    drawn = plot(9.0, 4.2 + 0.2 * (len(families) // 5), summary.dataset.title)
     axes = drawn.subplots(1, 2, sharey=True)
     for axis, (count, title) in zip(axes, _COUNTS, strict=True):
         for number, results in enumerate(families.values()):
@@ -82,7 +74,7 @@ def _against_cost(summary: Summary) -> Figure:
         axis.set_xlim(0, 105)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("right (%), with 95 % intervals")
-    style.legend(drawn, axes[0], min(len(families), 5))
+    legend(drawn, axes[0], min(len(families), 5))
     return drawn
 
 
@@ -107,7 +99,7 @@ def _points(axis: Axes, results: Sequence[Result], count: str, number: int) -> N
         markersize=4.5,
         capsize=3,
         color=colour(number),
-        label=style.label(results[0].family),
+        label=label(results[0].family),
     )
 
 
@@ -124,7 +116,7 @@ def _bars(summary: Summary) -> Figure:
     count = len(summary.results)
     height = max(2.5, 1.4 + len(kinds) * (0.12 + 0.11 * count))
     title = f"{summary.dataset.title}, by {summary.dataset.kind_title}"
-    drawn = style.plot(8.0, height, title)
+    drawn = plot(8.0, height, title)
     axis = drawn.subplots()
     thick = 0.8 / count
     for number, result in enumerate(summary.results):
@@ -139,15 +131,15 @@ def _bars(summary: Summary) -> Figure:
             xerr=_whiskers(values, [share.interval or (0.0, 0.0) for share in shares]),
             color=colour(number),
             linewidth=0.0,
-            label=style.label(result.name),
+            label=label(result.name),
             error_kw={"elinewidth": 0.8, "capsize": 1.5, "alpha": 0.7},
         )
-    axis.set_yticks(range(len(kinds)), [style.label(kind) for kind in kinds])
+    axis.set_yticks(range(len(kinds)), [label(kind) for kind in kinds])
     axis.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
     axis.set_xlim(0, 100)
     axis.set_xlabel("right (%), with 95 % intervals")
     axis.grid(axis="x", alpha=0.3)
-    style.legend(drawn, axis, min(count, 5))
+    legend(drawn, axis, min(count, 5))
     return drawn
 
 
@@ -155,7 +147,7 @@ def _chart(summary: Summary) -> Figure:
     """Numbers on colours: a row for each profile, a column for each kind."""
     results, kinds = summary.results, list(summary.results[0].kinds)
     title = f"{summary.dataset.title}, right (%) by {summary.dataset.kind_title}"
-    drawn = style.plot(2.6 + 0.62 * len(kinds), 1.6 + 0.2 * len(results), title)
+    drawn = plot(2.6 + 0.62 * len(kinds), 1.6 + 0.2 * len(results), title)
     axis = drawn.subplots()
     values = [
         [math.nan if share.value is None else 100 * share.value for share in result.kinds.values()]
@@ -167,10 +159,8 @@ def _chart(summary: Summary) -> Figure:
             if not math.isnan(value):
                 ink = "black" if value > _BRIGHT else "white"
                 axis.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, size=7)
-    axis.set_yticks(
-        range(len(results)), [style.label(result.name) for result in results], fontsize=7
-    )
-    names = [style.label(kind) for kind in kinds]
+    axis.set_yticks(range(len(results)), [label(result.name) for result in results], fontsize=7)
+    names = [label(kind) for kind in kinds]
     axis.set_xticks(range(len(kinds)), names, fontsize=7, rotation=40, ha="left")
     axis.xaxis.tick_top()
     return drawn

@@ -1,4 +1,4 @@
-"""Questions with their one right answer, the clips they are about, and what judges an answer."""
+"""Questions with their one right answer, and what judges an answer."""
 
 from __future__ import annotations
 
@@ -11,33 +11,17 @@ from adatp_cli.answering.tasks import ClipSource
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question.
+    """One question."""
 
-    Parameters
-    ----------
-    id
-        Unique within the dataset.
-    clip
-        What it is about.
-    prompt
-        The whole text that the model gets, options and instructions included.
-    answer
-        The right one: a letter where there are options, else the text. Empty: the annotation names
-        none that could be chosen, and every answer counts as wrong.
-    options
-        The texts of the options A, B, ...; empty for a question with a free answer.
-    kind
-        What sort of question it is.
-    groups
-        Further parts that the benchmark reports, by the name of the division.
-    """
-
-    id: str
+    id: str  # unique within the dataset
     clip: ClipSource
-    prompt: str
+    prompt: str  # the whole text that the model gets, options and instructions included
+    # A letter where there are options, else the text. Empty: the annotation names none that could
+    # be chosen, and every answer counts as wrong.
     answer: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # none for a question with a free answer
     kind: str = ""
+    # Further parts that the benchmark reports, by the name of the division.
     groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -55,24 +39,12 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a rule says of an answer.
+    """What a rule says of an answer."""
 
-    Parameters
-    ----------
-    choice
-        The letter, or the free answer as it was compared; None where the rule found none.
-    right
-        Whether that is the right one.
-    guessed
-        The harness found nothing and drew a letter.
-    counted
-        Whether the answer is among those that the accuracy is a share of.
-    """
-
-    choice: str | None
+    choice: str | None  # the letter or the free answer as it was compared; None: the rule has none
     right: bool
-    guessed: bool = False
-    counted: bool = True
+    guessed: bool = False  # the harness found nothing and drew a letter
+    counted: bool = True  # among those that the accuracy is a share of
 
     @property
     def parsed(self) -> bool:
@@ -84,48 +56,24 @@ Judge = Callable[[str, Item], Verdict]
 
 
 @dataclass(frozen=True, slots=True)
-class Scoring:
-    """The judges of a dataset: by our own rule, and by the standard harness's where it has one."""
-
-    strict: Judge
-    harness: Judge | None = None
-
-    def judge(self, rule: Rule) -> Judge:
-        """The judge that a rule names; where the harness has none, the strict one."""
-        return self.harness or self.strict if rule is Rule.harness else self.strict
-
-
-@dataclass(frozen=True, slots=True)
 class Dataset:
-    """Questions, and how they are scored.
-
-    Parameters
-    ----------
-    name, title
-        For programs and for people.
-    items
-        At least one, the questions of a clip one behind the other.
-    scoring
-        How an answer is judged.
-    average_title
-        What the benchmark calls its own number, which is the mean over the kinds; empty where it is
-        the share of all questions.
-    max_new_tokens
-        The longest answer that the standard harness allows; None: no limit of its own.
-    kind_title
-        What the benchmark calls the kinds.
-    notes
-        What the user should know, a line each.
-    """
+    """Questions, at least one and those of a clip one behind the other, and how they are scored."""
 
     name: str
     title: str
     items: tuple[Item, ...]
-    scoring: Scoring
+    strict: Judge
+    harness: Judge | None = None  # that of the standard harness
+    # What the benchmark calls its own number, the mean over the kinds; empty: it is the share of
+    # all questions.
     average_title: str = ""
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = None  # the longest answer that the standard harness allows
     kind_title: str = "kind"
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know, a line each
+
+    def judge(self, rule: Rule) -> Judge:
+        """The judge that a rule names; where the harness has none, the strict one."""
+        return self.harness or self.strict if rule is Rule.harness else self.strict
 
 
 def letters(count: int) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from adatp_cli.errors import AdatpError
+from adatp_cli.evaluation.plots import Figure, save
 from adatp_cli.evaluation.questions import Rule
 from adatp_cli.evaluation.statistics import Share
 from adatp_cli.evaluation.summary import COSTS, Outcome, Result, Summary, Versus
 from adatp_cli.files import OutputPath
+from adatp_cli.pictures.style import can_draw
 from adatp_cli.record import json_line
 from adatp_cli.text import CSV_MARK, csv_line, markdown_cell, percent, printable
 
@@ -41,8 +43,16 @@ def report_outputs(folder: Path | None, names: Iterable[str]) -> list[OutputPath
     return [OutputPath("--report", folder / name, makes_folder=True) for name in names]
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make the report's folder, or raise an `AdatpError`."""
+def write_report(
+    folder: Path,
+    pictures: Mapping[str, Callable[[], Figure]],
+    texts: Callable[[Sequence[str]], Mapping[str, str]],
+) -> list[str]:
+    """Draw and write a report's files by their names, and return what to tell of it.
+
+    `texts` gets the names of the pictures that were drawn. An `AdatpError` where the folder cannot
+    be made or a file not be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,11 +60,10 @@ def prepare_folder(folder: Path) -> None:
         raise AdatpError(
             f"--report {shown}: cannot be made: {error.strerror}", "name another folder"
         ) from None
-
-
-def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write texts into the report's folder, by file name, or raise an `AdatpError`."""
-    for name, text in texts.items():
+    drawn = list(pictures) if can_draw() else []
+    for name in drawn:
+        save(pictures[name](), folder / name)
+    for name, text in texts(drawn).items():
         try:
             mark = CSV_MARK if name.endswith(".csv") else ""
             (folder / name).write_text(mark + text, encoding="utf-8", newline="")
@@ -63,6 +72,8 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
                 f"{printable(os.fspath(folder / name))}: cannot be written: {error.strerror}",
                 "make room, and run again",
             ) from error
+    missing = [] if can_draw() else ["no plots: they need matplotlib (pip install matplotlib)"]
+    return [*missing, f"the report is {folder / PAGE}"]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -76,29 +87,20 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "".join(csv_line(line) for line in (head, *rows))
 
 
-def write_report(
-    folder: Path,
-    summary: Summary,
-    outcomes: Iterable[Outcome],
-    facts: Sequence[str],
-    plots: Sequence[str],
-) -> None:
-    """Write everything but the pictures, or raise an `AdatpError`.
-
-    Parameters
-    ----------
-    facts
-        What was run, a line each.
-    plots
-        File names of the pictures beside it.
-    """
-    texts = {
+def report_texts(
+    summary: Summary, outcomes: Iterable[Outcome], facts: Sequence[str], drawn: Sequence[str]
+) -> dict[str, str]:
+    """The files but for the pictures that were `drawn`; `facts` is what was run, a line each."""
+    lines = [f"# {markdown_cell(summary.dataset.title)}", ""]
+    lines += [f"- {markdown_cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
+    lines += [f"- scoring: {_RULES[summary.rule]}", "", tables(summary)]
+    lines += [f"![{name}]({name})\n" for name in drawn]
+    return {
         _SUMMARY: summary_csv(summary),
         _PARTS: parts_csv(summary),
         _ANSWERS: _answers_jsonl(outcomes),
-        PAGE: _page(summary, facts, plots),
+        PAGE: "\n".join(lines) + "\n" + _EXPLAINED,
     }
-    write_texts(folder, texts)
 
 
 def tables(summary: Summary) -> str:
@@ -114,14 +116,6 @@ def tables(summary: Summary) -> str:
         ]
         parts.append(markdown(head, rows))
     return "\n".join(part for part in parts if part)
-
-
-def _page(summary: Summary, facts: Sequence[str], plots: Sequence[str]) -> str:
-    lines = [f"# {markdown_cell(summary.dataset.title)}", ""]
-    lines += [f"- {markdown_cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
-    lines += [f"- scoring: {_RULES[summary.rule]}", "", tables(summary)]
-    lines += [f"![{name}]({name})\n" for name in plots]
-    return "\n".join(lines) + "\n" + _EXPLAINED
 
 
 def _divisions(summary: Summary, result: Result) -> dict[str, Mapping[str, Share]]:

@@ -75,13 +75,7 @@ def outcome_of(row: Mapping[str, Any], item: Item, profile: str, judge: Judge) -
 
 
 def stored_rows(path: str | os.PathLike[str], keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The rows of a result file that have these keys; of several with one key an answer.
-
-    Raises
-    ------
-    UsageError
-        The file holds something else.
-    """
+    """The rows of a result file that have these keys; of several with one key an answer."""
     found: dict[str, dict[str, Any]] = {}
     wanted = set(keys)
     with Path(path).open("rb") as stream:
@@ -103,65 +97,31 @@ class Versus:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One profile on a dataset.
-
-    Parameters
-    ----------
-    name, family
-        The profile's, and its name at every budget.
-    share
-        Right answers among those that count; a question that failed is not among them.
-    average
-        The mean over the kinds, where the benchmark reports that; None elsewhere.
-    unparsed
-        Answers that name no option, or are empty.
-    failed
-        Questions that got no answer, by the kind of error: `missing` for a clip that is not there.
-    unasked
-        Questions that the run did not come to.
-    kinds
-        Shares by kind, in the order of the dataset.
-    groups
-        Shares by the parts of each further division.
-    costs
-        Means over the answers, by the names of `COSTS`; empty without any.
-    versus
-        Beside the unpruned run; None for that itself, or where there is none.
-    rival
-        Beside the profile that it is set against, which is the first of the two; None without one.
-    """
+    """One profile on a dataset."""
 
     name: str
-    family: str
-    share: Share
-    average: float | None
-    unparsed: int
-    failed: Mapping[str, int]
-    unasked: int
-    kinds: Mapping[str, Share]
-    groups: Mapping[str, Mapping[str, Share]]
-    costs: Mapping[str, float]
-    versus: Versus | None
-    rival: Versus | None
+    family: str  # its name at every budget
+    share: Share  # right answers among those that count, without questions that failed
+    average: float | None  # the mean over the kinds, where the benchmark reports that
+    unparsed: int  # answers that name no option, or are empty
+    failed: Mapping[str, int]  # by the kind of error: `missing` for a clip that is not there
+    unasked: int  # questions that the run did not come to
+    kinds: Mapping[str, Share]  # in the order of the dataset
+    groups: Mapping[str, Mapping[str, Share]]  # by division, by its parts
+    costs: Mapping[str, float]  # means over the answers, by the names of `COSTS`; empty without any
+    versus: Versus | None  # beside the unpruned run; None for that itself, or where there is none
+    rival: Versus | None  # beside the profile that it is set against, the first of the two
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All profiles on a dataset, in the order in which they were asked for.
-
-    Parameters
-    ----------
-    baseline
-        The unpruned run's name, where there is one.
-    against
-        The family that the others are set against at equal budgets, where one is.
-    """
+    """All profiles on a dataset, in the order in which they were asked for."""
 
     dataset: Dataset
     rule: Rule
-    baseline: str | None
+    baseline: str | None  # the unpruned run's name, where there is one
     results: tuple[Result, ...]
-    against: str | None
+    against: str | None  # the family that the others are set against at equal budgets
 
 
 def summarise(
@@ -171,16 +131,9 @@ def summarise(
     rule: Rule = Rule.strict,
     against: str | None = None,
 ) -> Summary:
-    """Count what came out.
+    """Count outcomes, of which there is at most one for each question and profile.
 
-    Parameters
-    ----------
-    specs
-        The profiles, in the order of the report.
-    outcomes
-        At most one for each question and profile.
-    against
-        A family that the others are set against beside the unpruned run, each at its budget.
+    With `against`, profiles are set beside those of that family too, each at its budget.
     """
     found: dict[str, dict[str, Outcome]] = {spec.profile.name: {} for spec in specs}
     for outcome in outcomes:

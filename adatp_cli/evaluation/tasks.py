@@ -42,11 +42,10 @@ def eval_row(row: Row, dataset: Dataset) -> dict[str, Any]:
     """A row of a run with its object `eval`: which question it is, and whether it is right."""
     item: Item = row.ask.about
     answer = row.record.answer if isinstance(row.record, AnswerRecord) else None
-    scoring = dataset.scoring
-    strict = None if answer is None else scoring.strict(answer, item)
+    strict = None if answer is None else dataset.strict(answer, item)
     harness = None
-    if answer is not None and scoring.harness is not None:
-        harness = _told(scoring.harness(answer, item))
+    if answer is not None and dataset.harness is not None:
+        harness = _told(dataset.harness(answer, item))
     facts = {
         "dataset": dataset.name,
         "item": item.id,

@@ -19,7 +19,7 @@ from adatp_cli.evaluation.datasets.folder import (
     place,
 )
 from adatp_cli.evaluation.datasets.mvbench import TASKS, mvbench
-from adatp_cli.evaluation.questions import Dataset, Item, Judge, Scoring, Verdict
+from adatp_cli.evaluation.questions import Dataset, Item, Judge, Verdict
 from adatp_cli.profile_yaml import nearest
 from adatp_cli.text import plural, printable
 from adatp_cli.video.source import local_path
@@ -98,7 +98,7 @@ def open_dataset(name: str, folder: Path | None, annotations: Path | None) -> Da
     root = path.parent if folder is None else _checked(folder)
     source = Folder(root, path, "your own")
     items = _arranged(_own_questions(source), source)
-    return Dataset(path.stem, path.name, items, Scoring(_judge_own), notes=_missing(items))
+    return Dataset(path.stem, path.name, items, _judge_own, notes=_missing(items))
 
 
 def _checked(folder: Path) -> Path:
@@ -127,7 +127,8 @@ def _benchmark(name: str, folder: Path, annotations: Path | None) -> Dataset:
         name,
         about.title,
         items,
-        Scoring(scoring.choice, about.harness),
+        scoring.choice,
+        about.harness,
         about.average_title,
         about.max_new_tokens,
         about.kind_title,

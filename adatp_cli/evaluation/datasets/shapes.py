@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from adatp_cli.evaluation.questions import Dataset, Item, Scoring
+from adatp_cli.evaluation.questions import Dataset, Item
 from adatp_cli.evaluation.scoring import verbatim
 from adatp_cli.text import plural
 from adatp_cli.tiny.clips import clip_seconds, held_out_clip, write_mp4
@@ -65,7 +65,7 @@ def shapes(clips: int, seed: int) -> Dataset:
         "shapes",
         f"shapes, {plural(clips, 'clip')} of set {seed}",
         tuple(items),
-        Scoring(verbatim),
+        verbatim,
         max_new_tokens=48,
         kind_title="kind of question",
     )
