@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
+from PIL import Image
 
 from adatp_cli.__main__ import main
 
@@ -31,21 +34,13 @@ CHANGED_NS = 1_732_505_257_123_456_789  # when every file was changed last: keys
 
 # What depends on the machine, the moment or the build, wherever it stands in a JSON object.
 _TIMED = frozenset(
-    [
-        "seconds",
-        "peak_memory_bytes",
-        "versions",
-        "date",
-        "machine",
-        "overhead",
-        "tokens_per_second",
-        "flop_per_second",
-        "peak_bytes",
-        "memory_method",
-        "scaling",
-        "load_seconds",
-    ]
+    {
+        *("seconds", "load_seconds", "tokens_per_second", "flop_per_second", "overhead"),
+        *("peak_memory_bytes", "peak_bytes", "memory_method"),
+        *("date", "machine", "versions", "python", "platform", "packages", "devices"),
+    }
 )
+NOTHING = r"(?!)"  # matches nowhere
 _LONG_LIST, _LONG_TEXT = 20, 12_000
 
 
@@ -60,7 +55,8 @@ class Case:
     loose
         Parts of texts that differ from run to run, as a pattern.
     unread
-        Files whose content differs from run to run: that they are written is what is kept.
+        How the names of files end whose content differs from run to run: that they are written is
+        what is kept.
     cheap
         Whether it is a test; the others are for `python -m tests.goldens`.
     """
@@ -69,7 +65,7 @@ class Case:
     arguments: tuple[str, ...]
     files: dict[str, str | bytes | Path] = field(default_factory=dict)
     stdin: bytes = b""
-    loose: str = r"(?!)"
+    loose: str = NOTHING
     unread: tuple[str, ...] = ()
     cheap: bool = True
 
@@ -91,7 +87,7 @@ def told(case: Case, folder: Path) -> dict[str, Any]:
     new = {path: path.read_bytes() for path in _files_in(folder)}
     files = {
         str(path.relative_to(folder)): "written"
-        if path.name in case.unread
+        if path.name.endswith(case.unread)
         else _content(path, data, case, folder)
         for path, data in new.items()
         if before.get(path) != data
@@ -115,7 +111,6 @@ def _run(case: Case, folder: Path) -> tuple[int, str, str]:
         for name in ("ADATP_MODEL", "ADATP_PROFILE", "HF_TOKEN"):
             patch.delenv(name, raising=False)
         patch.setenv("COLUMNS", "80")
-        patch.setenv("HOME", str(folder))
         patch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
         patch.setattr(sys, "argv", ["adatp", *case.arguments])
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(case.stdin), encoding="utf-8"))
@@ -148,9 +143,31 @@ def _content(path: Path, data: bytes, case: Case, folder: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: _array(arrays[name]) for name in arrays.files}
-    if path.suffix in (".png", ".mp4", ".parquet", ".html"):
-        return {"sha256": _sha256(data), "numbers": []}
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path)
+        types = {name: str(table.schema.field(name).type) for name in table.schema.names}
+        return {"types": types, "sha256": _sha256(json.dumps(table.to_pylist()).encode())}
+    if path.suffix == ".png":  # there are times in it
+        return list(Image.open(path).size)
+    if path.suffix == ".html":
+        steady = re.sub(case.loose, "#", data.decode(), flags=re.MULTILINE)
+        return {"sha256": _sha256(steady.encode()), "numbers": []}
+    if path.suffix == ".json":
+        return _steady(json.loads(data))
+    if path.suffix == ".csv" and case.loose != NOTHING:
+        data = _without_times(data.decode()).encode()
     return _text(data.decode(), case, folder)
+
+
+def _without_times(table: str) -> str:
+    first, *rows = csv.reader(io.StringIO(table, newline=""))
+    timed = [number for number, name in enumerate(first) if re.search("seconds|_s$", name)]
+    for row in rows:
+        for number in set(timed) - {first.index("duration_s") if "duration_s" in first else -1}:
+            row[number] = row[number] and "#"
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([first, *rows])
+    return text.getvalue()
 
 
 def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -178,7 +195,7 @@ def _sha256(data: bytes) -> str:
 
 def _text(text: str, case: Case, folder: Path) -> Any:
     """Lines; a line that is a JSON object as one, without what differs from run to run."""
-    for path, name in ((folder, "HERE"), (REPOSITORY, "REPOSITORY")):
+    for path, name in ((folder, "HERE"), (REPOSITORY, "REPOSITORY"), (Path.home(), "HOME")):
         text = text.replace(str(path), name)
     text = re.sub(case.loose, "#", text, flags=re.MULTILINE)
     lines = [_json(line) for line in text.split("\n")]
@@ -199,6 +216,8 @@ def _json(line: str) -> Any:
 
 
 def _steady(value: Any, key: str = "") -> Any:
+    if key == "scaling":  # of seconds, and not of every profile
+        return len(value)
     if key in _TIMED or (key == "ratio" and isinstance(value, dict)):
         return _timed(value)
     if isinstance(value, dict):

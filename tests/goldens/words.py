@@ -349,6 +349,9 @@ eval shapes --rule lax
 eval shapes --report notes.txt {_TINY}
 eval shapes --clips 1 -o there.jsonl {_TINY}
 eval shapes --clips 1 --retry-failed {_TINY}
+eval shapes --clips 1 --trace t.npz {_TINY}
+bias shapes --clips 1 --trace t.npz {_TINY}
+batch clips -q What? --trace t.npz {_TINY}
 bias shapes --clips 0
 bias none.jsonl {_TINY}
 bias shapes --report notes.txt {_TINY}
