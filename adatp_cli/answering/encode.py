@@ -42,37 +42,18 @@ def frames_at_once(device: str, tower: VisionShape) -> int:
 class EncodedClip:
     """A clip as the language model and the pruning see it; kept for every question about it.
 
-    Parameters
-    ----------
-    frames
-        T.
-    visual
-        (n_v + 1, D) in the model's type: T x P tokens frame by frame, then the newline embedding.
-    tower_vectors
-        (T, Dv) float32: mean of each frame's vision-tower tokens.
-    frame_vectors
-        (T, De) float32 of the relevance encoder; None without one.
-    probe_attention
-        (T, P) float32: attention of the encoder's pooling head, pooled as the tokens are; None
-        without an encoder.
-    tower_keys
-        (T, P, dh) float32: keys of the tower's last layer, mean over heads, pooled as the tokens
-        are; None where not asked for.
-    vision_s, relevance_s
-        Seconds that tokens and frame vectors took.
-    copied
-        Frames that took over the tokens of the one before, and did not go through the tower.
+    What a method may want to know of the frames is as `ClipSignals` has it.
     """
 
     frames: int
-    visual: Tensor
+    visual: Tensor  # (n_v + 1, D): T x P tokens frame by frame, then the newline embedding
     tower_vectors: Tensor
     frame_vectors: Tensor | None
     vision_s: float
     relevance_s: float
     probe_attention: Tensor | None = None
     tower_keys: Tensor | None = None
-    copied: int = 0
+    copied: int = 0  # frames that took over the tokens of the one before
 
     def signals(self, question_vector: Tensor | None) -> ClipSignals:
         """What a method may know before the language model runs, with the embedded question."""
@@ -91,21 +72,8 @@ class ClipEncoder:
 
     The tokens are those of the model's own `get_video_features`, bit for bit; each frame is encoded
     on its own, so passes over parts of the clip give the same. How the frames come does not decide
-    which of them share a pass.
-
-    Parameters
-    ----------
-    loaded
-        The model.
-    with_relevance
-        Also pool each frame with the relevance encoder, which must be loaded.
-    with_keys
-        Also keep the keys of the tower's last layer.
-    reuse
-        Let a frame take over the tokens of the last encoded one where its `largest_change` from it
-        is at most this; None encodes every frame.
-    at_once
-        Frames per pass; `frames_at_once` when omitted.
+    which of them share a pass. With `reuse` a frame takes over the tokens of the last encoded one
+    where its `largest_change` from it is at most this.
     """
 
     def __init__(
@@ -251,12 +219,8 @@ class _Pass:
 class StreamingEncoder:
     """Encodes a clip's frames while a reader still decodes: its `on_frames`.
 
-    Parameters
-    ----------
-    begin
-        Given the number of frames, checks whether the clip can be encoded, and gives its encoder.
-
-    `seconds` is what encoding took of the reader's time.
+    `begin` checks whether a clip of so many frames can be encoded, and gives its encoder; `seconds`
+    is what encoding took of the reader's time.
     """
 
     def __init__(self, begin: Callable[[int], ClipEncoder]) -> None:
@@ -270,7 +234,7 @@ class StreamingEncoder:
     def __call__(self, pixels: npt.NDArray[np.uint8], done: int) -> None:
         """Take the frames that have become ready. See `FrameReader.read`."""
         started = time.perf_counter()
-        if pixels is not self._pixels:  # what came before is nobody's
+        if pixels is not self._pixels:  # the reader began anew
             self._pixels, self._encoder, self._taken, self._failed = pixels, None, 0, False
         if not self._failed:
             try:
@@ -283,13 +247,7 @@ class StreamingEncoder:
         self.seconds += time.perf_counter() - started
 
     def settle(self, pixels: npt.NDArray[np.uint8]) -> tuple[ClipEncoder, npt.NDArray[np.uint8]]:
-        """The encoder of these frames, all that the clip has, and those that it has not got yet.
-
-        Raises
-        ------
-        AdatpError
-            As `begin`.
-        """
+        """The encoder of these frames, all that the clip has, and those that it has not got yet."""
         if pixels is not self._pixels or self._encoder is None:
             self._encoder, self._taken = self._begin(len(pixels)), 0
         return self._encoder, pixels[self._taken :]
@@ -307,15 +265,8 @@ class TowerWatch:
     """Sees what leaves the tower, before any post-layernorm, and if asked its last layer's keys.
 
     Everything that the pruning wants to know of a frame is made of it, so the tower runs once.
-
-    Parameters
-    ----------
-    inner
-        ``model.model``.
-    with_keys
-        Whether `seen` gets keys: (n, patches, dh) float32, mean over heads.
-    seen
-        Called in each pass, before the projector, with the (n, patches, Dv) states.
+    `seen` is called in each pass with the (n, patches, Dv) states and, `with_keys`, the keys
+    (n, patches, dh) float32, mean over heads.
     """
 
     def __init__(
@@ -369,13 +320,6 @@ def largest_change(before: Picture, after: Picture, cells: int) -> float:
 
     The frame is cut into cells x cells parts, of which each counts by the mean absolute difference
     of its pixels: a small thing that moves shows as much in its own parts as a large one.
-
-    Parameters
-    ----------
-    before, after
-        (H, W, 3) of the same size.
-    cells
-        Parts along each side; no more than pixels.
     """
     change = np.abs(before.astype(np.int16) - after).sum(-1, dtype=np.int32)
     for axis in (0, 1):

@@ -28,62 +28,28 @@ _REPLACEMENT = "\ufffd"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generated:
-    """An answer.
-
-    Parameters
-    ----------
-    ids
-        All tokens sampled, the end-of-sequence token among them.
-    text
-        What they say, special tokens and a blank beginning left out.
-    finish_reason
-        Whether the model ended it, or the limit on new tokens.
-    report
-        What the prefill kept.
-    first_logits
-        (vocabulary,) of the position that yields the first token, in the model's type.
-    first_token_s, total_s
-        Seconds from the start of the prefill to the first token and to the end.
-    selection_s
-        What of the prefill went into choosing tokens.
-    cached_tokens
-        Prompt tokens that did not run, as an earlier question had left their keys and values.
-    """
+    """An answer: all tokens sampled, the end-of-sequence token among them, and what they say."""
 
     ids: list[int]
-    text: str
+    text: str  # special tokens and a blank beginning left out
     finish_reason: Literal["eos", "length"]
     report: PruneReport
-    first_logits: Tensor
-    first_token_s: float
+    first_logits: Tensor  # (vocabulary,) of the position that yields the first token
+    first_token_s: float  # from the start of the prefill, as `total_s`
     total_s: float
-    selection_s: float
-    cached_tokens: int = 0
+    selection_s: float  # of the prefill, spent on choosing tokens
+    cached_tokens: int = 0  # of the prompt, whose keys and values an earlier question had left
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What the language model is given.
+    """What the language model is given."""
 
-    Parameters
-    ----------
-    input_ids
-        (1, L) int64, placeholders at the visual tokens.
-    visual
-        (n_v + 1, D) embeddings that take their place.
-    layout
-        Where.
-    plan
-        What the pruning keeps; serves once.
-    shared
-        What an earlier question left, and where this one leaves the same; None: nothing is kept.
-        Only for a plan that prunes nothing.
-    """
-
-    input_ids: Tensor
-    visual: Tensor
+    input_ids: Tensor  # (1, L) int64, placeholders at the visual tokens
+    visual: Tensor  # (n_v + 1, D) embeddings that take their place
     layout: VisualLayout
-    plan: PruningPlan
+    plan: PruningPlan  # serves once
+    # What an earlier question left, and where this one leaves the same; for plans without pruning.
     shared: SharedPrefix | None = None
 
 
@@ -96,12 +62,7 @@ def generate(
 ) -> Generated:
     """Answer one prompt with the model's own `generate`, pruned during the prefill.
 
-    Parameters
-    ----------
-    on_text
-        Called with each new piece of text; the pieces add up to the answer.
-    stop
-        Setting it makes the run end at the next decoder layer, with `_StoppedError`.
+    `on_text` gets each new piece of text; setting `stop` ends the run at the next decoder layer.
     """
     model: Any = loaded.model
     stream = _Stream(loaded.tokenizer, on_text)
@@ -222,7 +183,7 @@ def _config(given: GenerationConfig, settings: GenerationSettings) -> Generation
     config.do_sample = settings.temperature is not None
     config.temperature = settings.temperature
     config.top_p = settings.top_p
-    # Sampling from the 50 likeliest tokens is the library's default and nobody's wish.
+    # The library samples from the 50 likeliest tokens unless told otherwise; nobody asked for it.
     config.top_k = 0 if config.do_sample else None
     return config
 
@@ -238,7 +199,7 @@ class _Stream:
     """Takes tokens from `generate` and hands out text that will not change any more.
 
     A character can be spread over several tokens; until its last byte is there it decodes to
-    replacement characters, which are held back. Blanks that a text begins with are nobody's wish.
+    replacement characters, which are held back. Blanks that a text begins with are left out.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
@@ -352,15 +313,7 @@ class SharedPrefix:
         """A cache for one run, and how many tokens of this prompt it holds already.
 
         What was kept is out of here until `keep`: a run that fails leaves nothing half done behind.
-
-        Parameters
-        ----------
-        input_ids
-            (1, L) int64, on the CPU.
-        visual
-            What takes the place of the placeholders; the same object for every question.
-        config
-            The model's.
+        `visual` is the same object for every question about the clip.
         """
         from transformers import DynamicCache
 

@@ -1,4 +1,4 @@
-"""What questions about a clip will come to, told before anything runs."""
+"""What questions about a clip will cost, told before anything runs."""
 
 from __future__ import annotations
 
@@ -259,30 +259,16 @@ TEXT_ROOM = 256
 class FrameBudget:
     """The most frames whose cost stays within that of `default` frames unpruned.
 
-    Parameters
-    ----------
-    frames, default
-        The answer, and the unpruned number that it is set against.
-    context_bound
-        Whether the model's context, not the cost, allows no more.
-    language
-        Cost of the pruned frames in the language model over that of `default` frames unpruned,
-        paper convention; at most 1.
-    encoding
-        The same of vision tower and projector, which pruning inside the language model spares
-        nothing: ``frames / default``.
-    both
-        FLOP of tower, projector and the visual tokens' prefill, over the same unpruned: what the
-        choice does to the work as a whole. Text, answer, relevance encoder and decoding are left
-        out.
+    Ratios are to the same of `default` frames unpruned. Pruning inside the language model spares
+    the vision tower nothing; text, answer, relevance encoder and decoding are left out.
     """
 
     frames: int
     default: int
-    context_bound: bool
-    language: float
-    encoding: float
-    both: float
+    context_bound: bool  # whether the model's context, not the cost, allows no more
+    language: float  # in the language model, paper convention; at most 1
+    encoding: float  # of vision tower and projector
+    both: float  # FLOP of tower, projector and the visual tokens' prefill
 
 
 def frame_budget(
@@ -291,24 +277,9 @@ def frame_budget(
     """Spend what pruning saves on frames.
 
     A budget is a share of what the same frames cost unpruned, so cost grows faster than frames do
-    and 27.3 % of it does not buy 1 / 0.273 times as many. Found by bisection.
-
-    Parameters
-    ----------
-    token_schedule
-        Frames to what they come to under the profile; its cost must grow with the frames.
-    shape
-        The model.
-    default
-        Frames that an unpruned run would look at, at least 1.
-    most
-        Frames that fit the model's context. Where that is less than `default` it is the answer, but
-        never less than 1.
-
-    Raises
-    ------
-    UsageError
-        The profile cannot reach its budget.
+    and 27.3 % of it does not buy 1 / 0.273 times as many. Found by bisection, so the cost of
+    `token_schedule` must grow with the frames. Where the context holds fewer than `default` frames,
+    `most` is the answer, but never less than 1.
     """
     language, per_frame = shape.language, shape.tokens_per_frame
 

@@ -63,24 +63,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RunLoop:
-    """How a run's questions are answered.
+    """How a run's questions are answered."""
 
-    Parameters
-    ----------
-    describe
-        Turns an exception into what a row tells of it.
-    share
-        Let questions about one clip share their prefill where nothing is pruned.
-    stream
-        Give out pieces of text as they are generated.
-    around
-        Entered for each answer, such as what measures it.
-    """
-
-    describe: Describe = error_info
-    share: bool = False
-    stream: bool = False
-    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    describe: Describe = error_info  # what a row tells of an exception
+    share: bool = False  # questions about one clip share a prefill where nothing is pruned
+    stream: bool = False  # give out pieces of text as they are generated
+    around: Callable[[], AbstractContextManager[object]] = nullcontext  # entered for each answer
 
     def rows(self, decoded: Iterable[Decoded[ClipTask]], stop: Callable[[], bool]) -> Iterator[Row]:
         """The rows of many clips in their order, each as soon as it is known.
@@ -203,11 +191,6 @@ def encode_for(
     """The clip for each profile by name, encoded once with whatever any of them wants of it.
 
     Profiles that differ in which frames they encode get an encoding of their own.
-
-    Raises
-    ------
-    MemoryLimitError
-        The memory ran out.
     """
     found: dict[str, Clip] = {}
     for reuse in dict.fromkeys(run.session.profile.reuse_frames for run in runs):

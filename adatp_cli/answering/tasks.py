@@ -38,13 +38,7 @@ class ClipSource(Protocol):
         """Size in bytes and time of change in nanoseconds; None for both where there are none."""
 
     def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
-        """The frames that `sampling` asks for.
-
-        Raises
-        ------
-        AdatpError
-            What keeps the clip from having any.
-        """
+        """The frames that `sampling` asks for, or an `AdatpError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +99,13 @@ class ProfileRun:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One question to one profile.
+    """One question to one profile."""
 
-    Parameters
-    ----------
-    text
-        As the model gets it.
-    run
-        The profile.
-    key
-        Names the row, where rows have keys.
-    names
-        What names it beside clip, text, profile and settings.
-    about
-        Whatever else the asker knows of the question.
-    """
-
-    text: str
+    text: str  # as the model gets it
     run: ProfileRun
-    key: str = ""
-    names: Mapping[str, object] = field(default_factory=dict)
-    about: Any = None
+    key: str = ""  # names the row, where rows have keys
+    names: Mapping[str, object] = field(default_factory=dict)  # part of the key, beside the text
+    about: Any = None  # what else the asker knows of the question
 
 
 @dataclass(frozen=True, slots=True)
