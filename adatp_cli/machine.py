@@ -246,14 +246,10 @@ def _line(problem: str, step: str) -> str:
 
 def _model_state(name: str, hub: Hub) -> ModelState:
     """Whether a model's files and its encoder's are here, whole, and fit the memory."""
-
-    def silent(_text: str) -> None:
-        """Looking fetches nothing, so there is no progress to tell."""
-
     try:
-        found = checkpoints.locate(name, offline=True, progress=silent, hub=hub)
+        found = checkpoints.find(name, offline=True, hub=hub)
         encoder = read_description(found.folder).relevance_encoder or DEFAULT_ENCODER
-        checkpoints.locate_relevance(encoder, offline=True, progress=silent, hub=hub)
+        checkpoints.find_relevance(encoder, offline=True, hub=hub)
         device = choose_device("auto")
         sizes = weight_bytes(found.folder, choose_dtype("auto", device))
     except AdatpError as error:
@@ -266,7 +262,9 @@ def _model_state(name: str, hub: Hub) -> ModelState:
     state = "bundled" if found.name == TINY else "folder" if found.revision is None else "cached"
     note = step = ""
     try:  # as `ask` does with --quantize auto
-        memory.fitting_quantization("auto", sizes, device=device, model=name, progress=silent)
+        memory.fitting_quantization(
+            "auto", sizes, device=device, model=name, progress=lambda _text: None
+        )
     except AdatpError as error:
         note, step = error.message, error.hint
     kinds = {"none": sizes["none"], "nf4": sizes["nf4"]}

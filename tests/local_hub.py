@@ -5,14 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
+from adatp_cli.model.checkpoints import Checkpoint, RelevanceFiles, find, find_relevance
+from adatp_cli.model.hub import Hub, fetch
+from adatp_cli.model.layout import check_layout
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def locate(name: str, hub: Hub, said: Callable[[str], None]) -> Checkpoint:
+    """Find a model's files and fetch what is missing, as loading does; `said` hears of it."""
+    found = find(name, offline=False, hub=hub)
+    if found.missing:
+        fetch([found.missing], said, hub)
+    check_layout(found.folder)
+    return found
+
+
+def locate_encoder(name: str, hub: Hub, said: Callable[[str], None]) -> RelevanceFiles:
+    """The same for a relevance encoder."""
+    found = find_relevance(name, offline=False, hub=hub)
+    if found.missing:
+        fetch([found.missing], said, hub)
+    return found
 
 
 class LocalHub(ThreadingHTTPServer):

@@ -16,12 +16,12 @@ from huggingface_hub import constants
 
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model import hub as hub_module
-from adatp_cli.model.checkpoints import NEEDED, Checkpoint, choose_auto, find, is_hub_id, locate
+from adatp_cli.model.checkpoints import NEEDED, Checkpoint, choose_auto, find, is_hub_id
 from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import check_layout
 from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint
-from tests.local_hub import COMMIT, LocalHub, serve
+from tests.local_hub import COMMIT, LocalHub, locate, serve
 
 HALF_B = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 SEVEN_B = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
@@ -41,7 +41,7 @@ def _locate(name: str, server: LocalHub | None = None) -> tuple[Checkpoint, list
     """What `locate` finds, and what it says meanwhile; without a server nothing answers."""
     said: list[str] = []
     hub = Hub(server.url if server else "http://127.0.0.1:9")
-    return locate(name, offline=False, progress=said.append, hub=hub), said
+    return locate(name, hub, said.append), said
 
 
 def _fetched(server: LocalHub) -> set[str]:
@@ -190,12 +190,14 @@ def test_sizes_read_like_the_hubs(count: float, text: str) -> None:
 SCRIPT = """
 import json, sys
 from adatp_cli.errors import AdatpError
-from adatp_cli.model.checkpoints import locate
-from adatp_cli.model.hub import Hub
+from adatp_cli.model.checkpoints import find
+from adatp_cli.model.hub import Hub, fetch
 said = []
 try:
-    offline = "--offline" in sys.argv
-    found = locate(sys.argv[1], offline=offline, progress=said.append, hub=Hub())
+    hub = Hub()
+    found = find(sys.argv[1], offline="--offline" in sys.argv, hub=hub)
+    if found.missing:
+        fetch([found.missing], said.append, hub)
     print(json.dumps({"folder": str(found.folder), "revision": found.revision, "said": said}))
 except AdatpError as error:
     print(json.dumps({"error": error.message, "hint": error.hint, "said": said}))

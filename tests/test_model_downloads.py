@@ -18,12 +18,12 @@ from huggingface_hub import constants
 from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model import hub as hub_module
 from adatp_cli.model import memory as memory_module
-from adatp_cli.model.checkpoints import DEFAULT_ENCODER, Checkpoint, locate, locate_relevance
+from adatp_cli.model.checkpoints import DEFAULT_ENCODER, Checkpoint
 from adatp_cli.model.hub import Hub
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
-from tests.local_hub import LocalHub
+from tests.local_hub import LocalHub, locate, locate_encoder
 
 REPO = "owner/model"
 HALF_B = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
@@ -57,7 +57,7 @@ def served(root: Path, hub_server: LocalHub) -> LocalHub:
 
 def _locate(server: LocalHub, repo: str = REPO, said: list[str] | None = None) -> Checkpoint:
     said = [] if said is None else said
-    return locate(repo, offline=False, progress=said.append, hub=Hub(server.url))
+    return locate(repo, Hub(server.url), said.append)
 
 
 def _load(server: LocalHub, said: list[str], **options: str) -> None:
@@ -175,10 +175,7 @@ def test_a_cache_without_small_files_is_completed(
 
 def test_an_encoder_without_its_tokenizer_is_completed(served: LocalHub) -> None:
     def find() -> Path:
-        hub = Hub(served.url)
-        return locate_relevance(
-            DEFAULT_ENCODER, offline=False, progress=lambda _: None, hub=hub
-        ).folder
+        return locate_encoder(DEFAULT_ENCODER, Hub(served.url), lambda _: None).folder
 
     folder = find()
     (folder / "tokenizer.json").unlink()
@@ -230,7 +227,7 @@ def test_a_stopped_download_says_so_and_goes_on_where_it_was(
 ) -> None:
     stop, name = _Stop(), "model.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        locate(REPO, offline=False, progress=stop, hub=Hub(served.url))
+        locate(REPO, Hub(served.url), stop)
     assert "stopped at" in stop.said[-1]
     assert "goes on from there" in stop.said[-1]
     (partial,) = (tmp_path / "cache").rglob("*.incomplete")
@@ -249,7 +246,7 @@ def test_an_unfinished_file_of_other_bytes_is_not_gone_on_with(
     served: LocalHub, root: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        locate(REPO, offline=False, progress=_Stop(), hub=Hub(served.url))
+        locate(REPO, Hub(served.url), _Stop())
     (partial,) = (tmp_path / "cache").rglob("*.incomplete")
     partial.write_bytes(b"x" * partial.stat().st_size)
     path = _locate(served).folder / "model.safetensors"
@@ -261,24 +258,20 @@ def test_a_stopped_copy_of_the_encoder_goes_on_where_it_was(
 ) -> None:
     stop = _Stop()
     with pytest.raises(KeyboardInterrupt):
-        locate_relevance(DEFAULT_ENCODER, offline=False, progress=stop, hub=Hub(served.url))
+        locate_encoder(DEFAULT_ENCODER, Hub(served.url), stop)
     assert "goes on from there" in stop.said[-1]
     (partial,) = (tmp_path / "assets").rglob("*.partial")
     here = partial.stat().st_size
     old = partial.with_name("text-tower-and-head.safetensors.12345.partial")
     old.write_bytes(b"x")
     served.requests.clear()
-    found = locate_relevance(
-        DEFAULT_ENCODER, offline=False, progress=stop.said.append, hub=Hub(served.url)
-    )
+    found = locate_encoder(DEFAULT_ENCODER, Hub(served.url), stop.said.append)
     size = found.weights[0].stat().st_size
     sent = sum(count for _, count in _bodies(served, "model.safetensors"))
     assert sent < size - here + 200_000  # and its header
     assert list((tmp_path / "assets").rglob("*.partial")) == []
     shutil.rmtree(found.weights[0].parent)
-    again = locate_relevance(
-        DEFAULT_ENCODER, offline=False, progress=stop.said.append, hub=Hub(served.url)
-    )
+    again = locate_encoder(DEFAULT_ENCODER, Hub(served.url), stop.said.append)
     assert again.weights[0].stat().st_size == size
 
 
@@ -362,13 +355,12 @@ def test_ctrl_c_ends_a_download_that_stands_still(
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": served.url}
     script = (
-        "from adatp_cli.model.checkpoints import locate; from adatp_cli.model.hub import *\n"
-        f"locate({REPO!r}, offline=False, progress=lambda t: print(t, flush=True), "
-        "hub=Hub())"
+        "from tests.local_hub import Hub, locate\n"
+        f"locate({REPO!r}, Hub(), lambda text: print(text, flush=True))"
     )
     running = subprocess.Popen(
         [sys.executable, "-c", script], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     while not _largest_partial(tmp_path / "home") >= 500_000:
         assert running.poll() is None

@@ -21,7 +21,7 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.checkpoints import locate_relevance
+from adatp_cli.model.checkpoints import find_relevance
 from adatp_cli.model.hub import HttpRanges, Hub, HubNotFoundError, HubUnreachableError
 from adatp_cli.model.relevance import (
     Pooling,
@@ -50,7 +50,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def _load(folder: Path, dtype: torch.dtype = torch.float32) -> RelevanceEncoder:
-    files = locate_relevance(str(folder), offline=True, progress=lambda _: None, hub=Hub())
+    files = find_relevance(str(folder), offline=True, hub=Hub())
     return load_relevance(str(folder), files, device="cpu", dtype=dtype)
 
 
@@ -326,14 +326,15 @@ def test_a_source_that_ends_early_leaves_nothing_behind(whole: Path, tmp_path: P
 SCRIPT = """
 import json, sys, torch
 from adatp_cli.errors import AdatpError
-from adatp_cli.model.checkpoints import locate_relevance
-from adatp_cli.model.hub import Hub
+from adatp_cli.model.checkpoints import find_relevance
+from adatp_cli.model.hub import Hub, fetch
 from adatp_cli.model.relevance import load_relevance
 said = []
 try:
-    files = locate_relevance(
-        "owner/siglip", offline="--offline" in sys.argv, progress=said.append, hub=Hub()
-    )
+    hub = Hub()
+    files = find_relevance("owner/siglip", offline="--offline" in sys.argv, hub=hub)
+    if files.missing:
+        fetch([files.missing], said.append, hub)
     encoder = load_relevance("owner/siglip", files, device="cpu", dtype=torch.float32)
     print(json.dumps({"vector": encoder.text_vector("a red circle").tolist(), "said": said}))
 except AdatpError as error:

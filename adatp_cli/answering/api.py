@@ -15,8 +15,8 @@ from adatp_cli.answering.encode import TowerWatch, look_at
 from adatp_cli.answering.generate import line_break
 from adatp_cli.answering.session import Session
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.checkpoints import DEFAULT_ENCODER, find_relevance, relevance_at_hand
-from adatp_cli.model.hub import Hub, Wanted, fetch
+from adatp_cli.model.checkpoints import DEFAULT_ENCODER, find_relevance
+from adatp_cli.model.hub import Hub, fetch
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
 from adatp_cli.model.shapes import model_shape
@@ -378,9 +378,8 @@ def load_encoder(
     _check_model(model)
     hub = Hub()
     found = find_relevance(name, offline=offline, hub=hub)
-    if isinstance(found, Wanted):
-        fetch([found], lambda _line: None, hub)
-        found = relevance_at_hand(found, hub)
+    if found.missing:
+        fetch([found.missing], lambda _line: None, hub)
     parameter = next(model.model.multi_modal_projector.parameters())
     encoder = load_relevance(name, found, device=str(parameter.device), dtype=parameter.dtype)
     width = model_shape(model.config).vision.hidden

@@ -68,7 +68,7 @@ class RunMemory:
     run: int
 
 
-def find_target(model: str, *, offline: bool = True) -> Target:
+def find_target(model: str) -> Target:
     """The shapes of a model by alias, or from the configuration of one that is at hand.
 
     Raises
@@ -86,12 +86,12 @@ def find_target(model: str, *, offline: bool = True) -> Target:
         return Target(model.lower(), known, cost.SO400M_RELEVANCE, DEFAULT_FRAMES)
     from transformers import LlavaOnevisionConfig, SiglipConfig
 
-    from adatp_cli.model.checkpoints import locate
+    from adatp_cli.model.checkpoints import find
     from adatp_cli.model.hub import Hub
     from adatp_cli.model.layout import read_description
     from adatp_cli.model.shapes import model_shape, relevance_shape
 
-    checkpoint = locate(model, offline=offline, progress=lambda _text: None, hub=Hub())
+    checkpoint = find(model, offline=True, hub=Hub())
     about = read_description(checkpoint.folder)
     relevance = cost.SO400M_RELEVANCE
     if about.relevance_encoder is not None and Path(about.relevance_encoder).is_dir():

@@ -132,20 +132,19 @@ def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
         find_relevance,
         kind_in_cache,
     )
-    from adatp_cli.model.hub import Wanted
     from adatp_cli.model.layout import read_description
 
-    found: list[object] = []
     repo = ALIASES.get(name.lower(), name)
     if name == DEFAULT_ENCODER or kind_in_cache(repo, hub) == "encoder":
-        found.append(find_relevance(name, offline=False, hub=hub))
+        missing = [find_relevance(name, offline=False, hub=hub).missing]
     else:
         model = find(name, offline=False, hub=hub, thorough=True)
-        found.append(model)
+        missing = [model.missing]
         own = read_description(model.folder).relevance_encoder
         if encoder:
-            found.append(find_relevance(own or DEFAULT_ENCODER, offline=False, hub=hub))
-    return [item for item in found if isinstance(item, Wanted)]
+            found = find_relevance(own or DEFAULT_ENCODER, offline=False, hub=hub)
+            missing.append(found.missing)
+    return [item for item in missing if item is not None]
 
 
 def _agreed(wanted: list[Wanted], output: Output, announced: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import resources
@@ -24,7 +24,6 @@ from adatp_cli.model.hub import (
     Progress,
     Report,
     Wanted,
-    fetch,
     hub_failures,
     locked,
     unreachable,
@@ -91,15 +90,12 @@ APPROXIMATE_BYTES = {"0.5b": 1_800_000_000, "7b": 16_100_000_000, "72b": 146_000
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose files are at hand.
+    """Where a model's files are, or will be once `missing` is fetched; its config.json is there."""
 
-    `name` is what records call it: `tiny`, the hub id, or the folder's path. `revision` is the
-    hub's commit, None for a folder.
-    """
-
-    name: str
+    name: str  # in records: `tiny`, the hub id, or the folder's path
     folder: Path
-    revision: str | None
+    revision: str | None  # the hub's commit, None for a folder
+    missing: Wanted | None = None
 
 
 def bundled_folder() -> Path:
@@ -175,24 +171,15 @@ def is_hub_id(name: str) -> bool:
     )
 
 
-def locate(name: str, *, offline: bool, progress: Progress, hub: Hub) -> Checkpoint:
-    """Find a checkpoint's files, fetching them when they are not at hand."""
-    found = find(name, offline=offline, hub=hub)
-    if isinstance(found, Checkpoint):
-        return found
-    fetch([found], progress, hub)
-    return at_hand(found)
-
-
-def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Checkpoint | Wanted:
-    """Find a checkpoint's files, or what has to be fetched; nothing large is fetched here.
+def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Checkpoint:
+    """Find a checkpoint's files and what is missing of them; nothing large is fetched here.
 
     Parameters
     ----------
     name
         Alias, hub id or folder; not `auto`, which `choose_auto` resolves.
     offline
-        Look in the cache alone.
+        Look in the cache alone: what is missing is an error.
     thorough
         Read what is in the cache through, where the hub can say what it should be, so that damage
         within a file is found too.
@@ -213,27 +200,26 @@ def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Check
         return Checkpoint(name, check_layout(folder), None)
     repo = ALIASES.get(name.lower(), name)
     offline = offline or hub.offline
-    cached, whole, why = hub.cached(repo), None, "is not in the cache"
+    cached, why = hub.cached(repo), "is not in the cache"
     if cached is not None:
         why = "is damaged in the cache"
         try:
             if needed := lacking(cached):
                 why = f"is in the cache without its {', '.join(needed)}"
             else:
-                whole = Checkpoint(repo, check_layout(cached), cached.name)
+                check_layout(cached)
+                if offline or not thorough:
+                    return Checkpoint(repo, cached, cached.name)
         except ModelError as error:
             if error.kind != DAMAGED or offline:
                 raise
-    if whole is not None and (offline or not thorough):
-        return whole
     if offline:
         raise unreachable(repo, f"{why}{FETCHING_IS_OFF}", NO_DOWNLOAD_HINT)
-    wanted = _survey(repo, why, hub, thorough=thorough)
-    return whole if whole is not None and not wanted.files else wanted
+    return _survey(repo, why, hub, thorough=thorough)
 
 
-def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Wanted:
-    """What of a model's repository is not in the cache, after its configuration was judged."""
+def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Checkpoint:
+    """See what of a model's repository is not in the cache, and judge its configuration."""
     missing = f"the hub has no model {repo} that you may read"
     with hub_failures(repo, missing, why, hub, NO_DOWNLOAD_HINT):
         listing = hub.files(repo, [*NEEDED, "adapter_config.json", "*.gguf"])
@@ -252,17 +238,14 @@ def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Wanted:
         folder = hub.fetch(repo, first, lambda _text: None)
         check_config(folder, repo)
     lacks = [file for file in lacks if file not in first]
+    if not lacks:
+        return Checkpoint(repo, check_layout(folder), folder.name)
     sizes = list(APPROXIMATE_BYTES.items())
     alias = next((key for key, value in ALIASES.items() if value == repo), None)
     smaller = sizes[: list(ALIASES).index(alias)] if alias else sizes[:1]
     cheaper = [f"-m {name} needs about {readable_bytes(size)}" for name, size in smaller]
     otherwise = "; ".join([*cheaper, f"-m {TINY} needs none ({TINY_KNOWS})"])
-    return Wanted(repo, why, folder, tuple(lacks), otherwise)
-
-
-def at_hand(fetched: Wanted) -> Checkpoint:
-    """The checkpoint that has just been fetched."""
-    return Checkpoint(fetched.repo, check_layout(fetched.folder), fetched.folder.name)
+    return Checkpoint(repo, folder, folder.name, Wanted(repo, why, otherwise, tuple(lacks)))
 
 
 DEFAULT_ENCODER = "google/siglip-so400m-patch14-384"
@@ -275,28 +258,20 @@ _PART = "text-tower-and-head.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class RelevanceFiles:
-    """Where an encoder's files are: the folder of configuration and tokenizer, and the weights."""
+    """Where an encoder's files are, or its weights will be once `missing` is fetched."""
 
-    folder: Path
+    folder: Path  # of configuration and tokenizer
     weights: tuple[Path, ...]
-
-
-def locate_relevance(name: str, *, offline: bool, progress: Progress, hub: Hub) -> RelevanceFiles:
-    """Find an encoder's files; of a hub repository only the tensors that are needed are fetched."""
-    found = find_relevance(name, offline=offline, hub=hub)
-    if isinstance(found, RelevanceFiles):
-        return found
-    fetch([found], progress, hub)
-    return relevance_at_hand(found, hub)
+    missing: Wanted | None = None
 
 
 def find_relevance(
     name: str, *, offline: bool, hub: Hub, named_by: Path | None = None
-) -> RelevanceFiles | Wanted:
-    """Find an encoder's files, or what has to be fetched; nothing large is fetched here.
+) -> RelevanceFiles:
+    """Find an encoder's files; of a hub repository only the tensors that are needed are missing.
 
-    `named_by` is the local folder that names the encoder, where the user did not: nothing is asked
-    of the hub because a file says so.
+    Nothing large is fetched here. `named_by` is the local folder that names the encoder, where the
+    user did not: nothing is asked of the hub because a file says so.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -325,14 +300,6 @@ def find_relevance(
         return _survey_relevance(name, why, hub)
 
 
-def relevance_at_hand(fetched: Wanted, hub: Hub) -> RelevanceFiles:
-    """The encoder that has just been fetched."""
-    found = _weights_in(fetched.folder, fetched.repo, hub)
-    if found is None:
-        raise ModelError(f"the relevance encoder {fetched.repo} has no weights", NO_ENCODER_HINT)
-    return found
-
-
 def _weights_in(cached: Path, name: str, hub: Hub) -> RelevanceFiles | None:
     """What of the weights a snapshot has: the whole file, or the part that was copied from it."""
     for path in (cached / _WEIGHTS, hub.derived_folder(name, cached.name) / _PART):
@@ -351,20 +318,20 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _survey_relevance(name: str, why: str, hub: Hub) -> Wanted:
+def _survey_relevance(name: str, why: str, hub: Hub) -> RelevanceFiles:
     """Fetch the small files, and see how large the part is that is needed of the large one."""
     small = [file for file in hub.files(name, _SMALL_FILES) if not hub.holds(name, file)]
     folder = hub.fetch(name, small, lambda _text: None)
     encoder_config(folder)
-    if _weights_in(folder, name, hub) is not None:
-        return Wanted(name, why, folder, (), NO_ENCODER_HINT)
+    if (found := _weights_in(folder, name, hub)) is not None:
+        return found
+    part = hub.derived_folder(name, folder.name) / _PART
     source, remote = hub.ranges(name, _WEIGHTS, folder.name), f"{name}/{_WEIGHTS}"
     header = read_header(source, remote)
     size = sum(entry.nbytes for entry in header.tensors.values() if _is_needed(entry.name))
 
     def copy(progress: Progress) -> None:
         report = Report(name, size, progress)
-        part = hub.derived_folder(name, folder.name) / _PART
         with locked(part.with_name(f"{_PART}.lock"), lambda: report.waiting(_PART)):
             part.unlink(missing_ok=True)  # damaged, or the survey would have found it
             for old in part.parent.glob(f"{_PART}.*.partial"):  # of an earlier version
@@ -379,7 +346,8 @@ def _survey_relevance(name: str, why: str, hub: Hub) -> Wanted:
         f"its text tower and pooling head, {readable_bytes(size)} of its "
         f"{readable_bytes(header.file_size)}"
     )
-    return Wanted(name, why, folder, (), NO_ENCODER_HINT, Part(described, size, copy))
+    wanted = Wanted(name, why, NO_ENCODER_HINT, part=Part(described, size, copy))
+    return RelevanceFiles(folder, (part,), wanted)
 
 
 def _is_needed(tensor: str) -> bool:
@@ -459,9 +427,9 @@ def look(name: str, hub: Hub) -> Kept:
     kind = "model"
     if name == DEFAULT_ENCODER or kind_in_cache(repo, hub) == "encoder":
         kind = "encoder"
+    search: Callable[..., Checkpoint | RelevanceFiles]
     search = find if kind == "model" else find_relevance
-    found: Checkpoint | RelevanceFiles | Wanted | None = None
-    missing = ""
+    found, missing = None, ""
     try:
         found = search(name, offline=True, hub=hub)
     except ModelError as error:

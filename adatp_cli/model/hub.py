@@ -395,27 +395,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What of a hub repository has to be fetched: looked up and judged, and not yet here.
-
-    Parameters
-    ----------
-    repo, why
-        Its hub id, and what is not here of it.
-    folder
-        Its snapshot in the cache, which has its configuration by now.
-    files
-        What is fetched whole.
-    otherwise
-        What needs less, or nothing.
-    part
-        What is fetched in part.
-    """
+    """What of a hub repository has to be fetched: looked up and judged, and not yet here."""
 
     repo: str
-    why: str
-    folder: Path
-    files: tuple[RemoteFile, ...]
-    otherwise: str
+    why: str  # as `is not in the cache`
+    otherwise: str  # what needs less, or nothing
+    files: tuple[RemoteFile, ...] = ()
     part: Part | None = None
 
     @property

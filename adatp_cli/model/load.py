@@ -17,15 +17,13 @@ from adatp_cli.model.checkpoints import (
     AUTO,
     DEFAULT_ENCODER,
     Checkpoint,
-    at_hand,
     choose_auto,
     find,
     find_relevance,
-    relevance_at_hand,
 )
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
-from adatp_cli.model.hub import Hub, Progress, Wanted, fetch
-from adatp_cli.model.layout import read_chat_template, read_description, weight_bytes
+from adatp_cli.model.hub import Hub, Progress, fetch
+from adatp_cli.model.layout import check_layout, read_chat_template, read_description, weight_bytes
 from adatp_cli.model.memory import fitting_quantization, large_blocks_apart
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.prompt import try_template
@@ -118,7 +116,6 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
         name = choose_auto(cuda=is_cuda(device))
         progress(f"model auto: {name}, as the device is {device}")
     found = find(name, offline=request.offline, hub=hub)
-    called = found.name if isinstance(found, Checkpoint) else found.repo
     folder = found.folder
     description = read_description(folder)
     default_frames = description.default_frames or DEFAULT_FRAMES
@@ -126,40 +123,35 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     if request.accepts is not None:
         request.accepts(shape, default_frames)
     own = description.relevance_encoder
-    place, encoder_name = _wanted_encoder(request.relevance, own, called, folder)
+    place, encoder_name = _wanted_encoder(request.relevance, own, found.name, folder)
     encoder, encoder_bytes = None, 0
     if place not in NO_ENCODER:
-        local = isinstance(found, Checkpoint) and found.revision is None
-        unasked = local and place == own != DEFAULT_ENCODER and request.relevance == "auto"
-        encoder = find_relevance(
-            place, offline=request.offline, hub=hub, named_by=folder if unasked else None
-        )
+        unasked = place == own != DEFAULT_ENCODER and request.relevance == "auto"
+        named_by = folder if unasked and found.revision is None else None
+        encoder = find_relevance(place, offline=request.offline, hub=hub, named_by=named_by)
         encoder_bytes = expected_bytes(place, dtype)
     described = count_weights(shape).nbytes(dtype)
-    weights = weight_bytes(folder, dtype) if isinstance(found, Checkpoint) else described
+    weights = described if found.missing else weight_bytes(folder, dtype)
     quantization = fitting_quantization(
         request.quantization,
         {kind: count + encoder_bytes for kind, count in weights.items()},
         device=device,
-        model=called,
+        model=found.name,
         progress=progress,
     )
     # All of it was looked up and judged; now it is announced together, and fetched.
-    missing = [item for item in (found, encoder) if isinstance(item, Wanted)]
+    missing = [item.missing for item in (found, encoder) if item and item.missing]
     if missing:
         fetch(missing, progress, hub)
-    if isinstance(found, Wanted):
-        found = at_hand(found)
-        weights = weight_bytes(folder, dtype)
-    if isinstance(encoder, Wanted):
-        encoder = relevance_at_hand(encoder, hub)
+    if found.missing:
+        weights = weight_bytes(check_layout(folder), dtype)
     if not 0.8 < weights["none"] / described["none"] < 1.25:  # the rest would be made up in memory
         raise ModelError(
-            f"{called}'s config.json describes {readable_bytes(described['none'])} of weights, and "
-            f"its files hold {readable_bytes(weights['none'])}",
+            f"{found.name}'s config.json describes {readable_bytes(described['none'])} of weights, "
+            f"and its files hold {readable_bytes(weights['none'])}",
             _BELONGS,
         )
-    progress(f"loading {called} ({dtype}, {quantization} quantization) on {device}")
+    progress(f"loading {found.name} ({dtype}, {quantization} quantization) on {device}")
     model = _load_weights(found, quantization, dtype, device, progress)
     config: Any = model.config
     preprocess = Preprocessor.from_folder(folder)
@@ -187,7 +179,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
         tokenizer=tokenizer,
         preprocess=preprocess,
         shape=shape,
-        name=called,
+        name=found.name,
         revision=found.revision,
         folder=folder,
         quantization=quantization,
