@@ -35,12 +35,7 @@ class AttentionWatch:
 
     The row is the last prompt token's, in float32, from what entered the layer's attention and the
     keys in its cache: no attention matrix is built and fused attention stays on. It sees pruned
-    prefills as they are.
-
-    Parameters
-    ----------
-    language_model
-        The decoder stack with `layers`, such as ``model.model.language_model``.
+    prefills as they are. `language_model` is the decoder stack with `layers`.
     """
 
     def __init__(self, language_model: nn.Module) -> None:
@@ -91,18 +86,10 @@ class AttentionWatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """The visual tokens that entered one layer, for one question.
+    """The visual tokens that entered one layer, for one question."""
 
-    Parameters
-    ----------
-    tokens
-        (n,) int64: token t*P + p is position p of frame t.
-    attention
-        (n,) what the last prompt token paid to each in that layer; any scale.
-    """
-
-    tokens: npt.NDArray[np.int64]
-    attention: Floats
+    tokens: npt.NDArray[np.int64]  # (n,): token t*P + p is position p of frame t
+    attention: Floats  # (n,) what the last prompt token paid to each in that layer; any scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,25 +126,14 @@ def sample_of(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerBias:
-    """One layer: mean over questions, or while they are counted their sum.
+    """One layer: mean over questions, or while they are counted their sum."""
 
-    Parameters
-    ----------
-    tokens
-        Visual tokens that enter it.
-    top_parts
-        (PARTS,) how the tokens in question are spread over equal parts of the clip, in its order:
-        the top tenth by attention, or those that were kept. Sums to 1.
-    parts
-        (PARTS,) the same for all of the attention; equal to `top_parts` for what was kept.
-    places
-        (rows, cols) how attention, or what was kept, is spread over the places of a frame.
-    """
-
-    tokens: float
+    tokens: float  # visual tokens that enter it
+    # (PARTS,) how the tokens in question are spread over equal parts of the clip, in its order: the
+    # top tenth by attention, or those that were kept. Sums to 1.
     top_parts: Floats
-    parts: Floats
-    places: Floats
+    parts: Floats  # (PARTS,) the same for all of the attention, or again for what was kept
+    places: Floats  # (rows, cols) the same over the places of a frame
 
     @property
     def first_eighth(self) -> float:
@@ -204,24 +180,12 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class BiasSummary:
-    """What was measured over a dataset.
+    """What was measured over a dataset."""
 
-    Parameters
-    ----------
-    title
-        The dataset's.
-    questions
-        How many each view is a mean over, by profile.
-    failed
-        Questions without a measurement, by kind of error, over all profiles.
-    views
-        The unpruned run's attention first.
-    """
-
-    title: str
-    questions: Mapping[str, int]
-    failed: Mapping[str, int]
-    views: tuple[View, ...]
+    title: str  # the dataset's
+    questions: Mapping[str, int]  # how many each view is a mean over, by profile
+    failed: Mapping[str, int]  # questions without a measurement, by kind of error, of all profiles
+    views: tuple[View, ...]  # the unpruned run's attention first
 
     @property
     def before(self) -> View:

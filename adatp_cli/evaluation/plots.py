@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation.summary import Result, Summary
-from adatp_cli.pictures.style import drawing, label, legend, plot
-from adatp_cli.text import printable
+from adatp_cli.pictures.style import label, legend, plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +26,6 @@ _MARKERS = ("o", "s", "^", "D")
 _COUNTS = (("paper", "LLM cost, paper's count"), ("end_to_end", "end to end, FLOP"))
 # From here up the chart's colours are light.
 _BRIGHT = 55
-_DPI = 150
 
 
 def pictures(summary: Summary) -> dict[str, Callable[[], Figure]]:
@@ -48,17 +43,6 @@ def pictures(summary: Summary) -> dict[str, Callable[[], Figure]]:
 def colour(number: int) -> str:
     """The colour of a profile."""
     return _COLOURS[number % len(_COLOURS)]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, or raise an `AdatpError`."""
-    try:
-        with drawing():
-            figure.savefig(path, dpi=_DPI)
-    except OSError as error:
-        raise AdatpError(
-            f"{printable(os.fspath(path))}: cannot be written: {error.strerror}", "make room"
-        ) from error
 
 
 def _against_cost(summary: Summary) -> Figure:

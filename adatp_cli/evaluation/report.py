@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from adatp_cli.errors import AdatpError
-from adatp_cli.evaluation.plots import Figure, save
+from adatp_cli.evaluation.plots import Figure
 from adatp_cli.evaluation.questions import Rule
 from adatp_cli.evaluation.statistics import Share
 from adatp_cli.evaluation.summary import COSTS, Outcome, Result, Summary, Versus
 from adatp_cli.files import OutputPath
-from adatp_cli.pictures.style import can_draw
+from adatp_cli.pictures.style import can_draw, drawing
 from adatp_cli.record import json_line
 from adatp_cli.text import CSV_MARK, csv_line, markdown_cell, percent, printable
 
@@ -22,6 +22,7 @@ _PARTS = "parts.csv"
 _ANSWERS = "answers.jsonl"
 FILES = (PAGE, _SUMMARY, _PARTS, _ANSWERS)
 NONE = "-"
+_DPI = 150
 _RULES = {
     Rule.strict: "an answer counts when it names exactly one option; any other is wrong",
     Rule.harness: "lmms-eval's own rule for this benchmark",
@@ -61,17 +62,18 @@ def write_report(
             f"--report {shown}: cannot be made: {error.strerror}", "name another folder"
         ) from None
     drawn = list(pictures) if can_draw() else []
-    for name in drawn:
-        save(pictures[name](), folder / name)
-    for name, text in texts(drawn).items():
-        try:
+    try:
+        for name in drawn:
+            with drawing():
+                pictures[name]().savefig(folder / name, dpi=_DPI)
+        for name, text in texts(drawn).items():
             mark = CSV_MARK if name.endswith(".csv") else ""
             (folder / name).write_text(mark + text, encoding="utf-8", newline="")
-        except OSError as error:
-            raise AdatpError(
-                f"{printable(os.fspath(folder / name))}: cannot be written: {error.strerror}",
-                "make room, and run again",
-            ) from error
+    except OSError as error:
+        raise AdatpError(
+            f"{printable(os.fspath(folder / name))}: cannot be written: {error.strerror}",
+            "make room, and run again",
+        ) from error
     missing = [] if can_draw() else ["no plots: they need matplotlib (pip install matplotlib)"]
     return [*missing, f"the report is {folder / PAGE}"]
 

@@ -64,32 +64,16 @@ def _told(verdict: Verdict | None) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ProfileSpec:
-    """One profile at one budget.
+    """One profile at one budget."""
 
-    Parameters
-    ----------
-    profile
-        As it runs; its name tells the budget where it runs at several.
-    family
-        The name that it has at every budget.
-    """
-
-    profile: Profile
-    family: str
+    profile: Profile  # as it runs; its name tells the budget where it runs at several
+    family: str  # the name that it has at every budget
 
 
 def line_up(profiles: Sequence[Profile], budgets: Sequence[float]) -> list[ProfileSpec]:
-    """Every profile, those that prune once for each budget.
+    """Every profile, those that prune once for each budget; without budgets each at its own.
 
-    Parameters
-    ----------
-    budgets
-        Shares of the unpruned cost; none leaves every profile at its own.
-
-    Raises
-    ------
-    UsageError
-        A budget is none, or stands there twice.
+    A `UsageError` where a budget is none, or stands there twice.
     """
     if len(set(budgets)) < len(budgets):
         raise UsageError("a budget is given twice", "name each once")

@@ -30,25 +30,15 @@ _OWN_EXTENSION = ".jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A row of the table; the rest is as in `Dataset`.
-
-    Parameters
-    ----------
-    read
-        The questions in a folder.
-    harness
-        lmms-eval's rule for it.
-    tasks
-        The kinds of questions, where each has a file or folder of its own that may be absent.
-    """
+    """A row of the table; the rest is as in `Dataset`."""
 
     title: str
     read: Callable[[Folder], Iterable[Item]]
-    harness: Judge
+    harness: Judge  # lmms-eval's rule for it
     max_new_tokens: int | None = None
     kind_title: str = "kind"
     average_title: str = ""
-    tasks: Sequence[str] = ()
+    tasks: Sequence[str] = ()  # kinds of questions, each of which may be absent
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -76,10 +66,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 def open_dataset(name: str, folder: Path | None, annotations: Path | None) -> Dataset:
     """A dataset on this machine, by the name of its benchmark or the path of a .jsonl file.
 
-    Raises
-    ------
-    UsageError, ModelError
-        There is no such benchmark or file, or the files do not fit.
+    A `UsageError` or `ModelError` where there is none, or the files do not fit.
     """
     if name in BENCHMARKS:
         if folder is None:

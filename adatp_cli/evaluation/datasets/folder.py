@@ -121,31 +121,14 @@ class Row:
 
 
 class Folder:
-    """Where a benchmark's files are.
-
-    Parameters
-    ----------
-    path
-        The folder.
-    given
-        The annotation file, or the folder of such files, that the user named.
-    title
-        The benchmark's name, for messages.
-
-    Attributes
-    ----------
-    source
-        Where the questions are from, for messages.
-    notes
-        What the user should know of them, a line each.
-    """
+    """Where a benchmark's files are."""
 
     def __init__(self, path: Path, given: Path | None, title: str) -> None:
         self.path = path
-        self.given = given
-        self.title = title
-        self.source = path
-        self.notes: list[str] = []
+        self.given = given  # the annotation file, or the folder of such files, that the user named
+        self.title = title  # of the benchmark, for messages
+        self.source = path  # where the questions are from, for messages
+        self.notes: list[str] = []  # what the user should know of them, a line each
 
     def table(self, *patterns: str) -> Iterator[Row]:
         """The rows of the annotation file: the one that was named, or the first in its places."""
@@ -170,12 +153,8 @@ class Folder:
     def rows(self, path: Path) -> Iterator[Row]:
         """The rows of an annotation file, at least one.
 
-        Raises
-        ------
-        UsageError
-            The file cannot be read, is damaged, or has no rows.
-        ModelError
-            It is parquet, and pyarrow is not installed.
+        A `UsageError` where it cannot be read, is damaged or has none, and a `ModelError` where
+        pyarrow is missing.
         """
         name, extension = place(path), path.suffix.lower()
         if extension not in _READERS:
