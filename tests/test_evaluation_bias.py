@@ -158,7 +158,7 @@ def made_summary(attention: Any, kept: list[int], frames: int = 8) -> BiasSummar
 
 
 def test_attention_without_bias_is_even() -> None:
-    layer = made_summary(np.ones(16), [0, 1]).before.layers[0]
+    layer = made_summary(np.ones(16), [0, 1]).before[0]
     assert layer.eighths == pytest.approx([1 / 8] * 8)
     assert layer.hottest == pytest.approx(1)
 
@@ -167,7 +167,7 @@ def test_attention_at_the_end_and_at_one_place_is_seen() -> None:
     attention = np.zeros(16)
     attention[[13, 15]] = 1, 3  # the right place of the last two frames
     found = made_summary(attention, [1, 15])
-    before, kept = found.before.layers[0], found.kept[0].layers[1]
+    before, kept = found.before[0], found.kept["own"][1]
     assert before.last_eighth == 0.5  # of the top tenth, which are two tokens of sixteen
     assert before.first_eighth == 0
     assert before.eighths[-2:] == pytest.approx([0.25, 0.75])
@@ -175,8 +175,8 @@ def test_attention_at_the_end_and_at_one_place_is_seen() -> None:
     assert (kept.first_eighth, kept.last_eighth) == pytest.approx((0.5, 0.5))
     assert kept.hottest == pytest.approx(2)
     assert kept.tokens == 2
-    assert found.kept[0].layers[0].last_eighth == pytest.approx(1 / 8)
-    assert [(view.profile, view.what) for view in found.views] == [
+    assert found.kept["own"][0].last_eighth == pytest.approx(1 / 8)
+    assert list(found.views) == [
         ("vanilla", "attention"), ("own", "attention"), ("own", "kept"),
     ]  # fmt: skip
 
@@ -187,7 +187,7 @@ def test_questions_weigh_the_same_whatever_their_clips() -> None:
         values = np.zeros(frames)
         values[hot] = 1
         tally.add("vanilla", Sample(frames, 1, 1, [Look(np.arange(frames), values)]), prunes=False)
-    (layer,) = tally.summary("made", {}).before.layers
+    (layer,) = tally.summary("made", {}).before
     assert layer.eighths[0] == pytest.approx(0.25)  # half of frame 1 of 4, of one of two questions
     assert layer.eighths[-1] == pytest.approx(0.5)
     assert layer.tokens == 34

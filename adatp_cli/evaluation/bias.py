@@ -169,15 +169,6 @@ class LayerBias:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """Every layer under one profile: its `attention`, or the tokens that were `kept` up to it."""
-
-    profile: str
-    what: What
-    layers: tuple[LayerBias, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class BiasSummary:
     """What was measured over a dataset."""
@@ -185,17 +176,19 @@ class BiasSummary:
     title: str  # the dataset's
     questions: Mapping[str, int]  # how many each view is a mean over, by profile
     failed: Mapping[str, int]  # questions without a measurement, by kind of error, of all profiles
-    views: tuple[View, ...]  # the unpruned run's attention first
+    # Every layer under a profile: its `attention`, or the tokens that were `kept` up to it; the
+    # unpruned run's attention first.
+    views: Mapping[tuple[str, What], Sequence[LayerBias]]
 
     @property
-    def before(self) -> View:
+    def before(self) -> Sequence[LayerBias]:
         """Attention of the unpruned run."""
-        return self.views[0]
+        return next(iter(self.views.values()))
 
     @property
-    def kept(self) -> list[View]:
+    def kept(self) -> dict[str, Sequence[LayerBias]]:
         """What each profile that prunes keeps."""
-        return [view for view in self.views if view.what == "kept"]
+        return {profile: layers for (profile, what), layers in self.views.items() if what == "kept"}
 
 
 class Tally:
@@ -218,10 +211,10 @@ class Tally:
 
     def summary(self, title: str, failed: Mapping[str, int]) -> BiasSummary:
         """The means."""
-        views = tuple(
-            View(profile, what, tuple(layer / self._counts[profile] for layer in layers))
-            for (profile, what), layers in self._sums.items()
-        )
+        views = {
+            view: [layer / self._counts[view[0]] for layer in layers]
+            for view, layers in self._sums.items()
+        }
         return BiasSummary(title, dict(self._counts), dict(failed), views)
 
 

@@ -54,19 +54,19 @@ def tables(summary: BiasSummary) -> str:
 
 
 def _by_layer(summary: BiasSummary, before: str, tell: Callable[[LayerBias], str]) -> str:
-    head = ["layer", before, *(f"{view.profile} keeps" for view in summary.kept)]
+    head = ["layer", before, *(f"{profile} keeps" for profile in summary.kept)]
     rows = [
-        [str(number), tell(layer), *(tell(view.layers[number]) for view in summary.kept)]
-        for number, layer in enumerate(summary.before.layers)
+        [str(number), tell(layer), *(tell(kept[number]) for kept in summary.kept.values())]
+        for number, layer in enumerate(summary.before)
     ]
     return markdown(head, rows)
 
 
 def _by_eighth(summary: BiasSummary) -> str:
     head = ["eighth", "attention, mean over layers"]
-    head += [f"{view.profile} keeps to the last layer" for view in summary.kept]
-    mean = np.mean([layer.eighths for layer in summary.before.layers], axis=0)
-    columns = [mean, *(view.layers[-1].eighths for view in summary.kept)]
+    head += [f"{profile} keeps to the last layer" for profile in summary.kept]
+    mean = np.mean([layer.eighths for layer in summary.before], axis=0)
+    columns = [mean, *(kept[-1].eighths for kept in summary.kept.values())]
     rows = [
         [str(number + 1), *(percent(float(column[number])) for column in columns)]
         for number in range(EIGHTHS)
@@ -83,8 +83,8 @@ def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
         "failed": dict(summary.failed),
         "views": [
             {
-                "profile": view.profile,
-                "what": view.what,
+                "profile": profile,
+                "what": what,
                 "layers": [
                     {
                         "layer": number,
@@ -96,10 +96,10 @@ def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
                         "top_parts": layer.top_parts.tolist(),
                         "places": layer.places.tolist(),
                     }
-                    for number, layer in enumerate(view.layers)
+                    for number, layer in enumerate(layers)
                 ],
             }
-            for view in summary.views
+            for (profile, what), layers in summary.views.items()
         ],
     }
 
@@ -129,9 +129,9 @@ _Layers = list[tuple[list[object], LayerBias]]
 def _layers(summary: BiasSummary) -> _Layers:
     """Every layer of every view, with the cells that name it."""
     return [
-        ([view.profile, view.what, number], layer)
-        for view in summary.views
-        for number, layer in enumerate(view.layers)
+        ([*view, number], layer)
+        for view, layers in summary.views.items()
+        for number, layer in enumerate(layers)
     ]
 
 
@@ -181,11 +181,11 @@ def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
         ("hottest place to the mean", lambda layer: layer.hottest, 1.0),
     )
     views = [(summary.before, "attention (its top 10 % in the clip)")]
-    views += [(view, f"{view.profile} keeps") for view in summary.kept]
+    views += [(layers, f"{profile} keeps") for profile, layers in summary.kept.items()]
     for axis, (title, tell, even) in zip(axes, drawn, strict=True):
         axis.axhline(even, color="#777777", linewidth=0.8, linestyle=":", label="even")
-        for number, (view, name) in enumerate(views):
-            values = [tell(layer) for layer in view.layers]
+        for number, (layers, name) in enumerate(views):
+            values = [tell(layer) for layer in layers]
             colour = plots.colour(number)
             axis.plot(values, "o-", markersize=3, color=colour, label=label(name))
         axis.set_xlabel("layer")
@@ -202,7 +202,7 @@ def _draw_along(summary: BiasSummary) -> plots.Figure:
     left, right = figure.subplots(1, 2)
     middles = (np.arange(PARTS) + 0.5) / PARTS
     steps: dict[str, Any] = {"drawstyle": "steps-mid"}
-    layers = summary.before.layers
+    layers = summary.before
     for number, layer in enumerate(layers):
         shade = str(0.85 - 0.6 * number / max(len(layers) - 1, 1))
         name = f"layer {number}" if number in (0, len(layers) - 1) else None
@@ -210,9 +210,9 @@ def _draw_along(summary: BiasSummary) -> plots.Figure:
     mean = PARTS * np.mean([layer.parts for layer in layers], axis=0)
     left.plot(middles, mean, color=plots.colour(0), linewidth=2, label="mean over layers", **steps)
     left.set_title("attention", fontsize=10)
-    for number, view in enumerate(summary.kept, 1):
-        kept = PARTS * view.layers[-1].parts
-        name = label(f"{view.profile} keeps")
+    for number, (profile, found) in enumerate(summary.kept.items(), 1):
+        kept = PARTS * found[-1].parts
+        name = label(f"{profile} keeps")
         right.plot(middles, kept, color=plots.colour(number), label=name, **steps)
     right.set_title("kept to the last layer", fontsize=10)
     for axis in (left, right):
@@ -228,13 +228,13 @@ def _draw_along(summary: BiasSummary) -> plots.Figure:
 
 
 def _draw_places(summary: BiasSummary) -> plots.Figure:
-    layers = summary.before.layers
+    layers = summary.before
     count = min(_MAPS, len(layers))
     chosen = np.unique(np.linspace(0, len(layers) - 1, count).round().astype(int))
     maps = [(f"attention, layer {number}", layers[number]) for number in chosen]
     maps += [
-        (f"{label(view.profile)} keeps\nto the last layer", view.layers[-1])
-        for view in summary.kept
+        (f"{label(profile)} keeps\nto the last layer", kept[-1])
+        for profile, kept in summary.kept.items()
     ]
     title = f"Over the frame, 1 is even: {summary.title}"
     figure = plot(1.0 + 2.0 * len(maps), 3.1, title)

@@ -36,21 +36,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two runs over the same questions.
+    """Two runs over the same questions."""
 
-    Parameters
-    ----------
-    questions
-        That both have answered.
-    gained
-        Right in the second run alone.
-    lost
-        Right in the first run alone.
-    """
-
-    questions: int
-    gained: int
-    lost: int
+    questions: int  # that both have answered
+    gained: int  # right in the second run alone
+    lost: int  # right in the first run alone
 
     @property
     def difference(self) -> float | None:
@@ -72,13 +62,7 @@ class Paired:
 
 
 def wilson(right: int, of: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share, within [0, 1] and around the share itself.
-
-    Raises
-    ------
-    ValueError
-        Not 0 <= right <= of, or nothing was counted.
-    """
+    """Wilson's score interval of a share, within [0, 1] and around the share itself."""
     if not 0 <= right <= of or of == 0:
         raise ValueError(f"{right} of {of} is no share")
     share, spread = right / of, z * z / of
@@ -94,11 +78,6 @@ def mcnemar(gained: int, lost: int) -> float:
     """McNemar's exact two-sided p-value: is a discordant pair as likely one way as the other?
 
     Twice the tail of Binomial(gained + lost, 1/2), 1 at most and where there is no such pair.
-
-    Raises
-    ------
-    ValueError
-        A negative count.
     """
     if gained < 0 or lost < 0:
         raise ValueError(f"{gained} and {lost} are no counts")
