@@ -44,10 +44,7 @@ class Loaded:
         ).total  # fmt: skip
 
     def check(self, frames: int) -> None:
-        check_run(
-            self, frames=frames, text_tokens=40, new_tokens=128, at_once=lambda count: count,
-            relevance=SO400M,
-        )  # fmt: skip
+        check_run(self, frames=frames, text_tokens=40, new_tokens=128, relevance=SO400M)
 
 
 def test_a_run_that_fits_passes_and_so_does_one_of_unknown_limit(

@@ -191,7 +191,7 @@ class Plan:
             frames=frames,
             text_tokens=text_tokens + 1,
             new_tokens=self._new_tokens,
-            at_once=lambda _frames: frames_at_once(loaded.device, loaded.shape.vision),
+            frames_at_once=frames_at_once(loaded.device, loaded.shape.vision),
             visual_per_layer=lambda count: self.token_schedule(count).visual_per_layer,
             relevance=self.relevance_shape,
         )

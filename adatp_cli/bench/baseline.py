@@ -75,7 +75,7 @@ class PlainTransformers:
             frames=frames,
             text_tokens=text_tokens,
             new_tokens=self._new_tokens,
-            at_once=lambda count: count if vision else 1,
+            frames_at_once=None if vision else 1,
         )
 
     @torch.inference_mode()

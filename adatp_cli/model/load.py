@@ -79,24 +79,14 @@ class LoadedModel:
     default_frames: int  # to sample where nothing else says how many
     video_token_id: int  # the placeholder of a visual token
     context_length: int  # the most positions that the language model was trained for
-    # Held by whoever runs the model: passes are watched by hooks on modules, which all threads
-    # share.
+    # Held by whoever runs the model: hooks on its modules watch a pass, and all threads share them.
     turn: AbstractContextManager[Any] = field(
         default_factory=threading.RLock, repr=False, compare=False
     )
 
 
 def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = None) -> LoadedModel:
-    """Locate, check, load and verify a model.
-
-    Parameters
-    ----------
-    request
-        What to load.
-    progress
-        Called with one line per step.
-    hub
-        The way to cache and hub; huggingface_hub's when omitted.
+    """Find, check, load and verify a model; `progress` gets a line for each step.
 
     Raises
     ------
@@ -230,15 +220,7 @@ def _load_weights(
             ignore_mismatched_sizes=True,  # they come back in the loading info, and are refused
             **({"quantization_config": settings} if settings is not None else {}),
         )
-    _check_loading(checkpoint, info)
-    verify_quantization(model, quantization)
-    _keep_only_token_ids(model, checkpoint.name)
-    result: LlavaOnevisionForConditionalGeneration = model.eval().requires_grad_(False)
-    return result
-
-
-def _check_loading(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
-    """An absent weight would be random, one that is left over was meant for another model."""
+    # An absent weight would be random, one that is left over was meant for another model.
     for key, what in (
         ("missing_keys", "lacks"),
         ("mismatched_keys", "has the wrong size of"),
@@ -248,9 +230,12 @@ def _check_loading(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
         names = sorted(str(item[0] if isinstance(item, tuple) else item) for item in found)
         if names:
             raise ModelError(
-                f"{checkpoint.name} {what} {len(names)} weights, {names[0]} among them",
-                _BELONGS,
+                f"{checkpoint.name} {what} {len(names)} weights, {names[0]} among them", _BELONGS
             )
+    verify_quantization(model, quantization)
+    _keep_only_token_ids(model, checkpoint.name)
+    result: LlavaOnevisionForConditionalGeneration = model.eval().requires_grad_(False)
+    return result
 
 
 def _keep_only_token_ids(model: LlavaOnevisionForConditionalGeneration, called: str) -> None:

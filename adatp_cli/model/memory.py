@@ -98,20 +98,9 @@ def estimate_run(
 ) -> MemoryEstimate:
     """Estimate the bytes of one run: tensors, as PyTorch gives them out.
 
-    Parameters
-    ----------
-    frames, text_tokens, new_tokens
-        Frames of the clip, prompt tokens that are not visual, most answer tokens.
-    frames_at_once
-        Frames that the vision tower encodes in one pass; all of them when omitted.
-    visual_per_layer
-        Visual tokens that enter each layer; all of them in every layer when omitted.
-    relevance
-        The relevance encoder, if one runs.
-    quantization
-        Of the decoder's matrices, whose products need room of their own.
-    device
-        `cpu`, or any other.
+    `text_tokens` are those of the prompt that are not visual, `new_tokens` the most of an answer.
+    In one pass the tower encodes `frames_at_once`, or all frames; `visual_per_layer` visual tokens
+    enter the layers, or all of them every layer; `relevance` is the encoder, if one runs.
     """
     size, text = DTYPE_BYTES[dtype], shape.language
     on_cpu = device == "cpu"
@@ -181,7 +170,7 @@ def _decoder_layer(
 
 
 def available_memory(device: str) -> int | None:
-    """Bytes that a new allocation on the device could get; None when the system does not say."""
+    """Bytes that a new allocation on the device could get; None where the system does not say."""
     if is_cuda(device):
         import torch
 
@@ -276,7 +265,7 @@ def _left_in(group: Path, limit_name: str, used_name: str, cache_name: str) -> i
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is a failed allocation; the CPU's is told by its wording alone."""
+    """Whether an exception is a failed allocation; only its wording shows one on the CPU."""
     torch = sys.modules.get("torch")  # without it nothing of it can have failed
     if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
@@ -311,16 +300,7 @@ def fitting_quantization(
 ) -> str:
     """Resolve the quantization, and refuse weights that cannot fit.
 
-    Parameters
-    ----------
-    requested
-        `auto`, or one of `sizes`.
-    sizes
-        Kind of quantization to bytes of all weights that will be loaded.
-    device, model
-        Where they go, and what the error calls them.
-    progress
-        Told which quantization `auto` chose, where it chose one.
+    `sizes` are the bytes of all weights that will be loaded, by kind of quantization.
     """
     free = available_memory(device)
     quantization = choose_quantization(
@@ -357,20 +337,14 @@ def check_run(
     frames: int,
     text_tokens: int,
     new_tokens: int,
-    at_once: Callable[[int], int],
+    frames_at_once: int | None = None,
     visual_per_layer: Callable[[int], Sequence[int]] | None = None,
     relevance: RelevanceShape | None = None,
 ) -> None:
     """Refuse a run that does not fit, saying what would; nothing where free memory is unknown.
 
-    Where it just fits a CPU's memory, the C library is told to give back what it can.
-
-    Parameters
-    ----------
-    frames, text_tokens, new_tokens, relevance
-        As for `estimate_run`.
-    at_once, visual_per_layer
-        Frames of a clip to that function's `frames_at_once` and `visual_per_layer`.
+    Where it just fits a CPU's memory, the C library is told to give back what it can. Parameters
+    are as for `estimate_run`; `visual_per_layer` makes that one of a number of frames.
     """
 
     def needed(count: int) -> int:
@@ -380,7 +354,7 @@ def check_run(
             frames=count,
             text_tokens=text_tokens,
             new_tokens=new_tokens,
-            frames_at_once=at_once(count),
+            frames_at_once=frames_at_once,
             visual_per_layer=None if visual_per_layer is None else visual_per_layer(count),
             relevance=relevance,
             quantization=loaded.quantization,
