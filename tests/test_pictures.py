@@ -146,6 +146,17 @@ def test_lines_around_what_is_kept(mask: npt.NDArray[np.bool_]) -> None:
     assert sorted(drawn) == sorted(borders)
 
 
+def test_the_lines_stand_around_the_patch_that_is_kept() -> None:
+    pytest.importorskip("matplotlib")
+    _, page = style.blank_page(9.0, 9.0, 50)
+    kept = np.zeros((2, 3), dtype=np.bool_)
+    kept[1, 2] = True
+    _, outline = style.draw_frame(page, np.zeros((20, 60, 3), np.uint8), kept, (1.0, 7.0, 6.0, 2.0))
+    ends = np.concatenate(outline.get_segments())
+    assert ends.min(axis=0).tolist() == [5.0, 4.0]
+    assert ends.max(axis=0).tolist() == [7.0, 6.0]
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(0.0, "0.00 s"), (1.25, "1.25 s"), (75.5, "1:15.5"), (119.96, "2:00.0"), (3675.0, "1:01:15")],
@@ -258,6 +269,13 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.tags and self.tags[-1][0] == "script" and data.strip():
             self.scripts.append(data)
+
+
+def test_each_frame_of_the_page_names_its_segment() -> None:
+    alts = [found["alt"] for tag, found in Reader(page(scene(frames=3))).tags if tag == "img"]
+    assert alts == [
+        "frame at 0.25 s, segment 1", "frame at 0.75 s, segment 2", "frame at 1.25 s, segment 2",
+    ]  # fmt: skip
 
 
 def test_the_page_holds_everything_itself() -> None:
