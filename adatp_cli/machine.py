@@ -34,7 +34,7 @@ _BESIDE = ("torchvision", "torchaudio")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place to run, with the bytes that a run could take there (None where nobody tells)."""
+    """A place to run; `free_bytes` could be taken there, None where the system does not say."""
 
     name: str
     description: str

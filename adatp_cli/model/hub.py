@@ -169,8 +169,8 @@ class Hub:
     def _fetch_large(self, repo: str, file: RemoteFile, folder: Path, report: Report) -> None:
         """Bring a file's bytes to where the library looks for them before it downloads any.
 
-        The library's own download (2.4) deletes the unfinished file when it is interrupted, so
-        nothing goes on where it was, and its Xet client reads in threads that a Ctrl-C waits for.
+        The library's own download (2.4) deletes the unfinished file when it is interrupted, so it
+        always starts again, and its Xet client reads in threads that a Ctrl-C waits for.
         """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -241,9 +241,9 @@ def _no_bar() -> type[Any]:
 class HttpRanges:
     """A remote file as a `ByteSource`, by range requests with huggingface_hub's session and token.
 
-    A connection that breaks is taken up again at the byte where it broke. (`HfFileSystem` does not
-    look whether it got the range: where a server or proxy ignores ranges it reads the whole file
-    and gives its first bytes for those asked for. It also reads a broken block again as a whole.)
+    After a broken connection it continues at the byte where it broke. `HfFileSystem` does not: it
+    reads the block again. Where a server or proxy ignores ranges it reads the whole file, and
+    returns the file's first bytes in place of the range.
     """
 
     def __init__(self, url: str) -> None:
@@ -449,7 +449,7 @@ def announcement(wanted: Sequence[Wanted], hub: Hub) -> str:
 
 @contextmanager
 def hub_failures(repo: str, missing: str, why: str, hub: Hub, otherwise: str) -> Iterator[None]:
-    """One line for each way in which a repository cannot be had."""
+    """One line for each reason why a repository cannot be read."""
     try:
         yield
     except HubRefusedError as error:

@@ -181,8 +181,8 @@ def read_description(folder: Path) -> Description:
 def read_chat_template(folder: Path) -> str | None:
     """The checkpoint's template for prompts with a video; None where only the tokenizer has one.
 
-    A processor's template stands beside the tokenizer's own, which for the published checkpoints is
-    the text-only one of the language model they were made from; the processor's comes first.
+    The processor's comes before the tokenizer's own, which for the published checkpoints is the
+    text-only one of the language model that they were made from.
     """
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
@@ -219,8 +219,8 @@ def no_model(called: str, names: Sequence[str]) -> ModelError:
 def check_config(folder: Path, called: str | None = None) -> None:
     """Check that the folder's config.json is a LLaVA-OneVision checkpoint's.
 
-    Another model's, one that brings code and one of values that cannot be are refused; errors call
-    it `called`, or by the folder's path.
+    A model of another kind, code of its own and impossible values are refused. Errors call it
+    `called`, or by the folder's path.
     """
     config = read_json(folder / "config.json")
     called = called or str(folder)
@@ -252,8 +252,8 @@ def check_config(folder: Path, called: str | None = None) -> None:
 def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
     """Bytes of a checkpoint's weights once loaded, for each kind of quantization.
 
-    Counted in the headers of its files. A head that stands in a file beside the embedding that it
-    is tied to, as in the published 0.5B's, is not loaded a second time.
+    Counted in the headers of its files. A head that a file holds beside the embedding that it is
+    tied to, as the published 0.5B's does, is not loaded a second time.
     """
     config = read_json(folder / "config.json")
     text = config.get("text_config")

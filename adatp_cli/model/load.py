@@ -135,7 +135,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
         fetch(missing, progress, hub)
     if found.missing:
         weights = weight_bytes(check_layout(folder), dtype)
-    if not 0.8 < weights["none"] / described["none"] < 1.25:  # the rest would be made up in memory
+    if not 0.8 < weights["none"] / described["none"] < 1.25:  # transformers would invent the rest
         raise ModelError(
             f"{found.name}'s config.json describes {readable_bytes(described['none'])} of weights, "
             f"and its files hold {readable_bytes(weights['none'])}",

@@ -266,7 +266,7 @@ def _left_in(group: Path, limit_name: str, used_name: str, cache_name: str) -> i
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception is a failed allocation; only its wording shows one on the CPU."""
-    torch = sys.modules.get("torch")  # without it nothing of it can have failed
+    torch = sys.modules.get("torch")  # where it is not loaded, it raised nothing
     if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
     if not isinstance(error, (RuntimeError, ImportError, OSError, SystemError)):
@@ -322,7 +322,7 @@ def fitting_quantization(
 
 
 class Placed(Protocol):
-    """What is known of a loaded model: what it is, how it was loaded and where."""
+    """What a run's estimate has to know of a loaded model."""
 
     shape: ModelShape
     name: str
@@ -343,8 +343,8 @@ def check_run(
 ) -> None:
     """Refuse a run that does not fit, saying what would; nothing where free memory is unknown.
 
-    Where it just fits a CPU's memory, the C library is told to give back what it can. Parameters
-    are as for `estimate_run`; `visual_per_layer` makes that one of a number of frames.
+    Where it just fits a CPU's memory, the C library is set to give large blocks back. Parameters
+    are as for `estimate_run`; `visual_per_layer` gives that one for a number of frames.
     """
 
     def needed(count: int) -> int:

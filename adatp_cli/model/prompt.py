@@ -177,7 +177,7 @@ def try_template(tokenizer: PreTrainedTokenizerBase) -> None:
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     if told != "fine":
-        raise ModelError(told or "the checkpoint's chat template comes to no end", _HINT)
+        raise ModelError(told or "the checkpoint's chat template does not end", _HINT)
 
 
 def _try_in_child(tokenizer: PreTrainedTokenizerBase, writing: int) -> None:

@@ -207,10 +207,10 @@ class Pooling:
         return weights.transpose(1, 2) @ hidden, weights.mean(-1)
 
     def vectors(self, means: Tensor) -> Tensor:
-        """(T, D), what the head gives for what its heads see.
+        """(T, D): the head's output for what its heads saw, best of all frames of a clip at once.
 
-        One pass over all frames of a clip reads the weights once: at so400m's size 50 MB, which
-        takes longer than the arithmetic for a frame.
+        One pass reads the weights once: at so400m's size 50 MB, which takes longer than the
+        arithmetic for a frame.
         """
         values = torch.einsum("thw,hdw->thd", means, self._value).flatten(1) + self._value_bias
         pooled: Tensor = self._out(values)

@@ -141,7 +141,7 @@ def _tower(shape: VisionShape) -> int:
 def _layer(hidden: int, intermediate: int) -> int:
     """SigLIP's: four projections, two matrices, all with biases, and two norms.
 
-    Its pooling head with the norm before it comes to the same.
+    Its pooling head with the norm before it has as many.
     """
     attention = 4 * (hidden + 1) * hidden
     return attention + 2 * hidden * intermediate + intermediate + hidden + 4 * hidden

@@ -50,7 +50,7 @@ class TensorEntry:
 
 
 class ByteSource(Protocol):
-    """Something whose bytes can be read by range: a local file, or a remote one over HTTP."""
+    """A file whose bytes can be read by range: a local one, or a remote one over HTTP."""
 
     def read(self, start: int, end: int) -> Iterable[bytes]:
         """Yield the bytes from `start` up to, not including, `end`, in pieces."""
@@ -129,7 +129,7 @@ def copy_tensors(
     """Write a smaller safetensors file with only the tensors that are wanted.
 
     Tensors that lie together are read as one span, and nothing between spans is read. `target`
-    appears only when complete; an interrupted copy is gone on with where it was. `progress` is
+    appears only when complete; an interrupted copy continues where it stopped. `progress` is
     called with the bytes that such a copy left, then with those of each piece.
     """
     header = read_header(source, name)
@@ -157,7 +157,7 @@ def copy_tensors(
                 if begin < end:
                     raise _damaged(name, "it ends inside its data")
         os.replace(partial, target)
-    except ModelError:  # what is damaged is not gone on with
+    except ModelError:  # a damaged copy is not continued
         partial.unlink(missing_ok=True)
         raise
 
