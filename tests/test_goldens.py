@@ -32,3 +32,24 @@ def test_a_run_does_what_it_did(group: str, case: Case, tmp_path: Path) -> None:
 def test_every_case_has_a_name_of_its_own_and_none_is_left_over() -> None:
     for group, cases in GROUPS.items():
         assert sorted(book_of(group).told) == sorted(case.name for case in cases)
+
+
+def test_on_another_machine_only_floating_point_numbers_may_differ_and_only_a_little() -> None:
+    array = {"dtype": "float32", "shape": [2], "sha256": "a", "numbers": [1.0, 2.5]}
+    near = {**array, "sha256": "b", "numbers": [1.0, 2.5001]}
+    far = {**array, "sha256": "b", "numbers": [1.0, 2.9]}
+    kept = {"dtype": "int64", "shape": [2], "sha256": "a"}
+    pairs = [
+        (array, near, 0),
+        (array, far, 1),
+        (kept, {**kept, "sha256": "b"}, 1),
+        ("keeps 25.01 % of 3", "keeps 25.02 % of 3", 0),
+        ("keeps 25.01 % of 3", "keeps 25.01 % of 4", 1),
+        ("a red square", "a red cross", 1),
+        ([1, 2], [1, 3], 1),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, 1),
+        (1, 1.0, 1),
+    ]
+    for written, found, many in pairs:
+        assert len(list(differences(written, found, exact=False))) == many, (written, found)
+        assert len(list(differences(written, found, exact=True))) >= 1

@@ -264,9 +264,9 @@ def differences(expected: Any, found: Any, exact: bool, where: str = "") -> Iter
     """
     if isinstance(expected, dict) and isinstance(found, dict):
         if list(expected) != list(found):
-            yield f"{where}: keys {list(expected)} became {list(found)}"
-            return
-        for key in expected:
+            new = {key: value for key, value in found.items() if key not in expected}
+            yield f"{where}: keys {list(expected)} became {list(found)}; new: {new!r:.500}"
+        for key in expected.keys() & found.keys():
             if not (key == "sha256" and "numbers" in expected and not exact):
                 yield from differences(expected[key], found[key], exact, f"{where}.{key}")
     elif isinstance(expected, list) and isinstance(found, list):
