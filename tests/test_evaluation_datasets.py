@@ -181,6 +181,14 @@ def test_nextqa(tmp_path: Path) -> None:
     assert open_dataset("nextqa", flat, None).items[0].clip.exists()
 
 
+def test_a_table_is_read_as_a_spreadsheet_saves_it(tmp_path: Path) -> None:
+    path = nextqa(tmp_path)
+    items = open_dataset("nextqa", tmp_path, None).items
+    text = path.read_text(encoding="utf-8").replace(",", ";")
+    path.write_text(f"sep=;\n{text};;;\n", encoding="utf-16")
+    assert open_dataset("nextqa", tmp_path, None).items == items
+
+
 def test_own_questions(tmp_path: Path) -> None:
     put(tmp_path / "clips" / "a.mp4")
     lines = [

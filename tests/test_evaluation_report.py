@@ -173,6 +173,7 @@ def test_the_folder(tmp_path: Path) -> None:
     for name in drawn:
         assert f"![{name}]({name})" in text
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert (folder / "summary.csv").read_bytes().startswith(b"\xef\xbb\xbfprofile,")
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert len(rows) == 15
     assert rows[9] == {
