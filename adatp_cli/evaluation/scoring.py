@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from adatp_cli.evaluation.questions import Item, Judge, Verdict
 
@@ -133,11 +133,8 @@ def _extract(answer: str, item: Item) -> str | None:
     """Video-MME's and MLVU's: the best placed letter, of several such the last one."""
     if not answer.strip():
         return None
-    bare = answer.strip()
-    for mark in (*_STRIPPED, '"'):
-        bare = bare.strip(mark)
-    text = f" {bare} "
-    bare = bare.strip()
+    text = _padded(answer.strip(), (*_STRIPPED, '"'))
+    bare = text.strip()
     found: list[tuple[int, int, str]] = []
     for letter in item.letters:
         for rank, form in ((6, f"({letter})"), (5, f"{letter}."), (4, f"{letter}:"),
@@ -184,42 +181,39 @@ def _longvideobench(answer: str, _item: Item) -> str | None:
     return first[0] if first else None
 
 
-def _bare(answer: str) -> str:
-    for mark in _STRIPPED:
+def _padded(answer: str, marks: Iterable[str] = _STRIPPED) -> str:
+    for mark in marks:
         answer = answer.strip(mark)
     return f" {answer} "
 
 
-def _by_text(text: str, item: Item) -> dict[str, int]:
-    """Letters of the options whose text is said in an answer of more than five words."""
+def _by_text(text: str, item: Item) -> list[tuple[int, str]]:
+    """Options whose text is said in an answer of more than five words: where, and the letter."""
     if len(text.split()) <= 5:
-        return {}
+        return []
     lowered = text.lower()
-    return {
-        letter: lowered.rfind(option.strip().lower())
+    return [
+        (lowered.rfind(option.strip().lower()), letter)
         for letter, option in zip(item.letters, item.options, strict=True)
         if option.strip().lower() in lowered
-    }
+    ]
 
 
 def _egoschema(answer: str, item: Item) -> str | None:
     """EgoSchema's: "(A)", "A " and "A." alike, the earliest of each form's last places."""
-    text = _bare(answer)
-    found: list[tuple[int, str]] = []
-    for form in ("({})", "{} ", "{}."):
-        found += [
-            (text.rfind(form.format(letter)), letter)
-            for letter in item.letters
-            if form.format(letter) in text
-        ]
-    if not found:
-        found = [(at, letter) for letter, at in _by_text(text, item).items()]
-    return min(found, key=lambda row: row[0])[1] if found else None
+    text = _padded(answer)
+    found = [
+        (text.rfind(form), letter)
+        for letter in item.letters
+        for form in (f"({letter})", f"{letter} ", f"{letter}.")
+        if form in text
+    ]
+    return min(found or _by_text(text, item), default=(0, None))[1]
 
 
 def _nextqa(answer: str, item: Item) -> str | None:
     """NExT-QA's: "(A)", else "A ", else "A."; of several the last."""
-    text = _bare(answer)
+    text = _padded(answer)
     for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
         found = [
             (text.rfind(place.format(letter)), letter)
@@ -227,9 +221,10 @@ def _nextqa(answer: str, item: Item) -> str | None:
             if form.format(letter) in text
         ]
         if found:
-            return max(found, key=lambda row: row[0])[1]
-    said = [(at, letter) for letter, at in _by_text(text, item).items()]
-    return max(said, key=lambda row: row[0])[1] if said else None
+            break
+    # max() keeps the first of equals.
+    last = max(found or _by_text(text, item), key=lambda row: row[0], default=None)
+    return last[1] if last else None
 
 
 choice = _judge(_named)

@@ -79,15 +79,6 @@ class Row:
                 raise self.error(f"{column} expects texts, not {shown(option)}")
         return tuple(map(str, value))
 
-    def whole(self, column: str) -> int:
-        """A cell's whole number."""
-        value = self.cell(column)
-        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value):
-            return int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(f"{column} expects a whole number, not {shown(value)}")
-        return value
-
     def seconds(self, column: str) -> float | None:
         """A cell's time in seconds, None where there is none."""
         value = self.cells.get(column)
@@ -110,7 +101,11 @@ class Row:
 
     def nth_letter(self, column: str, options: Sequence[str]) -> str:
         """The letter of the right option, where the cell holds its number from 0 on."""
-        number = self.whole(column)
+        number = self.cell(column)
+        if isinstance(number, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", number):
+            number = int(number)
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise self.error(f"{column} expects a whole number, not {shown(number)}")
         if not 0 <= number < len(options):
             raise self.error(f"{column} {number} is none of 0 to {len(options) - 1}")
         return letters(26)[number]
