@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adatp_cli.errors import UsageError
+from adatp_cli.evaluation.questions import line_up
 from adatp_cli.evaluation.summary import opponents
-from adatp_cli.evaluation.tasks import line_up
 from adatp_cli.profiles import load_profile
 
 PROFILES = [load_profile(name) for name in ("vanilla", "adatp", "fastv")]

@@ -14,7 +14,7 @@ from PIL import Image
 from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation import plots, report
-from adatp_cli.evaluation.questions import Dataset, Item, Rule, Verdict
+from adatp_cli.evaluation.questions import Dataset, Item, ProfileSpec, Rule, Verdict
 from adatp_cli.evaluation.scoring import choice
 from adatp_cli.evaluation.summary import (
     COSTS,
@@ -24,7 +24,6 @@ from adatp_cli.evaluation.summary import (
     stored_rows,
     summarise,
 )
-from adatp_cli.evaluation.tasks import ProfileSpec
 from adatp_cli.profiles import load_profile
 from tests.records import answer_record
 

@@ -153,7 +153,7 @@ class Measurement:
         from adatp_cli.answering.run import RunLoop
         from adatp_cli.batch.prefetch import FramePrefetcher
         from adatp_cli.evaluation.bias import AttentionWatch, Tally, sample_of
-        from adatp_cli.evaluation.tasks import tasks_of
+        from adatp_cli.evaluation.questions import tasks_of
         from adatp_cli.video.isolated import IsolatedReader
 
         output, tally = self._output, Tally()

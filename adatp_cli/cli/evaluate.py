@@ -38,9 +38,8 @@ from adatp_cli.text import plural
 if TYPE_CHECKING:
     from adatp_cli.answering.tasks import Ask
     from adatp_cli.batch.results import ResultFile
-    from adatp_cli.evaluation.questions import Dataset
+    from adatp_cli.evaluation.questions import Dataset, ProfileSpec
     from adatp_cli.evaluation.summary import Outcome
-    from adatp_cli.evaluation.tasks import ProfileSpec
     from adatp_cli.video.sampling import Sampling
 
 _DEFAULT_PROFILES = ("vanilla", "adatp")
@@ -85,7 +84,7 @@ class EvalOptions:
         ProfileError, UsageError
             One does not exist or is not valid, or a budget is none.
         """
-        from adatp_cli.evaluation.tasks import line_up
+        from adatp_cli.evaluation.questions import line_up
 
         if self.budgets and budget is not None:
             raise UsageError("--budget and --budgets exclude each other", "give one of them")
@@ -290,7 +289,7 @@ class Evaluation:
         from adatp_cli.answering.run import RunLoop
         from adatp_cli.batch.jobs import without
         from adatp_cli.batch.prefetch import FramePrefetcher
-        from adatp_cli.evaluation.tasks import eval_row, tasks_of
+        from adatp_cli.evaluation.questions import eval_row, tasks_of
         from adatp_cli.video.isolated import IsolatedReader
 
         output = self._output

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from adatp_cli.batch.scan import pieces
-from adatp_cli.evaluation.questions import Dataset, Item, Judge, Rule, Verdict
+from adatp_cli.evaluation.questions import Dataset, Item, Judge, ProfileSpec, Rule, Verdict
 from adatp_cli.evaluation.statistics import Paired, Share, mean
-from adatp_cli.evaluation.tasks import ProfileSpec
 from adatp_cli.text import printable
 
 # What an answer cost. Ratios (`paper` and `end_to_end` are the two counts) are to the unpruned run
