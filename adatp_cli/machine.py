@@ -16,7 +16,7 @@ from adatp_cli import __version__
 from adatp_cli.errors import AdatpError
 from adatp_cli.model import checkpoints, memory
 from adatp_cli.model.checkpoints import ALIASES, AUTO, DEFAULT_ENCODER, TINY
-from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16, is_cuda
+from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16
 from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import read_description, weight_bytes
 from adatp_cli.model.memory import check_address_space
@@ -205,7 +205,7 @@ def _decoders(report: Report) -> None:
 def _models(report: Report, wanted: str | None) -> None:
     hub = Hub()
     report.cache_folder = str(hub.cache_folder)
-    report.auto_model = checkpoints.choose_auto(cuda=is_cuda(choose_device("auto")))
+    report.auto_model = checkpoints.choose_auto(choose_device("auto"))
     if wanted == AUTO:
         wanted = report.auto_model
     names = [TINY, *ALIASES]

@@ -56,9 +56,9 @@ def _fetched(server: LocalHub) -> set[str]:
 # Names
 
 
-@pytest.mark.parametrize(("cuda", "alias"), [(True, "7b"), (False, "0.5b")])
-def test_auto_goes_by_the_device(cuda: bool, alias: str) -> None:
-    assert choose_auto(cuda=cuda) == alias
+@pytest.mark.parametrize(("device", "alias"), [("cuda:0", "7b"), ("cpu", "0.5b")])
+def test_auto_goes_by_the_device(device: str, alias: str) -> None:
+    assert choose_auto(device) == alias
 
 
 def test_a_folder_is_used_as_it_is(folder: Path) -> None:

@@ -148,7 +148,7 @@ def test_description(folder: Path) -> None:
     (folder / "adatp.json").write_text('{"relevance_encoder": "google/siglip"}')
     assert read_description(folder).relevance_encoder == "google/siglip"
     (folder / "adatp.json").unlink()
-    assert read_description(folder).default_frames is None
+    assert read_description(folder).default_frames == 32
 
 
 @pytest.mark.parametrize(

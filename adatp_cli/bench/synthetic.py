@@ -21,7 +21,8 @@ from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE, ModelShape, Relevance
 from adatp_cli.model.checkpoints import RANDOM, bundled_folder
 from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
 from adatp_cli.model.hub import Progress
-from adatp_cli.model.load import DEFAULT_FRAMES, LoadedModel, LoadRequest
+from adatp_cli.model.layout import DEFAULT_FRAMES
+from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.memory import fitting_quantization, memory_errors
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.quantize import verify_quantization

@@ -16,9 +16,9 @@ from adatp_cli.answering.plan import (
     questions_to_share,
 )
 from adatp_cli.cli.options import DEFAULT_NEW_TOKENS
+from adatp_cli.model.layout import DEFAULT_FRAMES
 from adatp_cli.profiles import Profile
 
-DEFAULT_FRAMES = 32
 KNOWN_CONTEXT = 32_768  # positions of the published checkpoints
 # A question of ordinary length with its chat template, and an answer of a sentence or two (our
 # choice).
@@ -78,9 +78,9 @@ def find_target(model: str) -> Target:
     """
     if model == "auto":
         from adatp_cli.model.checkpoints import choose_auto
-        from adatp_cli.model.device import choose_device, is_cuda
+        from adatp_cli.model.device import choose_device
 
-        model = choose_auto(cuda=is_cuda(choose_device(model)))
+        model = choose_auto(choose_device(model))
     known = cost.KNOWN_SHAPES.get(model.lower())
     if known is not None:
         return Target(model.lower(), known, cost.SO400M_RELEVANCE, DEFAULT_FRAMES)
@@ -101,7 +101,7 @@ def find_target(model: str) -> Target:
         checkpoint.name,
         model_shape(config),
         relevance,
-        about.default_frames or DEFAULT_FRAMES,
+        about.default_frames,
         config.text_config.max_position_embeddings,
     )
 

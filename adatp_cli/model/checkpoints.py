@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp_cli.errors import AdatpError, ModelError, UsageError
+from adatp_cli.model.device import is_cuda
 from adatp_cli.model.hub import (
     FETCHING_IS_OFF,
     Hub,
@@ -109,9 +110,9 @@ def bundled_folder() -> Path:
     return folder
 
 
-def choose_auto(*, cuda: bool) -> str:
-    """The alias that `auto` stands for."""
-    return "7b" if cuda else "0.5b"
+def choose_auto(device: str) -> str:
+    """The alias that `auto` stands for on a device."""
+    return "7b" if is_cuda(device) else "0.5b"
 
 
 def check_name(name: str, also: Sequence[str] = ()) -> None:

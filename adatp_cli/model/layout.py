@@ -18,6 +18,7 @@ _SINGLE = "model.safetensors"
 _EXPECTED = "llava_onevision"
 _HINT = "name a LLaVA-OneVision checkpoint in Hugging Face layout, such as 0.5b or 7b"
 DESCRIPTION = "adatp.json"
+DEFAULT_FRAMES = 32  # what LLaVA-OneVision's own evaluations sample
 PREPROCESSORS = (
     "video_preprocessor_config.json",
     "preprocessor_config.json",
@@ -51,7 +52,7 @@ class Description:
     `relevance_encoder` is the one made for its vision tower, a folder's path or a hub id.
     """
 
-    default_frames: int | None = None
+    default_frames: int = DEFAULT_FRAMES
     relevance_encoder: str | None = None
 
 
@@ -167,9 +168,8 @@ def read_description(folder: Path) -> Description:
     if unknown:
         raise ModelError(f"{path} has an unknown key {unknown[0]!r}", "correct or remove the file")
     frames, encoder = content.get("default_frames"), content.get("relevance_encoder")
-    if frames is not None and (
-        not isinstance(frames, int) or isinstance(frames, bool) or frames < 1
-    ):
+    frames = DEFAULT_FRAMES if frames is None else frames
+    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
         raise ModelError(f"{path}: default_frames must be a positive whole number", "correct it")
     if encoder is not None and not isinstance(encoder, str):
         raise ModelError(f"{path}: relevance_encoder must be a folder or a hub id", "correct it")

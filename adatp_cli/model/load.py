@@ -21,7 +21,7 @@ from adatp_cli.model.checkpoints import (
     find,
     find_relevance,
 )
-from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.device import choose_device, choose_dtype
 from adatp_cli.model.hub import Hub, Progress, fetch
 from adatp_cli.model.layout import check_layout, read_chat_template, read_description, weight_bytes
 from adatp_cli.model.memory import fitting_quantization, large_blocks_apart
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 Accepts = Callable[[ModelShape, int], None]
 
-# What LLaVA-OneVision's own evaluations sample, for checkpoints that do not say.
-DEFAULT_FRAMES = 32
 _BELONGS = "use a LLaVA-OneVision checkpoint whose config.json belongs to its weights"
 
 
@@ -103,15 +101,14 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     dtype = choose_dtype(request.dtype, device)
     name = request.model
     if name.lower() == AUTO:
-        name = choose_auto(cuda=is_cuda(device))
+        name = choose_auto(device)
         progress(f"model auto: {name}, as the device is {device}")
     found = find(name, offline=request.offline, hub=hub)
     folder = found.folder
     description = read_description(folder)
-    default_frames = description.default_frames or DEFAULT_FRAMES
     shape = configured_shape(folder)
     if request.accepts is not None:
-        request.accepts(shape, default_frames)
+        request.accepts(shape, description.default_frames)
     own = description.relevance_encoder
     place, encoder_name = _wanted_encoder(request.relevance, own, found.name, folder)
     encoder, encoder_bytes = None, 0
@@ -176,7 +173,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
         dtype=dtype,
         device=device,
         relevance=relevance,
-        default_frames=default_frames,
+        default_frames=description.default_frames,
         video_token_id=config.video_token_id,
         context_length=config.text_config.max_position_embeddings,
     )
