@@ -89,6 +89,16 @@ def test_pull_finds_damage_within_a_file(adatp: Run, served: LocalHub) -> None:
     assert path.read_bytes() == data
 
 
+def test_a_model_that_cannot_be_compared_is_not_called_damaged(
+    adatp: Run, served: LocalHub
+) -> None:
+    adatp("models", "pull", "0.5b", "--no-encoder")
+    served.refusal = (503, "")
+    run = adatp("models", "pull", "0.5b", "--no-encoder")
+    assert run.code == 4
+    assert f"{HALF_B} is in the cache, unchecked, and the hub cannot be reached" in run.error
+
+
 @pytest.mark.parametrize("answer", ["n", "", "y"])
 def test_gigabytes_wait_for_a_yes_on_a_terminal(
     adatp: Run, served: LocalHub, monkeypatch: pytest.MonkeyPatch, answer: str
