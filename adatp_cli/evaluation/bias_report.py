@@ -21,6 +21,7 @@ _BY_LAYER = "bias-layers.png"
 _ALONG = "bias-frames.png"
 _OVER = "bias-places.png"
 FILES = (PAGE, _LAYERS, _FRAMES, _PLACES, _BY_LAYER, _ALONG, _OVER)
+_NUMBERS = ("tokens", "first_eighth", "last_eighth", "hottest")
 _EVEN = percent(1 / EIGHTHS)
 _MAPS = 5  # heat maps of attention, spread over the layers
 SMALL_MODEL = (
@@ -88,10 +89,7 @@ def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
                 "layers": [
                     {
                         "layer": number,
-                        "tokens": layer.tokens,
-                        "first_eighth": layer.first_eighth,
-                        "last_eighth": layer.last_eighth,
-                        "hottest": layer.hottest,
+                        **{name: getattr(layer, name) for name in _NUMBERS},
                         "parts": layer.parts.tolist(),
                         "top_parts": layer.top_parts.tolist(),
                         "places": layer.places.tolist(),
@@ -137,12 +135,10 @@ def _layers(summary: BiasSummary) -> _Layers:
 
 def _layers_csv(summary: BiasSummary) -> str:
     """A row for each view and layer."""
-    head = ["profile", "what", "layer", "tokens", "first_eighth", "last_eighth", "hottest"]
     rows = [
-        [*named, layer.tokens, layer.first_eighth, layer.last_eighth, layer.hottest]
-        for named, layer in _layers(summary)
+        [*named, *(getattr(layer, name) for name in _NUMBERS)] for named, layer in _layers(summary)
     ]
-    return csv_text(head, rows)
+    return csv_text(["profile", "what", "layer", *_NUMBERS], rows)
 
 
 def frames_csv(summary: BiasSummary) -> str:

@@ -253,9 +253,9 @@ def _answers_jsonl(outcomes: Iterable[Outcome]) -> str:
             "truth": item.answer,
             "error": outcome.error,
             "answer": outcome.answer,
-            "choice": None if verdict is None else verdict.choice,
-            "parsed": verdict is not None and verdict.parsed,
-            "right": verdict is not None and verdict.right,
+            "choice": verdict.choice,
+            "parsed": verdict.parsed,
+            "right": verdict.right,
         }
         lines.append(f"{json_line(row)}\n")
     return "".join(lines)

@@ -38,6 +38,9 @@ def opponents(specs: Sequence[ProfileSpec], family: str | None) -> dict[str, str
     return found
 
 
+_NONE = Verdict(None, right=False, counted=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One question under one profile: an error's kind, or an answer with all the rest."""
@@ -46,15 +49,13 @@ class Outcome:
     profile: str
     error: str | None = None
     answer: str = ""
-    verdict: Verdict | None = None
+    verdict: Verdict = _NONE
     costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def said(self) -> str:
         """What tells two answers apart: the choice where there is one, else the text."""
-        if self.verdict is not None and self.verdict.parsed and self.verdict.choice is not None:
-            return self.verdict.choice
-        return self.answer.strip()
+        return str(self.verdict.choice) if self.verdict.parsed else self.answer.strip()
 
 
 def outcome_of(row: Mapping[str, Any], item: Item, profile: str, judge: Judge) -> Outcome:
@@ -166,7 +167,7 @@ def _result(
         family=spec.family,
         share=_share(answered),
         average=mean(values) if dataset.average_title else None,
-        unparsed=sum(not (o.verdict is not None and o.verdict.parsed) for o in answered),
+        unparsed=sum(not outcome.verdict.parsed for outcome in answered),
         failed=dict(Counter(o.error for o in found.values() if o.error is not None).most_common()),
         unasked=len(dataset.items) - len(found),
         kinds=kinds,
@@ -191,7 +192,7 @@ def _shares(
 
 def _share(outcomes: Iterable[Outcome]) -> Share:
     """Right answers among those that count."""
-    return Share.count(o.verdict.right for o in outcomes if o.verdict and o.verdict.counted)
+    return Share.count(one.verdict.right for one in outcomes if one.verdict.counted)
 
 
 def _versus(found: Mapping[str, Outcome], first: Mapping[str, Outcome]) -> Versus:
@@ -203,7 +204,7 @@ def _versus(found: Mapping[str, Outcome], first: Mapping[str, Outcome]) -> Versu
     pairs = [
         (one.verdict.right, other.verdict.right)
         for one, other in both
-        if one.verdict and other.verdict and one.verdict.counted and other.verdict.counted
+        if one.verdict.counted and other.verdict.counted
     ]
     changed = Share.count(one.said != other.said for one, other in both)
     return Versus(Paired.count(pairs), changed)

@@ -16,7 +16,7 @@ from adatp_cli.evaluation.datasets.folder import (
     letter_of,
     lettered,
     place,
-    read_json,
+    read_object,
 )
 from adatp_cli.evaluation.questions import Item
 from adatp_cli.text import plural
@@ -130,10 +130,7 @@ def _egoschema_answers(path: Path) -> Mapping[str, object]:
         raise UsageError(
             f"{place(path)}: no such file; the answers stand in it", "put it beside questions.json"
         )
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UsageError(f"{place(path)}: expects an object of answers", "get it again")
-    return value
+    return read_object(path, "answers")
 
 
 def nextqa(folder: Folder) -> Iterator[Item]:
@@ -171,10 +168,7 @@ def _nextqa_map(*folders: Path) -> Mapping[str, str]:
     path = next((one / _NEXTQA_MAP for one in folders if (one / _NEXTQA_MAP).is_file()), None)
     if path is None:
         return {}
-    value = read_json(path)
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value.values()):
-        raise UsageError(f"{place(path)}: expects an object of texts", "get it again")
-    return value
+    return read_object(path, "texts", str)
 
 
 def mlvu(folder: Folder) -> Iterator[Item]:

@@ -198,6 +198,14 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{place(path)}{line}: is not JSON", _AGAIN) from None
 
 
+def read_object(path: Path, of: str, kind: type = object) -> Mapping[str, Any]:
+    """A JSON file's object, or a `UsageError`; `of` says what its values are, all of one kind."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not all(isinstance(one, kind) for one in value.values()):
+        raise UsageError(f"{place(path)}: expects an object of {of}", "get it again")
+    return value
+
+
 def lettered(options: Iterable[str], form: str) -> str:
     """Options one a line, `form` a pattern such as ``({}) {}``."""
     return "\n".join(map(form.format, letters(26), options))
