@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -31,6 +32,17 @@ from tests.local_hub import LocalHub, serve
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("adatp", deadline=None)
 settings.load_profile("adatp")
+
+
+_modules_frozen = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Keep what was imported out of garbage collections, which would walk through it each time."""
+    global _modules_frozen
+    if len(sys.modules) > _modules_frozen + 100:
+        gc.freeze()
+        _modules_frozen = len(sys.modules)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,20 @@ from tests.conftest import Run
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
 
 
+@pytest.fixture(scope="module")
+def brief(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of noise with short answers: every fourth token ends one."""
+    folder = shutil.copytree(checkpoint, tmp_path_factory.mktemp("brief") / "model")
+    file = folder / "generation_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "eos_token_id": list(range(0, 512, 4))}))
+    return folder
+
+
 @pytest.fixture
-def bundle(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(checkpoints, "bundled_folder", lambda: checkpoint)
-    return checkpoint
+def bundle(brief: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(checkpoints, "bundled_folder", lambda: brief)
+    return brief
 
 
 @pytest.fixture
