@@ -9,9 +9,9 @@ import dataclasses
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import torch
 from lmms_eval.api.instance import GenerationResult, TokenCounts
@@ -32,8 +32,6 @@ from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 
 log = logging.getLogger("adatp.lmms_eval")
-
-Number = TypeVar("Number")
 
 _MAX_NEW_TOKENS = 1024  # where a task says nothing, as in the harness's LLaVA adapters
 
@@ -96,7 +94,7 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         chosen = load_profile(profile)
         self._profile = chosen if budget is None else chosen.with_budget(read_share(str(budget)))
-        self._seed = _number(int, "seed", seed)
+        self._seed = _whole("seed", seed)
         self._records = None if records is None else _opened(Path(records), self._rank)
         self._loaded = load_model(
             LoadRequest(
@@ -123,7 +121,7 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
             count = session.plan.frame_budget(default).frames
             log.info("frames=auto: %d frames", count)
         else:
-            count = default if frames is None else _number(int, "frames", frames)
+            count = default if frames is None else _whole("frames", frames)
         return Sampling(frames=count)
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
@@ -173,9 +171,8 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
             log.warning("%s; the question is left without an answer", record.error.message)
             return ""
         tokens = record.tokens
-        counts = TokenCounts(
-            input_tokens=tokens.text + tokens.visual, output_tokens=tokens.generated
-        )
+        asked = tokens.text + tokens.visual
+        counts = TokenCounts(input_tokens=asked, output_tokens=tokens.generated)
         return GenerationResult(record.answer, counts)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -208,11 +205,11 @@ def _never() -> bool:
     return False
 
 
-def _number(kind: Callable[[Any], Number], name: str, given: object) -> Number:
+def _whole(name: str, given: int | str) -> int:
     try:
-        return kind(given)
-    except (TypeError, ValueError):
-        raise UsageError(f"{name}={given}: is no number", f"as in {name}={kind(1)}") from None
+        return int(given)
+    except ValueError:
+        raise UsageError(f"{name}={given}: is no number", f"as in {name}=1") from None
 
 
 def _opened(path: Path, rank: int) -> TextIO:

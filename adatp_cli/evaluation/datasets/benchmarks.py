@@ -1,4 +1,4 @@
-"""What six benchmarks ask: one function each, from a folder to its items (MVBench has a file)."""
+"""What five benchmarks ask, a function each from a folder to its questions; MVBench has a file."""
 
 from __future__ import annotations
 
