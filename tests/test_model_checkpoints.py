@@ -9,6 +9,7 @@ import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,7 +172,7 @@ def test_a_full_disk_is_told_before_the_download(
     served: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(hub_module, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
     with pytest.raises(ModelError, match="1 kB left"):
         _locate("0.5b", served)
     assert _fetched(served) == {"config.json", "adatp.json"}

@@ -22,7 +22,7 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.checkpoints import find_relevance
-from adatp_cli.model.hub import HttpRanges, Hub, HubNotFoundError, HubUnreachableError
+from adatp_cli.model.hub import HttpRanges, Hub, HubError
 from adatp_cli.model.relevance import (
     Pooling,
     QuestionTokenizer,
@@ -276,14 +276,16 @@ def test_a_server_without_ranges_is_refused_before_its_file_is_read(hub_root: Pa
 
 
 def test_a_file_that_is_not_there(hub_root: Path) -> None:
-    with serve(hub_root) as hub, pytest.raises(HubNotFoundError):
+    with serve(hub_root) as hub, pytest.raises(HubError) as caught:
         list(HttpRanges(f"{hub.url}/{REPO}/resolve/{COMMIT}/other.safetensors").read(0, 8))
+    assert caught.value.why == "missing"
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adatp_cli.model.hub.time.sleep", lambda _: None)
-    with pytest.raises(HubUnreachableError):
+    with pytest.raises(HubError) as caught:
         list(HttpRanges("http://127.0.0.1:9/x").read(0, 8))
+    assert caught.value.why == "unreachable"
 
 
 @given(data=st.data())

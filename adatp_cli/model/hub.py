@@ -33,24 +33,18 @@ _NO_STORE = (
 )
 
 
-class HubUnreachableError(Exception):
-    """No answer from the hub: no network, a proxy's refusal, a server error."""
+class HubError(Exception):
+    """The hub or the cache failed; `why` says how.
 
+    `unreachable`: no network, a proxy's refusal, a server error. `missing`: no such repository or
+    file for this user. `token` (401) and `gated` (403): the hub refuses this user. `store`: the
+    cache cannot be written.
+    """
 
-class HubRefusedError(Exception):
-    """The hub refuses this user: a bad token (401), a gated repository (403)."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"{status}")
-        self.status = status
-
-
-class HubStoreError(Exception):
-    """The cache cannot be written."""
-
-
-class HubNotFoundError(Exception):
-    """The hub answers, and has no such repository or file for this user."""
+    def __init__(self, why: str, told: str | BaseException = "") -> None:
+        text = str(told).strip()
+        super().__init__(text.splitlines()[0][:200] if text else type(told).__name__)
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +60,7 @@ class Hub:
     """The model hub and its cache, with huggingface_hub's cache, token and offline settings.
 
     `endpoint` is the hub's address; huggingface_hub's own default (HF_ENDPOINT) when omitted. What
-    goes out raises one of the four errors above.
+    goes out raises a `HubError`.
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
@@ -159,7 +153,7 @@ class Hub:
             report.stopped()
             raise
         if snapshot is None:
-            raise HubNotFoundError(f"{repo} has none of the files")
+            raise HubError("missing", f"{repo} has none of the files")
         for old in (folder / "blobs").glob("*.incomplete"):  # of other versions
             with contextlib.suppress(OSError):
                 if time.time() - old.stat().st_mtime > _OLD_S:
@@ -178,7 +172,7 @@ class Hub:
             hf_hub_url(repo, file.path, endpoint=self._endpoint), timeout=_FIRST_ANSWER_S
         )
         if about.etag is None or about.size is None or about.commit_hash is None:
-            raise HubUnreachableError(_NO_HUB)
+            raise HubError("unreachable", _NO_HUB)
         blob = folder / "blobs" / about.etag
         blob.parent.mkdir(parents=True, exist_ok=True)
         locks = self.cache_folder / ".locks" / folder.name
@@ -203,7 +197,7 @@ class Hub:
                     return
                 partial.unlink()
                 report.add(-about.size)
-            raise HubUnreachableError(f"{file.path} arrives damaged")
+            raise HubError("unreachable", f"{file.path} arrives damaged")
 
     def _forget(self, repo: str, path: str) -> None:
         """Take a damaged file out of the cache; its blob would be taken for the file."""
@@ -260,10 +254,10 @@ class HttpRanges:
                         failures = 0
                         yield piece
                     if start < end:
-                        raise HubUnreachableError("the connection ended early")
-            except HubUnreachableError:
+                        raise HubError("unreachable", "the connection ended early")
+            except HubError as error:
                 failures += 1
-                if failures >= _ATTEMPTS:
+                if error.why != "unreachable" or failures >= _ATTEMPTS:
                     raise
                 time.sleep(min(2.0**failures, 30.0) / 4)
 
@@ -280,7 +274,7 @@ class HttpRanges:
         ) as response:
             http.hf_raise_for_status(response)
             if response.status_code != 206 and "html" in response.headers.get("Content-Type", ""):
-                raise HubUnreachableError(_NO_HUB)
+                raise HubError("unreachable", _NO_HUB)
             if response.status_code != 206:
                 raise ModelError(
                     f"{self._url} cannot be read in parts: the server ignores byte ranges",
@@ -291,7 +285,7 @@ class HttpRanges:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn huggingface_hub's and the network's exceptions into this module's four."""
+    """Turn huggingface_hub's and the network's exceptions into `HubError`."""
     from huggingface_hub import errors, get_token
 
     # The base of the HTTP client's exceptions; which client that is has changed between releases.
@@ -303,22 +297,23 @@ def _translated() -> Iterator[None]:
         errors.RemoteEntryNotFoundError,
         errors.HFValidationError,
     ) as error:
-        raise HubNotFoundError(_first_line(error)) from error
+        raise HubError("missing", error) from error
     except (http_error, errors.LocalEntryNotFoundError) as error:
         status = _status(error)
         missing = isinstance(error, errors.RepositoryNotFoundError)
-        gated = isinstance(error, errors.GatedRepoError)
-        if gated or status == 403 or (status == 401 and (not missing or get_token())):
-            raise HubRefusedError(403 if gated else status or 403) from error
-        if missing:
-            raise HubNotFoundError(_first_line(error)) from error
-        raise HubUnreachableError(_first_line(error)) from error
+        if isinstance(error, errors.GatedRepoError) or status == 403:
+            why = "gated"
+        elif status == 401 and (not missing or get_token()):
+            why = "token"
+        else:
+            why = "missing" if missing else "unreachable"
+        raise HubError(why, error) from error
     except (errors.FileMetadataError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise HubUnreachableError(_NO_HUB) from error
+        raise HubError("unreachable", _NO_HUB) from error
     except (errors.XetDownloadError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _NO_STORE:
-            raise HubStoreError(error.strerror or str(error)) from error
-        raise HubUnreachableError(_first_line(error)) from error
+            raise HubError("store", error.strerror or error) from error
+        raise HubError("unreachable", error) from error
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -329,11 +324,6 @@ def _status(error: BaseException | None) -> int | None:
             return status
         error = error.__cause__
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _sha256(path: Path) -> str:
@@ -452,33 +442,34 @@ def hub_failures(repo: str, missing: str, why: str, hub: Hub, otherwise: str) ->
     """One line for each reason why a repository cannot be read."""
     try:
         yield
-    except HubRefusedError as error:
+    except (HubError, OSError) as error:
         page = f"https://huggingface.co/{repo}"
-        if error.status == 401:
+        failure = getattr(error, "why", "store")
+        if failure == "unreachable":
+            told = f"{why}, and the hub cannot be reached ({error})"
+            raise unreachable(repo, told, otherwise) from error
+        if failure == "missing":
+            raise ModelError(
+                f"{missing} ({error})",
+                "check the name; for a private or gated model set HF_TOKEN",
+                kind="model_not_found",
+            ) from error
+        if failure == "token":
             raise ModelError(
                 f"the hub refuses your token for {repo} (401)",
                 f"renew it with `hf auth login` or HF_TOKEN, and see {page} for what it wants",
                 kind="model_refused",
             ) from error
+        if failure == "gated":
+            raise ModelError(
+                f"the hub does not give you {repo} (403): it is gated, and wants its conditions "
+                "accepted",
+                f"accept them at {page} and log in with `hf auth login` or HF_TOKEN",
+                kind="model_refused",
+            ) from error
         raise ModelError(
-            f"the hub does not give you {repo} (403): it is gated, and wants its conditions "
-            "accepted",
-            f"accept them at {page} and log in with `hf auth login` or HF_TOKEN",
-            kind="model_refused",
-        ) from error
-    except HubNotFoundError as error:
-        raise ModelError(
-            f"{missing} ({error})",
-            "check the name; for a private or gated model set HF_TOKEN",
-            kind="model_not_found",
-        ) from error
-    except HubUnreachableError as error:
-        told = f"{why}, and the hub cannot be reached ({error})"
-        raise unreachable(repo, told, otherwise) from error
-    except (HubStoreError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(
-            f"the cache {hub.cache_folder} cannot be written: {reason}",
+            f"the cache {hub.cache_folder} cannot be written: "
+            f"{getattr(error, 'strerror', None) or error}",
             "make room or mend its permissions, or point HF_HOME at another disk",
         ) from error
 
