@@ -18,8 +18,8 @@ from huggingface_hub import constants
 from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model import hub as hub_module
 from adatp_cli.model import memory as memory_module
-from adatp_cli.model.checkpoints import DEFAULT_ENCODER, Checkpoint
-from adatp_cli.model.hub import Hub
+from adatp_cli.model.checkpoints import DEFAULT_ENCODER, Checkpoint, find_relevance
+from adatp_cli.model.hub import Hub, fetch
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
@@ -273,6 +273,20 @@ def test_a_stopped_copy_of_the_encoder_goes_on_where_it_was(
     shutil.rmtree(found.weights[0].parent)
     again = locate_encoder(DEFAULT_ENCODER, Hub(served.url), stop.said.append)
     assert again.weights[0].stat().st_size == size
+
+
+def test_an_encoder_that_another_process_fetched_meanwhile_is_not_fetched_again(
+    served: LocalHub,
+) -> None:
+    ours, theirs = Hub(served.url), Hub(served.url)
+    found = find_relevance(DEFAULT_ENCODER, offline=False, hub=ours)
+    assert found.missing is not None
+    weights = locate_encoder(DEFAULT_ENCODER, theirs, lambda _: None).weights
+    served.requests.clear()
+    fetch([found.missing], lambda _: None, ours)
+    assert found.weights == weights
+    assert weights[0].is_file()
+    assert _bodies(served, "model.safetensors") == []
 
 
 def test_old_unfinished_files_go(served: LocalHub, tmp_path: Path) -> None:

@@ -337,7 +337,9 @@ def _survey_relevance(name: str, why: str, hub: Hub) -> RelevanceFiles:
     def copy(progress: Progress) -> None:
         report = Report(name, size, progress)
         with locked(part.with_name(f"{_PART}.lock"), lambda: report.waiting(_PART)):
-            part.unlink(missing_ok=True)  # damaged, or the survey would have found it
+            if _weights_in(folder, name, hub) is not None:
+                return  # another process was faster
+            part.unlink(missing_ok=True)  # damaged
             for old in part.parent.glob(f"{_PART}.*.partial"):  # of an earlier version
                 old.unlink()
             try:
