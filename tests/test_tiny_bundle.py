@@ -20,6 +20,7 @@ from tests.conftest import Run
 from tests.tiny_case import write_clips
 
 CLIPS, PER_CLIP = 25, 4
+QUANTIZED_CLIPS = 5  # int8 takes half a second an answer on a CPU
 Questions = list[tuple[Path, list[dict[str, str]]]]
 # The clips of the README's table have seed 0.
 SEED = 77
@@ -85,9 +86,10 @@ def test_quantized_answers_agree(
 ) -> None:
     loaded = load(quantization)
     assert loaded.quantization == quantization
-    given = answers(loaded, questions, "vanilla")
-    same = sum(a == b for a, b in zip(given, vanilla, strict=True))
-    assert same >= 0.95 * len(vanilla)
+    given = answers(loaded, questions[:QUANTIZED_CLIPS], "vanilla")
+    same = sum(a == b for a, b in zip(given, vanilla, strict=False))
+    assert len(given) == QUANTIZED_CLIPS * PER_CLIP
+    assert same >= 0.95 * len(given)
 
 
 def test_pruning_is_felt_but_does_not_destroy(questions: Questions, vanilla: list[str]) -> None:
