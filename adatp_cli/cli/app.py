@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -19,23 +19,19 @@ from adatp_cli.cli import (
     export,
     models,
     profiles,
-    schema,
     show,
 )
+from adatp_cli.cli.commands import group, register
 from adatp_cli.cli.errors import telling
-from adatp_cli.cli.helping import examples
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.parsing import Command, Group
+from adatp_cli.cli.parsing import examples
 from adatp_cli.cli.streams import OutputClosedError, repair_streams, stdout_failure
+from adatp_cli.record import schema_text
 
-_START = "Start here"
-_ASK = "Ask"
-_ABOUT = "About"
+_START, _ASK, _ABOUT = "Start here", "Ask", "About"
 
-app = typer.Typer(
+app = group(
     name="adatp",
-    cls=Group,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -64,68 +60,120 @@ def adatp(
     """Ask questions about local video. Most visual tokens are pruned inside the model (AdaTP)."""
 
 
-def _command(name: str, panel: str, function: Callable[..., None], *shown: str) -> None:
-    decorate = app.command(name, cls=Command, rich_help_panel=panel, epilog=examples(*shown))
-    decorate(function)
+def schema(output: Output) -> None:
+    """Print the JSON Schema that every line of --json fits."""
+    output.write(schema_text())
 
 
-_command("demo", _START, demo.demo, "adatp demo", "adatp demo --save-clip shapes.mp4")
-_command("doctor", _START, doctor.doctor, "adatp doctor", "adatp doctor -m 7b --json")
-_command(
-    "ask",
+register(app, _START, demo.demo, "adatp demo", "adatp demo --save-clip shapes.mp4")
+register(app, _START, doctor.doctor, "adatp doctor", "adatp doctor -m 7b --json")
+register(
+    app,
     _ASK,
     ask.ask,
     'adatp ask clip.mp4 "what happens?"',
     'adatp ask clip.mp4 "who speaks?" "and then?" --start 1:30 --end 2:00 -n 64',
 )
-_command(
-    "show",
+register(
+    app,
     _ASK,
     show.show,
     'adatp show clip.mp4 "what happens?" -o seen.html',
     'adatp show clip.mp4 "what happens?" -o seen.png --compare fastv',
 )
-_command(
-    "batch",
+register(
+    app,
     _ASK,
     batch.batch,
     'adatp batch clips/ -q "what happens?" -o answers.jsonl',
     "find . -name '*.mp4' | adatp batch - -q \"what happens?\" > rows.jsonl",
+    writes=False,
 )
-_command(
-    "eval",
+register(
+    app,
     _ASK,
     evaluate.evaluate,
     "adatp eval shapes -m tiny -p vanilla,adatp --clips 50",
     "adatp eval videomme --data VIDEO-MME -m 7b -o rows.jsonl --report report",
+    name="eval",
 )
-_command(
-    "export",
+register(
+    app,
     _ASK,
     export.export,
     "adatp export answers.jsonl answers.parquet",
     "adatp export monday.jsonl tuesday.jsonl week.csv",
+    writes=False,
 )
-_command(
-    "bias",
+register(
+    app,
     _ASK,
     bias.bias,
     "adatp bias shapes -m tiny --clips 20",
     "adatp bias mvbench --data MVBENCH -m 7b --report report",
 )
-_command(
-    "bench",
+register(
+    app,
     _ASK,
     bench.bench,
     "adatp bench -m tiny --repeat 1",
     "adatp bench -m 0.5b-random -n 16,32 -p vanilla,adatp -o result.json",
 )
-app.add_typer(models.app, name="models", rich_help_panel=_ABOUT)
-app.add_typer(profiles.app, name="profiles", rich_help_panel=_ABOUT)
-_command(
-    "schema",
+
+of_models = group(
+    help="Models and encoders: which are here, fetching one, where it lies.",
+    epilog=examples("adatp models list", "adatp models pull 0.5b"),
+)
+app.add_typer(of_models, name="models", rich_help_panel=_ABOUT)
+register(
+    of_models,
+    None,
+    models.list_models,
+    "adatp models list",
+    "adatp models list --json | jq .name",
+    name="list",
+)
+register(of_models, None, models.path, "adatp models path tiny", "adatp models path 0.5b --json")
+register(
+    of_models,
+    None,
+    models.pull,
+    "adatp models pull 0.5b",
+    "adatp models pull 7b --no-encoder --yes",
+    writes=False,
+)
+
+of_profiles = group(
+    help="List, show and check pruning profiles.",
+    epilog=examples("adatp profiles list", "adatp profiles show adatp -m 0.5b"),
+)
+app.add_typer(of_profiles, name="profiles", rich_help_panel=_ABOUT)
+register(
+    of_profiles,
+    None,
+    profiles.list_profiles,
+    "adatp profiles list",
+    "adatp profiles list --json",
+    name="list",
+)
+register(
+    of_profiles,
+    None,
+    profiles.show,
+    "adatp profiles show adatp -m 7b",
+    "adatp profiles show adatp > mine.yaml",
+)
+register(
+    of_profiles,
+    None,
+    profiles.validate,
+    "adatp profiles validate mine.yaml",
+    "adatp profiles validate adatp",
+)
+register(
+    app,
     _ABOUT,
-    schema.schema,
+    schema,
     "adatp schema > answer_record.schema.json",
     "adatp schema | jq '.properties | keys'",
 )

@@ -7,14 +7,19 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
-
-import typer
 
 from adatp_cli.answering.plan import PrefillMode
 from adatp_cli.batch.walk import is_video_name
-from adatp_cli.cli.errors import reporting
-from adatp_cli.cli.options import RunOptions, Stats, StatsOption, trace_outputs, with_run_options
+from adatp_cli.cli.options import (
+    RunOptions,
+    Stats,
+    StatsKind,
+    argument,
+    option,
+    trace_outputs,
+)
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import AskRun
 from adatp_cli.errors import UsageError
@@ -29,50 +34,37 @@ _CLIP_BYTES = 4 << 30
 _SWITCHES = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})
 
 
-@with_run_options
-def ask(
-    video: Annotated[
-        str,
-        typer.Argument(
-            metavar="VIDEO", show_default=False, help="A video file, or - for its bytes on stdin."
-        ),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class AskOptions(RunOptions):
+    video: Annotated[str, argument("VIDEO", "A video file, or - for its bytes on stdin.")]
     questions: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="QUESTION...",
-            show_default=False,
-            help="One or several; - reads one a line from stdin.",
-        ),
-    ],
-    options: RunOptions,
+        list[str], argument("QUESTION...", "One or several; - reads one a line from stdin.")
+    ]
     prefill: Annotated[
         PrefillMode | None,
-        typer.Option(
+        option(
+            "Pruning",
             "--prefill",
-            rich_help_panel="Pruning",
-            show_default=False,
-            help="Several questions: prune for each, share one unpruned prefill, or the one of "
+            "Several questions: prune for each, share one unpruned prefill, or the one of "
             "both that takes fewer FLOP. Default: cheaper; each, with --profile, --budget or "
             "--trace.",
         ),
-    ] = None,
-    stats: StatsOption = Stats.short,
-) -> None:
+    ] = None
+    stats: StatsKind = Stats.short
+
+
+def ask(options: AskOptions, output: Output) -> None:
     """Answer one or several questions about one clip, which is decoded and encoded once.
 
     Put -- before a VIDEO or QUESTION that starts with a dash.
     """
-    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose, stats=stats)
-    with reporting(output):
-        options.check()
-        video = check_arguments(video, questions, output)
-        asked = read_questions(questions, stdin_is_video=video == STDIN)
-        traces = trace_outputs(options.trace, len(asked))
-        check_outputs(traces, [video, options.profile_name], overwrite=options.overwrite)
-        source = read_clip() if video == STDIN else video
-        name = STDIN_NAME if video == STDIN else video
-        AskRun(source, asked, options, output, video_name=name, prefill=prefill).run()
+    video = check_arguments(options.video, options.questions, output)
+    asked = read_questions(options.questions, stdin_is_video=video == STDIN)
+    traces = trace_outputs(options.trace, len(asked))
+    check_outputs(traces, [video, options.profile_name], overwrite=options.overwrite)
+    source = read_clip() if video == STDIN else video
+    name = STDIN_NAME if video == STDIN else video
+    AskRun(source, asked, options, output, video_name=name, prefill=options.prefill).run()
 
 
 def check_arguments(video: str, questions: Sequence[str], output: Output) -> str:

@@ -9,23 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
-from adatp_cli.cli.interrupts import Interrupts
+from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, Interrupts, failure_of
 from adatp_cli.cli.open_model import OpenModel, open_model
-from adatp_cli.cli.options import RunOptions, with_run_options
+from adatp_cli.cli.options import Resume, RetryFailed, RunOptions, argument, check_resuming, option
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import BatchProgress
 from adatp_cli.cli.results_options import (
-    RESULTS,
     OutputFormat,
-    Resume,
-    RetryFailed,
     Sink,
     StdoutRows,
-    check_resuming,
 )
+from adatp_cli.cli.streams import check_stdout
 from adatp_cli.cli.throughput import Remarks, decoding_limit, going_on, outcome, waiting
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath, check_outputs, is_stdout
@@ -39,161 +33,120 @@ if TYPE_CHECKING:
     from adatp_cli.video.sampling import Sampling
 
 _SKIPPED_SHOWN = 5
-_BATCH = "Batch"
-_MOST_DECODERS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class BatchOptions:
-    """What `batch` takes beside the options that commands share."""
-
-    questions: Sequence[str]
-    questions_file: Path | None
-    null_separated: bool
-    follow_links: bool
-    output: Path | None
-    output_format: OutputFormat
-    resume: bool
-    retry_failed: bool
-    shard: str | None
-    decoders: int | None
-
-    def check(self) -> None:
-        """What can be said before anything is read.
-
-        Raises
-        ------
-        UsageError
-            Options that exclude or need each other.
-        """
-        check_resuming(self.output, resume=self.resume, retry_failed=self.retry_failed)
-        if any(not question.strip() for question in self.questions):
-            raise UsageError("a question is blank", "ask something")
-
-
-@with_run_options
-def batch(
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions(RunOptions):
     sources: Annotated[
         list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            show_default=False,
-            help="Folders, videos, quoted globs, manifests (.jsonl, .csv or .tsv with columns "
+        argument(
+            "SOURCE...",
+            "Folders, videos, quoted globs, manifests (.jsonl, .csv or .tsv with columns "
             "video and question), or - for a list of files on stdin; a file that several name "
             "comes once.",
         ),
-    ],
-    options: RunOptions,
+    ]
     questions: Annotated[
         list[str] | None,
-        typer.Option(
-            "--question",
-            "-q",
-            metavar="TEXT",
-            rich_help_panel=_BATCH,
-            help="Ask this about every clip; may be given several times.",
+        option(
+            "Batch",
+            "--question -q",
+            "Ask this about every clip; may be given several times.",
+            "TEXT",
         ),
-    ] = None,
+    ] = None
     questions_file: Annotated[
         Path | None,
-        typer.Option(
-            "--questions",
-            metavar="FILE",
-            rich_help_panel=_BATCH,
-            help="Ask every line of this file about every clip.",
-        ),
-    ] = None,
+        option("Batch", "--questions", "Ask every line of this file about every clip.", "FILE"),
+    ] = None
     null_separated: Annotated[
         bool,
-        typer.Option(
-            "--null",
-            "-0",
-            rich_help_panel=_BATCH,
-            help="The list on stdin is separated by NUL, as find -print0 writes it.",
+        option(
+            "Batch",
+            "--null -0",
+            "The list on stdin is separated by NUL, as find -print0 writes it.",
         ),
-    ] = False,
+    ] = False
     follow_links: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Batch",
             "--follow-links",
-            rich_help_panel=_BATCH,
-            help="Take clips that links in a folder or pattern name outside of it.",
+            "Take clips that links in a folder or pattern name outside of it.",
         ),
-    ] = False,
+    ] = False
     output_file: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            rich_help_panel=RESULTS,
-            help="Write the rows here, each the moment it is known. Default: stdout.",
+        option(
+            "Results",
+            "--output -o",
+            "Write the rows here, each the moment it is known. Default: stdout.",
+            "FILE",
         ),
-    ] = None,
+    ] = None
     output_format: Annotated[
         OutputFormat,
-        typer.Option(
+        option(
+            "Results",
             "--output-format",
-            rich_help_panel=RESULTS,
-            help="jsonl: whole records (see `adatp schema`). csv: a few columns, for spreadsheets.",
+            "jsonl: whole records (see `adatp schema`). csv: a few columns, for spreadsheets.",
         ),
-    ] = OutputFormat.jsonl,
-    resume: Resume = False,
-    retry_failed: RetryFailed = False,
+    ] = OutputFormat.jsonl
+    resume: Resume = False
+    retry_failed: RetryFailed = False
     shard: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Batch",
             "--shard",
-            metavar="I/N",
-            rich_help_panel=_BATCH,
-            help="Only the I-th of N parts of the clips, the same clips on every machine.",
+            "Only the I-th of N parts of the clips, the same clips on every machine.",
+            "I/N",
         ),
-    ] = None,
+    ] = None
     decoders: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Batch",
             "--decoders",
-            metavar="N",
-            min=0,
-            max=_MOST_DECODERS,
-            rich_help_panel=_BATCH,
-            help="Decode N clips at the same time, ahead of the model. 0: none ahead, one clip "
+            "Decode N clips at the same time, ahead of the model. 0: none ahead, one clip "
             "after the other. Default: 1, or up to 4 for a model on a GPU.",
+            "N",
+            min=0,
+            max=64,
         ),
-    ] = None,
-) -> None:
-    """Answer questions about many clips; a clip that fails is a row, and the batch goes on.
+    ] = None
 
-    Rows are JSON Lines. Ctrl-C finishes the row it is at; a second one stops at once.
-    """  # fmt: skip
-    output = Output(json=True, quiet=options.quiet, verbose=options.verbose)
-    if output_file is not None and is_stdout(output_file):
-        output_file = None
-    with reporting(output, writes=output_file is None):
-        options.check()
-        if options.trace is not None:
+    def check(self) -> None:
+        super().check()
+        if self.trace is not None:
             raise UsageError(
                 "--trace holds one clip's choices, a batch has many",
                 "trace a clip with adatp ask",
             )
-        wanted = BatchOptions(
-            questions or [], questions_file, null_separated, follow_links, output_file,
-            output_format, resume, retry_failed, shard, decoders,
-        )  # fmt: skip
-        wanted.check()
-        code = Batch(sources, wanted, options, output).run()
-    if code:
-        raise typer.Exit(code)
+        check_resuming(self.output, resume=self.resume, retry_failed=self.retry_failed)
+        if any(not question.strip() for question in self.questions or ()):
+            raise UsageError("a question is blank", "ask something")
+
+    @property
+    def output(self) -> Path | None:
+        """The file that the rows go to; None: stdout, also by name."""
+        return None if self.output_file is None or is_stdout(self.output_file) else self.output_file
+
+
+def batch(options: BatchOptions, output: Output) -> int:
+    """Answer questions about many clips; a clip that fails is a row, and the batch goes on.
+
+    Rows are JSON Lines. Ctrl-C finishes the row it is at; a second one stops at once.
+    """
+    if options.output is None:
+        check_stdout()
+    return Batch(options, output).run()
 
 
 class Batch:
     """One run of `adatp batch`."""
 
-    def __init__(
-        self, sources: Sequence[str], wanted: BatchOptions, options: RunOptions, output: Output
-    ) -> None:
-        self._sources = sources
-        self._wanted = wanted
+    def __init__(self, options: BatchOptions, output: Output) -> None:
         self._options = options
         self._output = output
 
@@ -207,7 +160,7 @@ class Batch:
         """
         from adatp_cli.model.quiet import quiet_libraries
 
-        self._check_output([*self._sources, self._options.profile_name])
+        self._check_output([*self._options.sources, self._options.profile_name])
         profile = self._options.resolved_profile()
         self._options.sampling()  # a wrong one is told before anything is loaded
         jobs = self._jobs()
@@ -223,7 +176,7 @@ class Batch:
             return self._answer(opened, sampling, jobs, sink)
 
     def _check_output(self, inputs: Sequence[str]) -> None:
-        wanted = self._wanted
+        wanted = self._options
         rows = [] if wanted.output is None else [OutputPath("-o", wanted.output, resumable=True)]
         read = [*inputs, wanted.questions_file or ""]
         check_outputs(rows, read, overwrite=self._options.overwrite, resume=wanted.resume)
@@ -231,13 +184,13 @@ class Batch:
     def _jobs(self) -> list[ClipJob]:
         from adatp_cli.batch import inputs
 
-        wanted = self._wanted
-        questions = list(wanted.questions)
+        wanted = self._options
+        questions = list(wanted.questions or ())
         if wanted.questions_file is not None:
             questions += inputs.read_questions_file(wanted.questions_file)
-        stdin = sys.stdin.buffer if sys.stdin is not None and "-" in self._sources else None
+        stdin = sys.stdin.buffer if sys.stdin is not None and "-" in self._options.sources else None
         found = inputs.collect_all(
-            self._sources,
+            self._options.sources,
             questions,
             stdin=stdin,
             null_separated=wanted.null_separated,
@@ -258,7 +211,7 @@ class Batch:
     def _sink(self) -> Iterator[Sink]:
         from adatp_cli.batch.results import ResultFile
 
-        wanted = self._wanted
+        wanted = self._options
         if wanted.output is None:
             yield StdoutRows(self._output, wanted.output_format)
             return
@@ -290,7 +243,7 @@ class Batch:
             for job in jobs
         ]
         keys = [ask.key for task in planned for ask in task.asks]
-        if self._wanted.retry_failed:
+        if self._options.retry_failed:
             sink.forget_failed(keys)
         before = {key: sink.done[key] for key in keys if key in sink.done}
         total = len(keys) - len(before)
@@ -330,7 +283,7 @@ class Batch:
         left = total - progress.rows
         if interrupts.asked():
             self._output.note("interrupted")
-        for line in going_on(self._wanted.output, failed=failed, left=left):
+        for line in going_on(self._options.output, failed=failed, left=left):
             self._output.note(line)
         if interrupts.asked():
             return INTERRUPTED
@@ -341,8 +294,8 @@ class Batch:
         from adatp_cli.machine import usable_cores
         from adatp_cli.model.device import is_cuda
 
-        if self._wanted.decoders is not None:
-            return self._wanted.decoders
+        if self._options.decoders is not None:
+            return self._options.decoders
         return default_readers(on_gpu=is_cuda(opened.model.device), cores=usable_cores())
 
     def _summary(

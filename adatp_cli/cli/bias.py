@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from adatp_cli.cli.datasets import (
-    AnnotationsFile,
-    ClipCount,
-    ClipsSeed,
-    DataFolder,
-    DatasetName,
-    DatasetOptions,
-    check_shared,
-    facts,
-)
-from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
-from adatp_cli.cli.interrupts import Interrupts
+from adatp_cli.cli.datasets import DatasetOptions, facts
+from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, Interrupts, failure_of
 from adatp_cli.cli.open_model import OpenModel, load_profiles, open_model
-from adatp_cli.cli.options import RunOptions, profile_names, with_run_options
+from adatp_cli.cli.options import option, profile_names, profiles_option
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
 from adatp_cli.errors import UsageError
@@ -37,78 +24,45 @@ if TYPE_CHECKING:
     from adatp_cli.video.sampling import Sampling
 
 _BEFORE = "vanilla"
-_DEFAULT_PROFILES = ("adatp-progressive", "adatp")
-_RESULTS = "Results"
 
 
-@dataclass(frozen=True, slots=True)
-class BiasOptions:
-    """What `bias` takes beside the options that commands share."""
-
-    dataset: DatasetOptions
-    profiles: Sequence[str]
-    report: Path | None
-
-
-@with_run_options
-def bias(
-    dataset: DatasetName,
-    options: RunOptions,
+@dataclass(frozen=True, kw_only=True)
+class BiasOptions(DatasetOptions):
     profiles: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--profile",
-            "--profiles",
-            "-p",
-            envvar="ADATP_PROFILE",
-            metavar="NAME",
-            show_default=False,
-            rich_help_panel="Pruning",
-            help="What is kept under this profile; several as in `adatp eval`. Default: "
+        profiles_option(
+            "What is kept under this profile; several as in `adatp eval`. Default: "
             "adatp-progressive, which prunes by attention as it is, and adatp. The unpruned run "
-            "always comes first.",
+            "always comes first."
         ),
-    ] = None,
-    data: DataFolder = None,
-    annotations: AnnotationsFile = None,
-    clips: ClipCount = 100,
-    clips_seed: ClipsSeed = 0,
+    ] = None
     report: Annotated[
         Path | None,
-        typer.Option(
-            "--report",
-            metavar="FOLDER",
-            rich_help_panel=_RESULTS,
-            help="Write a report here: Markdown, CSV and plots.",
-        ),
-    ] = None,
-) -> None:
+        option("Results", "--report", "Write a report here: Markdown, CSV and plots.", "FOLDER"),
+    ] = None
+
+    def check(self) -> None:
+        super().check()
+        if self.samples or self.top_p is not None:
+            raise UsageError("attention is read, no answer is generated", "leave sampling out")
+
+    @property
+    def profile_names(self) -> list[str]:
+        return profile_names(self.profiles, ("adatp-progressive", "adatp"))
+
+
+def bias(options: BiasOptions, output: Output) -> int:
     """Measure where attention piles up in clip and frame, before and after debiasing.
 
     stdout gets the tables as Markdown, or with --json one object with every number.
     """
-    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
-    with reporting(output):
-        options.check()
-        check_shared(options)
-        if options.samples or options.top_p is not None:
-            raise UsageError("attention is read, no answer is generated", "leave sampling out")
-        wanted = BiasOptions(
-            DatasetOptions(dataset, data, annotations, clips, clips_seed),
-            profile_names(profiles, _DEFAULT_PROFILES),
-            report,
-        )
-        wanted.dataset.check()
-        code = Measurement(wanted, options, output).run()
-    if code:
-        raise typer.Exit(code)
+    return Measurement(options, output).run()
 
 
 class Measurement:
     """One run of `adatp bias`."""
 
-    def __init__(self, wanted: BiasOptions, options: RunOptions, output: Output) -> None:
-        self._wanted = wanted
+    def __init__(self, options: BiasOptions, output: Output) -> None:
         self._options = options
         self._output = output
 
@@ -124,15 +78,15 @@ class Measurement:
         from adatp_cli.evaluation.report import report_outputs
         from adatp_cli.model.quiet import quiet_libraries
 
-        wanted, output = self._wanted, self._output
+        wanted, output = self._options, self._output
         check_outputs(
             report_outputs(wanted.report, bias_report.FILES),
-            [wanted.dataset.name, wanted.dataset.annotations or "", *wanted.profiles],
+            [wanted.dataset, wanted.annotations or "", *wanted.profile_names],
             overwrite=self._options.overwrite,
         )
         profiles = self._profiles()
         self._options.sampling()  # a wrong one is told before anything is read
-        dataset = wanted.dataset.open()
+        dataset = wanted.open_dataset()
         for note in dataset.notes:
             output.note(note)
         with output.running(), quiet_libraries(verbose=self._options.verbose):
@@ -140,7 +94,7 @@ class Measurement:
             return self._measure(dataset, opened, opened.sampling(self._options, output))
 
     def _profiles(self) -> list[Profile]:
-        profiles = load_profiles(self._wanted.profiles, self._options.budget)
+        profiles = load_profiles(self._options.profile_names, self._options.budget)
         first = next((one for one in profiles if one.method == _BEFORE), None)
         if first is None:
             first = load_profile(_BEFORE)
@@ -214,9 +168,9 @@ class Measurement:
             self._output.page(bias_report.tables(summary))
             if model == "tiny":
                 self._output.line(f"\n{bias_report.SMALL_MODEL}.")
-        if self._wanted.report is not None:
+        if self._options.report is not None:
             for note in write_report(
-                self._wanted.report,
+                self._options.report,
                 bias_report.pictures(summary),
                 lambda drawn: bias_report.report_texts(summary, told, drawn),
             ):

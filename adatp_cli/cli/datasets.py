@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from adatp_cli.cli.open_model import OpenModel
-from adatp_cli.cli.options import RunOptions
+from adatp_cli.cli.options import RunOptions, argument, option
 from adatp_cli.errors import UsageError
 from adatp_cli.text import plural
 
@@ -17,68 +15,55 @@ if TYPE_CHECKING:
     from adatp_cli.evaluation.questions import Dataset
     from adatp_cli.video.sampling import Sampling
 
-_DATASET = "Dataset"
 
-DatasetName = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATASET",
-        show_default=False,
-        help="shapes; videomme, mvbench, longvideobench, mlvu, egoschema or nextqa with "
-        "--data; or a .jsonl file with video, question and answer.",
-    ),
-]
-DataFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="FOLDER",
-        rich_help_panel=_DATASET,
-        help="Where the benchmark's files are, as they are downloaded and unpacked.",
-    ),
-]
-AnnotationsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--annotations",
-        metavar="FILE",
-        rich_help_panel=_DATASET,
-        help="The annotation file, where it is not in its usual place.",
-    ),
-]
-ClipCount = Annotated[
-    int,
-    typer.Option("--clips", metavar="N", rich_help_panel=_DATASET, help="shapes: how many clips."),
-]
-ClipsSeed = Annotated[
-    int,
-    typer.Option(
-        "--clips-seed",
-        metavar="N",
-        rich_help_panel=_DATASET,
-        help="shapes: which clips; training saw none of any.",
-    ),
-]
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(RunOptions):
+    """What the commands that ask the questions of a dataset can be told."""
 
-
-@dataclass(frozen=True, slots=True)
-class DatasetOptions:
-    """What those options say."""
-
-    name: str
-    data: Path | None
-    annotations: Path | None
-    clips: int
-    clips_seed: int
+    dataset: Annotated[
+        str,
+        argument(
+            "DATASET",
+            "shapes; videomme, mvbench, longvideobench, mlvu, egoschema or nextqa with "
+            "--data; or a .jsonl file with video, question and answer.",
+        ),
+    ]
+    data: Annotated[
+        Path | None,
+        option(
+            "Dataset",
+            "--data",
+            "Where the benchmark's files are, as they are downloaded and unpacked.",
+            "FOLDER",
+        ),
+    ] = None
+    annotations: Annotated[
+        Path | None,
+        option(
+            "Dataset",
+            "--annotations",
+            "The annotation file, where it is not in its usual place.",
+            "FILE",
+        ),
+    ] = None
+    clips: Annotated[int, option("Dataset", "--clips", "shapes: how many clips.", "N")] = 100
+    clips_seed: Annotated[
+        int,
+        option("Dataset", "--clips-seed", "shapes: which clips; training saw none of any.", "N"),
+    ] = 0
 
     def check(self) -> None:
-        """What can be said before anything is read.
-
-        Raises
-        ------
-        UsageError
-            A value out of range.
-        """
+        super().check()
+        if self.trace is not None:
+            raise UsageError(
+                "--trace holds one clip's choices, a dataset has many",
+                "trace a clip with adatp ask",
+            )
+        if self.start is not None or self.end is not None:
+            raise UsageError(
+                "--start and --end are a clip's, and the dataset says what to look at",
+                "leave them out",
+            )
         if self.clips < 1:
             raise UsageError(f"--clips {self.clips} is not at least 1", "ask about some clips")
         if not 0 <= self.clips_seed < 2**63:
@@ -86,18 +71,11 @@ class DatasetOptions:
                 f"--clips-seed {self.clips_seed} is not a number from 0 to 2^63", "give another"
             )
 
-    def open(self) -> Dataset:
-        """The dataset.
-
-        Raises
-        ------
-        UsageError, ModelError
-            There is none of that name, or the files do not fit.
-        """
+    def open_dataset(self) -> Dataset:
         from adatp_cli.evaluation.datasets import SHAPES, open_dataset
 
-        if self.name != SHAPES:
-            return open_dataset(self.name, self.data, self.annotations)
+        if self.dataset != SHAPES:
+            return open_dataset(self.dataset, self.data, self.annotations)
         if self.data is not None or self.annotations is not None:
             raise UsageError(
                 "shapes are generated, so there is nothing for --data and --annotations to name",
@@ -106,24 +84,6 @@ class DatasetOptions:
         from adatp_cli.evaluation.datasets.shapes import shapes
 
         return shapes(self.clips, self.clips_seed)
-
-
-def check_shared(options: RunOptions) -> None:
-    """Refuse shared options that are about one clip.
-
-    Raises
-    ------
-    UsageError
-        One of them was given.
-    """
-    if options.trace is not None:
-        raise UsageError(
-            "--trace holds one clip's choices, a dataset has many", "trace a clip with adatp ask"
-        )
-    if options.start is not None or options.end is not None:
-        raise UsageError(
-            "--start and --end are a clip's, and the dataset says what to look at", "leave them out"
-        )
 
 
 def facts(dataset: Dataset, opened: OpenModel, sampling: Sampling) -> list[str]:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from adatp_cli.cli.errors import reporting
 from adatp_cli.cli.options import (
     Json,
     Overwrite,
-    ProfileOption,
+    ProfileName,
     Quiet,
     RunOptions,
     Stats,
-    StatsOption,
+    StatsKind,
     Verbose,
+    option,
 )
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import AskRun
@@ -30,38 +29,44 @@ if TYPE_CHECKING:
     from adatp_cli.tiny.clips import DemoClip
 
 
-def demo(
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
     save_clip: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            None,
             "--save-clip",
-            metavar="FILE",
-            help="Write the clip here and keep it (an .mp4). Default: a temporary file.",
+            "Write the clip here and keep it (an .mp4). Default: a temporary file.",
+            "FILE",
         ),
-    ] = None,
-    overwrite: Overwrite = False,
-    profile: ProfileOption = None,
-    json: Json = False,
-    stats: StatsOption = Stats.short,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    ] = None
+    overwrite: Overwrite = False
+    profile: ProfileName = None
+    json: Json = False
+    stats: StatsKind = Stats.short
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+
+def demo(options: DemoOptions, output: Output) -> None:
     """Write a small generated mp4 and ask the bundled model about it; needs no network.
 
     The bundled model tiny knows moving coloured shapes and nothing else.
     """
-    output = Output(json=json, quiet=quiet, verbose=verbose, stats=stats)
-    options = RunOptions(
-        model="tiny", profile=profile, offline=True, json=json, quiet=quiet, verbose=verbose
+    target = options.save_clip
+    asking = RunOptions(
+        model="tiny",
+        profile=options.profile,
+        offline=True,
+        json=options.json,
+        quiet=options.quiet,
+        verbose=options.verbose,
     )
-    with reporting(output):
-        options.check()
-        wanted = (
-            [] if save_clip is None else [OutputPath("--save-clip", save_clip, (".mp4",), "a clip")]
-        )
-        check_outputs(wanted, [options.profile_name], overwrite=overwrite)
-        _run(save_clip, options, output)
-        _next(output, save_clip)
+    asking.check()
+    kept = [] if target is None else [OutputPath("--save-clip", target, (".mp4",), "a clip")]
+    check_outputs(kept, [asking.profile_name], overwrite=options.overwrite)
+    _run(target, asking, output)
+    _next(output, target)
 
 
 def _run(target: Path | None, options: RunOptions, output: Output) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from adatp_cli import __version__
-from adatp_cli.cli.errors import reporting
-from adatp_cli.cli.options import Json, Verbose
+from adatp_cli.cli.options import Json, Verbose, option
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import ModelError
 from adatp_cli.model.checkpoints import check_name
@@ -19,43 +17,43 @@ if TYPE_CHECKING:
     from adatp_cli.machine import ModelState, Report
 
 
-def doctor(
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="ADATP_MODEL",
-            metavar="NAME",
-            help="Demand that this model is here and ready, named as in ask. Default: what ask "
+        option(
+            None,
+            "--model -m",
+            "Demand that this model is here and ready, named as in ask. Default: what ask "
             "takes when it is not told, which may still have to be fetched.",
+            "NAME",
+            envvar="ADATP_MODEL",
         ),
-    ] = None,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
+    ] = None
+    json: Json = False
+    verbose: Verbose = False
+
+
+def doctor(options: DoctorOptions, output: Output) -> int:
     """What this machine can run; exit 0 only when ask would work.
 
     Looks at packages, devices, decoders, free memory and the models that are here. Fetches nothing,
     and asks the hub only whether it could.
     """
-    output = Output(json=json, verbose=verbose)
-    with reporting(output):
-        if model is not None:
-            check_name(model)
-        output.stage("importing and trying the packages")
-        from adatp_cli.machine import examine
-        from adatp_cli.model.quiet import quiet_libraries
+    if options.model is not None:
+        check_name(options.model)
+    output.stage("importing and trying the packages")
+    from adatp_cli.machine import examine
+    from adatp_cli.model.quiet import quiet_libraries
 
-        with output.running(), quiet_libraries(verbose=verbose):
-            report = examine(model)
-        if json:
-            output.data(report.to_dict())
-        else:
-            for label, text in _lines(report):
-                output.line(f"{label:<10} {text}".rstrip())
-        if not report.ok:
-            raise typer.Exit(ModelError.exit_code)
+    with output.running(), quiet_libraries(verbose=output.verbose):
+        report = examine(options.model)
+    if output.json:
+        output.data(report.to_dict())
+    else:
+        for label, text in _lines(report):
+            output.line(f"{label:<10} {text}".rstrip())
+    return 0 if report.ok else ModelError.exit_code
 
 
 def _lines(report: Report) -> list[tuple[str, str]]:

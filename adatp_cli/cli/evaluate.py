@@ -11,25 +11,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from adatp_cli.cli.datasets import (
-    AnnotationsFile,
-    ClipCount,
-    ClipsSeed,
-    DataFolder,
-    DatasetName,
-    DatasetOptions,
-    check_shared,
-    facts,
-)
-from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of, reporting
-from adatp_cli.cli.interrupts import Interrupts
+from adatp_cli.cli.datasets import DatasetOptions, facts
+from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, Interrupts, failure_of
 from adatp_cli.cli.open_model import OpenModel, load_profiles, one_fits, open_model
-from adatp_cli.cli.options import ProfilesOption, RunOptions, profile_names, with_run_options
+from adatp_cli.cli.options import (
+    COMPARED,
+    ProfilesToCompare,
+    Resume,
+    RetryFailed,
+    check_resuming,
+    option,
+    profile_names,
+)
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.progress import duration
-from adatp_cli.cli.results_options import RESULTS, Resume, RetryFailed, check_resuming
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath, check_outputs
 from adatp_cli.profiles import read_share
@@ -42,53 +37,77 @@ if TYPE_CHECKING:
     from adatp_cli.evaluation.summary import Outcome
     from adatp_cli.video.sampling import Sampling
 
-_DEFAULT_PROFILES = ("vanilla", "adatp")
-_PRUNING = "Pruning"
-
 
 class RuleOption(StrEnum):
     strict = "strict"
     harness = "harness"
 
 
-@dataclass(frozen=True, slots=True)
-class EvalOptions:
-    """What `eval` takes beside the options that commands share."""
-
-    dataset: DatasetOptions
-    profiles: Sequence[str]
-    budgets: Sequence[float]
-    against: str | None
-    rule: RuleOption
-    output: Path | None
-    resume: bool
-    retry_failed: bool
-    report: Path | None
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(DatasetOptions):
+    profiles: ProfilesToCompare = None
+    budgets: Annotated[
+        str | None,
+        option(
+            "Pruning",
+            "--budgets",
+            "Each profile that prunes at each of these, such as 0.3,0.1; one that cannot "
+            "reach a budget is left out there.",
+            "LIST",
+        ),
+    ] = None
+    against: Annotated[
+        str | None,
+        option(
+            "Pruning",
+            "--against",
+            "Set every profile against this one too, at equal budgets.",
+            "NAME",
+        ),
+    ] = None
+    rule: Annotated[
+        RuleOption,
+        option(
+            "Results",
+            "--rule",
+            "How a letter is read out of an answer. strict: it names exactly one option, or "
+            "is wrong. harness: as lmms-eval does, to compare with published numbers.",
+        ),
+    ] = RuleOption.strict
+    output: Annotated[
+        Path | None,
+        option(
+            "Results",
+            "--output -o",
+            "Write every answer's record here, each the moment it is known.",
+            "FILE",
+        ),
+    ] = None
+    resume: Resume = False
+    retry_failed: RetryFailed = False
+    report: Annotated[
+        Path | None,
+        option(
+            "Results",
+            "--report",
+            "Write a report here: Markdown, CSV, JSON Lines and plots.",
+            "FOLDER",
+        ),
+    ] = None
 
     def check(self) -> None:
-        """What can be said before anything is read.
-
-        Raises
-        ------
-        UsageError
-            Options that exclude or need each other, or a value out of range.
-        """
+        super().check()
         check_resuming(self.output, resume=self.resume, retry_failed=self.retry_failed)
-        self.dataset.check()
 
-    def places(self, budget: float | None) -> list[ProfileSpec]:
-        """The profiles, at every budget that was asked for.
-
-        Raises
-        ------
-        ProfileError, UsageError
-            One does not exist or is not valid, or a budget is none.
-        """
+    def places(self) -> list[ProfileSpec]:
+        """The profiles, at every budget that was asked for."""
         from adatp_cli.evaluation.questions import line_up
 
-        if self.budgets and budget is not None:
+        budgets = read_budgets(self.budgets)
+        if budgets and self.budget is not None:
             raise UsageError("--budget and --budgets exclude each other", "give one of them")
-        places = line_up(load_profiles(self.profiles, budget), self.budgets)
+        names = profile_names(self.profiles, COMPARED)
+        places = line_up(load_profiles(names, self.budget), budgets)
         families = dict.fromkeys(place.family for place in places)
         if self.against is not None and self.against not in families:
             raise UsageError(
@@ -99,100 +118,22 @@ class EvalOptions:
 
 
 def read_budgets(text: str | None) -> tuple[float, ...]:
-    """Shares with commas between them.
-
-    Raises
-    ------
-    UsageError
-        One is no number.
-    """
+    """Shares with commas between them."""
     return tuple(read_share(part) for part in text.split(",")) if text is not None else ()
 
 
-@with_run_options
-def evaluate(
-    dataset: DatasetName,
-    options: RunOptions,
-    profiles: ProfilesOption = None,
-    budgets: Annotated[
-        str | None,
-        typer.Option(
-            "--budgets",
-            metavar="LIST",
-            rich_help_panel=_PRUNING,
-            help="Each profile that prunes at each of these, such as 0.3,0.1; one that cannot "
-            "reach a budget is left out there.",
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against",
-            metavar="NAME",
-            rich_help_panel=_PRUNING,
-            help="Set every profile against this one too, at equal budgets.",
-        ),
-    ] = None,
-    data: DataFolder = None,
-    annotations: AnnotationsFile = None,
-    clips: ClipCount = 100,
-    clips_seed: ClipsSeed = 0,
-    rule: Annotated[
-        RuleOption,
-        typer.Option(
-            "--rule",
-            rich_help_panel=RESULTS,
-            help="How a letter is read out of an answer. strict: it names exactly one option, or "
-            "is wrong. harness: as lmms-eval does, to compare with published numbers.",
-        ),
-    ] = RuleOption.strict,
-    output_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            rich_help_panel=RESULTS,
-            help="Write every answer's record here, each the moment it is known.",
-        ),
-    ] = None,
-    resume: Resume = False,
-    retry_failed: RetryFailed = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="FOLDER",
-            rich_help_panel=RESULTS,
-            help="Write a report here: Markdown, CSV, JSON Lines and plots.",
-        ),
-    ] = None,
-) -> None:
+def evaluate(options: EvalOptions, output: Output) -> int:
     """Measure how often profiles answer right, on the same questions about the same clips.
 
     stdout gets the tables as Markdown, or with --json every answer's record.
     """
-    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose)
-    with reporting(output):
-        options.check()
-        check_shared(options)
-        names = profile_names(profiles, _DEFAULT_PROFILES)
-        wanted = EvalOptions(
-            DatasetOptions(dataset, data, annotations, clips, clips_seed),
-            names, read_budgets(budgets), against,
-            rule, output_file, resume, retry_failed, report,
-        )  # fmt: skip
-        wanted.check()
-        code = Evaluation(wanted, options, output).run()
-    if code:
-        raise typer.Exit(code)
+    return Evaluation(options, output).run()
 
 
 class Evaluation:
     """One run of `adatp eval`."""
 
-    def __init__(self, wanted: EvalOptions, options: RunOptions, output: Output) -> None:
-        self._wanted = wanted
+    def __init__(self, options: EvalOptions, output: Output) -> None:
         self._options = options
         self._output = output
 
@@ -209,11 +150,13 @@ class Evaluation:
         from adatp_cli.model.checkpoints import TINY, TINY_KNOWS
         from adatp_cli.model.quiet import quiet_libraries
 
-        wanted, output = self._wanted, self._output
-        self._check_outputs([self._wanted.dataset.name, *self._wanted.profiles])
-        places = wanted.places(self._options.budget)
+        wanted, output = self._options, self._output
+        self._check_outputs(
+            [self._options.dataset, *profile_names(self._options.profiles, COMPARED)]
+        )
+        places = wanted.places()
         self._options.sampling()  # a wrong one is told before anything is read
-        dataset = wanted.dataset.open()
+        dataset = wanted.open_dataset()
         if self._options.overwrite:
             clips = {item.clip for item in dataset.items}
             self._check_outputs([clip.path for clip in clips if isinstance(clip, FileClip)])
@@ -233,7 +176,7 @@ class Evaluation:
                 accepts=one_fits(profiles, self._options) if wanted.budgets else None,
             )
             sampling = opened.sampling(self._options, output)
-            if opened.model.name == TINY and wanted.dataset.name != SHAPES:
+            if opened.model.name == TINY and wanted.dataset != SHAPES:
                 output.note(f"{TINY_KNOWS}: its answers about other clips mean nothing")
             if wanted.budgets:
                 opened = self._within_reach(opened, sampling)
@@ -242,11 +185,11 @@ class Evaluation:
     def _check_outputs(self, inputs: Sequence[str | Path]) -> None:
         from adatp_cli.evaluation import plots, report
 
-        wanted, overwrite = self._wanted, self._options.overwrite
+        wanted, overwrite = self._options, self._options.overwrite
         outputs = report.report_outputs(wanted.report, (*report.FILES, *plots.FILES))
         if wanted.output is not None:
             outputs.append(OutputPath("-o", wanted.output, resumable=True))
-        read = [*inputs, wanted.dataset.annotations or ""]
+        read = [*inputs, wanted.annotations or ""]
         check_outputs(outputs, read, overwrite=overwrite, resume=wanted.resume)
 
     def _within_reach(self, opened: OpenModel, sampling: Sampling) -> OpenModel:
@@ -266,7 +209,7 @@ class Evaluation:
     def _file(self) -> Iterator[ResultFile | None]:
         from adatp_cli.batch.results import ResultFile
 
-        wanted = self._wanted
+        wanted = self._options
         if wanted.output is None:
             yield None
             return
@@ -295,7 +238,7 @@ class Evaluation:
         output = self._output
         planned = tasks_of(dataset, opened.runs, opened.key_settings(sampling))
         asks = {ask.key: ask for task in planned for ask in task.asks}
-        if file is not None and self._wanted.retry_failed:
+        if file is not None and self._options.retry_failed:
             file.forget_failed(asks)
         before = {} if file is None else {key: file.done[key] for key in asks if key in file.done}
         outcomes = self._outcomes_before(dataset, asks, before)
@@ -328,7 +271,7 @@ class Evaluation:
         output.note(f"{plural(progress.rows, 'answer')} in {duration(progress.seconds)}")
         self._finish(dataset, opened, sampling, places, outcomes)
         if interrupts.asked():
-            way = "--resume goes on" if self._wanted.output is not None else "-o FILE keeps rows"
+            way = "--resume goes on" if self._options.output is not None else "-o FILE keeps rows"
             left = plural(total - progress.rows, "answer is", "answers are")
             output.note(f"interrupted: {left} missing; {way}")
             return INTERRUPTED
@@ -339,16 +282,16 @@ class Evaluation:
     ) -> list[Outcome]:
         from adatp_cli.evaluation.summary import stored_rows
 
-        if not before or self._wanted.output is None:
+        if not before or self._options.output is None:
             return []
-        rows = stored_rows(self._wanted.output, before)
+        rows = stored_rows(self._options.output, before)
         return [self._outcome(dataset, asks[key], row) for key, row in rows.items()]
 
     def _outcome(self, dataset: Dataset, ask: Ask, row: Mapping[str, Any]) -> Outcome:
         from adatp_cli.evaluation.questions import Rule
         from adatp_cli.evaluation.summary import outcome_of
 
-        judge = dataset.judge(Rule(self._wanted.rule))
+        judge = dataset.judge(Rule(self._options.rule))
         return outcome_of(row, ask.about, ask.run.name, judge)
 
     def _finish(
@@ -365,16 +308,16 @@ class Evaluation:
 
         names = {run.name for run in opened.runs}
         running = [place for place in places if place.profile.name in names]
-        rule = Rule(self._wanted.rule)
-        summary = summarise(dataset, running, outcomes, rule, self._wanted.against)
+        rule = Rule(self._options.rule)
+        summary = summarise(dataset, running, outcomes, rule, self._options.against)
         if summary.baseline is None:
             self._output.note("no differences without an unpruned run: -p vanilla adds one")
         if not self._output.json:
             self._output.page(report.tables(summary))
-        if self._wanted.report is not None:
+        if self._options.report is not None:
             told = facts(dataset, opened, sampling)
             for note in report.write_report(
-                self._wanted.report,
+                self._options.report,
                 plots.pictures(summary),
                 lambda drawn: report.report_texts(summary, outcomes, told, drawn),
             ):

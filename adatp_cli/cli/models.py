@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from adatp_cli.cli.errors import INTERRUPTED, reporting
-from adatp_cli.cli.helping import examples
-from adatp_cli.cli.options import Json, Verbose
+from adatp_cli.cli.errors import INTERRUPTED
+from adatp_cli.cli.options import Json, Verbose, argument, option
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.parsing import Command, Group
 from adatp_cli.errors import ModelError
 from adatp_cli.text import readable_bytes
 
@@ -22,105 +19,95 @@ if TYPE_CHECKING:
 
 _ASK_FROM = 1_000_000_000  # bytes from which on somebody at a terminal is asked first
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    help="Models and encoders: which are here, fetching one, where it lies.",
-    epilog=examples("adatp models list", "adatp models pull 0.5b"),
-)
-
 Name = Annotated[
     str,
-    typer.Argument(
-        metavar="NAME",
-        show_default=False,
-        help="tiny, 0.5b, 7b, 72b, or the hub id of a model or of a relevance encoder.",
-    ),
+    argument("NAME", "tiny, 0.5b, 7b, 72b, or the hub id of a model or of a relevance encoder."),
 ]
 
 
-@app.command(
-    "list", cls=Command, epilog=examples("adatp models list", "adatp models list --json | jq .name")
-)
-def list_models(json: Json = False) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    json: Json = False
+
+
+def list_models(_options: ListOptions, output: Output) -> None:
     """The models and encoders that adatp knows or has in the cache, and what is missing of them.
 
     Asks nothing of the hub.
     """
-    output = Output(json=json)
-    with reporting(output):
-        from adatp_cli.model.checkpoints import kept
-        from adatp_cli.model.hub import Hub
+    from adatp_cli.model.checkpoints import kept
+    from adatp_cli.model.hub import Hub
 
-        hub = Hub()
-        for item in kept(hub):
-            if json:
-                output.data(dataclasses.asdict(item))
-            else:
-                output.line(_line(item))
-        if not json:
-            output.line(f"cache: {hub.cache_folder}")
-
-
-@app.command(
-    cls=Command,
-    epilog=examples("adatp models path tiny", "adatp models path 0.5b --json"),
-)
-def path(name: Name, json: Json = False) -> None:
-    """Print the folder of a model or encoder that is here, whole; exit code 4 where it is not."""
-    output = Output(json=json)
-    with reporting(output):
-        from adatp_cli.model.checkpoints import look
-        from adatp_cli.model.hub import Hub
-
-        item = look(name, Hub())
-        if json:
+    hub = Hub()
+    for item in kept(hub):
+        if output.json:
             output.data(dataclasses.asdict(item))
-        if not item.ready or item.folder is None:
-            raise ModelError(item.missing, f"`adatp models pull {name}` fetches what is missing")
-        if not json:
-            output.line(item.folder)
+        else:
+            output.line(_line(item))
+    if not output.json:
+        output.line(f"cache: {hub.cache_folder}")
 
 
-@app.command(
-    cls=Command,
-    epilog=examples("adatp models pull 0.5b", "adatp models pull 7b --no-encoder --yes"),
-)
-def pull(
-    name: Name,
+@dataclass(frozen=True, kw_only=True)
+class PathOptions:
+    name: Name
+    json: Json = False
+
+
+def path(options: PathOptions, output: Output) -> None:
+    """Print the folder of a model or encoder that is here, whole; exit code 4 where it is not."""
+    from adatp_cli.model.checkpoints import look
+    from adatp_cli.model.hub import Hub
+
+    item = look(options.name, Hub())
+    if output.json:
+        output.data(dataclasses.asdict(item))
+    if not item.ready or item.folder is None:
+        raise ModelError(
+            item.missing, f"`adatp models pull {options.name}` fetches what is missing"
+        )
+    if not output.json:
+        output.line(item.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullOptions:
+    name: Name
     encoder: Annotated[
         bool,
-        typer.Option(
+        option(
+            None,
             "--encoder/--no-encoder",
-            help="With a model, fetch the relevance encoder that the default profile uses.",
+            "With a model, fetch the relevance encoder that the default profile uses.",
         ),
-    ] = True,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Fetch gigabytes without being asked first.")
-    ] = False,
-    verbose: Verbose = False,
-) -> None:
+    ] = True
+    yes: Annotated[bool, option(None, "--yes -y", "Fetch gigabytes without being asked first.")] = (
+        False
+    )
+    verbose: Verbose = False
+
+
+def pull(options: PullOptions, output: Output) -> int:
     """Fetch what is missing of a model or an encoder, and replace what is damaged.
 
     What is here is read through. On a terminal you are asked before more than a gigabyte is
     fetched. A download that was stopped goes on where it was.
     """
-    output = Output(verbose=verbose)
-    with reporting(output, writes=False):
-        from adatp_cli.model.checkpoints import look
-        from adatp_cli.model.hub import Hub, announcement, fetch
-        from adatp_cli.model.quiet import quiet_libraries
+    from adatp_cli.model.checkpoints import look
+    from adatp_cli.model.hub import Hub, announcement, fetch
+    from adatp_cli.model.quiet import quiet_libraries
 
-        hub = Hub()
-        with output.running(), quiet_libraries(verbose=verbose):
-            output.stage(f"looking up {name}")
-            wanted = _wanted(name, hub, encoder=encoder)
-            if wanted and not yes and not _agreed(wanted, output, announcement(wanted, hub)):
-                output.note("nothing was fetched")
-                raise typer.Exit(INTERRUPTED)
-            if wanted:
-                fetch(wanted, output.progress_line, hub)
-        output.note(_line(look(name, hub)))
+    name, hub = options.name, Hub()
+    with output.running(), quiet_libraries(verbose=output.verbose):
+        output.stage(f"looking up {name}")
+        wanted = _wanted(name, hub, encoder=options.encoder)
+        if wanted and not options.yes and not _agreed(wanted, output, announcement(wanted, hub)):
+            output.note("nothing was fetched")
+            return INTERRUPTED
+        if wanted:
+            fetch(wanted, output.progress_line, hub)
+    output.note(_line(look(name, hub)))
+    return 0
 
 
 def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
 import math
 import os
-import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -31,11 +27,8 @@ if TYPE_CHECKING:
 AUTO_FRAMES = "auto"
 DEFAULT_NEW_TOKENS = 128
 
-_MODEL = "Model"
-_PRUNING = "Pruning"
-_CLIP = "Clip"
-_ANSWER = "Answer"
-_OUTPUT = "Output"
+# Of a command's own options, in the order in which its help shows them; the shared ones follow.
+OWN_PANELS = ("Batch", "Pruning", "Dataset", "Measurement", "Answer", "Result", "Results", "Output")
 
 
 class Quantize(StrEnum):
@@ -59,268 +52,244 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        envvar="ADATP_MODEL",
-        metavar="NAME",
-        rich_help_panel=_MODEL,
-        help="auto, tiny, 0.5b, 7b, 72b, a hub id, or a local folder. auto: the 7b on CUDA, "
-        "the 0.5b without. tiny comes with adatp and knows moving coloured shapes and nothing "
-        "else.",
-    ),
-]
-QuantizeOption = Annotated[
-    Quantize,
-    typer.Option(
-        "--quantize",
-        "-Q",
-        metavar="KIND",
-        rich_help_panel=_MODEL,
-        help="Weights of the language model's layers: none, int8, nf4, fp4, or auto: nf4 where a "
-        "GPU lacks room for them.",
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        rich_help_panel=_MODEL,
-        help="auto, cpu, cuda or cuda:N. auto: the first CUDA device, else the CPU.",
-    ),
-]
-DtypeOption = Annotated[
-    Dtype,
-    typer.Option(
-        "--dtype",
-        metavar="TYPE",
-        rich_help_panel=_MODEL,
-        help="Number format: bfloat16, float16, float32, or auto: bfloat16 where the device is "
-        "fast at it, else float32.",
-    ),
-]
-Offline = Annotated[
-    bool,
-    typer.Option(
-        "--offline", rich_help_panel=_MODEL, help="Use what is on this machine; download nothing."
-    ),
-]
-ProfileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        "-p",
-        envvar="ADATP_PROFILE",
-        metavar="NAME",
-        show_default=False,
-        rich_help_panel=_PRUNING,
-        help="Name of a pruning profile (see `adatp profiles list`) or a YAML file. Default: "
-        f"{DEFAULT_PROFILE}.",
-    ),
-]
-ProfilesOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--profile",
-        "--profiles",
-        "-p",
-        envvar="ADATP_PROFILE",
-        metavar="NAME",
-        show_default=False,
-        rich_help_panel=_PRUNING,
-        help="As for `adatp ask`; several to compare with commas, or one option for each. Default: "
-        "vanilla and adatp.",
-    ),
-]
-Budget = Annotated[
-    float | None,
-    typer.Option(
-        "--budget",
-        parser=read_share,
-        metavar="SHARE",
-        rich_help_panel=_PRUNING,
-        help="Share of the unpruned language model's cost to spend, above 0 and at most 1, such "
-        "as 0.25 or 25%, in the paper's convention (visual tokens only); overrides the profile's.",
-    ),
-]
-FrameCount = Annotated[
-    str | None,
-    typer.Option(
-        "--frames",
-        "-n",
-        metavar="N|auto",
-        rich_help_panel=_CLIP,
-        help="Frames to look at, spread evenly; with --fps the most to take. Default: the "
-        "profile's, else the model's (32 for LLaVA-OneVision). auto: as many as cost the pruned "
-        "language model what the default costs it unpruned.",
-    ),
-]
-Fps = Annotated[
-    float | None,
-    typer.Option(
-        "--fps",
-        metavar="RATE",
-        rich_help_panel=_CLIP,
-        help="Frames per second of video to look at, in place of a fixed number.",
-    ),
-]
-Start = Annotated[
-    str | None,
-    typer.Option(
-        "--start",
-        metavar="TIME",
-        rich_help_panel=_CLIP,
-        help="Look from here on: seconds, mm:ss or hh:mm:ss.",
-    ),
-]
-End = Annotated[
-    str | None,
-    typer.Option(
-        "--end", metavar="TIME", rich_help_panel=_CLIP, help="Look up to here, as for --start."
-    ),
-]
-ClipTimeout = Annotated[
-    float | None,
-    typer.Option(
-        "--clip-timeout",
-        metavar="SECONDS",
-        show_default=False,
-        rich_help_panel=_CLIP,
-        help="Most time that decoding one clip may take, over all attempts. Default: 300.",
-    ),
-]
-MaxNewTokens = Annotated[
-    int,
-    typer.Option(
-        "--max-new-tokens",
-        metavar="N",
-        rich_help_panel=_ANSWER,
-        help="Longest answer, in tokens.",
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature",
-        metavar="T",
-        rich_help_panel=_ANSWER,
-        help="Sample at this temperature. 0, as without it: greedy decoding.",
-    ),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        "--top-p",
-        metavar="P",
-        rich_help_panel=_ANSWER,
-        help="With --temperature: sample from the likeliest tokens that hold this probability.",
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        rich_help_panel=_ANSWER,
-        help="With --temperature: the same seed gives the same answer on this machine. Default: 0.",
-    ),
-]
+def option(
+    panel: str | None,
+    names: str,
+    help: str,  # noqa: A002 - typer's name
+    metavar: str | None = None,
+    **more: Any,
+) -> Any:
+    """An option: where its help stands, its spellings, the help, and what stands for a value."""
+    return typer.Option(*names.split(), rich_help_panel=panel, help=help, metavar=metavar, **more)
+
+
+def argument(metavar: str, help: str) -> Any:  # noqa: A002 - typer's name
+    return typer.Argument(metavar=metavar, show_default=False, help=help)
+
+
 Json = Annotated[
     bool,
-    typer.Option(
+    option(
+        "Output",
         "--json",
-        rich_help_panel=_OUTPUT,
-        help="One JSON record a line on stdout (see `adatp schema`); nothing is streamed.",
-    ),
-]
-TraceFile = Annotated[
-    str | None,
-    typer.Option(
-        "--trace",
-        metavar="FILE.npz",
-        rich_help_panel=_OUTPUT,
-        help="Write every choice of the pruning as arrays; question 2 goes to FILE-2.npz.",
-    ),
-]
-StatsOption = Annotated[
-    Stats,
-    typer.Option(
-        "--stats",
-        rich_help_panel=_OUTPUT,
-        help="What an answer cost, on stderr. short: one line; full: five, with both counts and "
-        "each stage's time.",
+        "One JSON record a line on stdout (see `adatp schema`); nothing is streamed.",
     ),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option(
+    option(
+        "Output",
         "--overwrite",
-        rich_help_panel=_OUTPUT,
-        help="Replace what is written to and exists already. Without it that is an error.",
+        "Replace what is written to and exists already. Without it that is an error.",
     ),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option(
-        "--quiet",
-        rich_help_panel=_OUTPUT,
-        help="No progress, notes or statistics on stderr; errors still come.",
-    ),
+    option("Output", "--quiet", "No progress, notes or statistics on stderr; errors still come."),
 ]
 Verbose = Annotated[
     bool,
-    typer.Option(
+    option(
+        "Output",
         "--verbose",
-        rich_help_panel=_OUTPUT,
-        help="Each stage, the libraries' own warnings, and tracebacks of errors, on stderr.",
+        "Each stage, the libraries' own warnings, and tracebacks of errors, on stderr.",
+    ),
+]
+ProfileName = Annotated[
+    str | None,
+    option(
+        "Pruning",
+        "--profile -p",
+        "Name of a pruning profile (see `adatp profiles list`) or a YAML file. Default: "
+        f"{DEFAULT_PROFILE}.",
+        "NAME",
+        envvar="ADATP_PROFILE",
+    ),
+]
+StatsKind = Annotated[
+    Stats,
+    option(
+        "Output",
+        "--stats",
+        "What an answer cost, on stderr. short: one line; full: five, with both counts and each "
+        "stage's time.",
+    ),
+]
+MaxNewTokens = Annotated[
+    int, option("Answer", "--max-new-tokens", "Longest answer, in tokens.", "N")
+]
+Resume = Annotated[
+    bool,
+    option(
+        "Results",
+        "--resume",
+        "Go on with -o FILE: what has a row there is not asked again.",
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    option("Results", "--retry-failed", "With --resume: ask again what has failed before."),
+]
+
+
+def profiles_option(help: str) -> Any:  # noqa: A002 - typer's name
+    """Several profiles, in place of the one of `RunOptions`."""
+    return option("Pruning", "--profile --profiles -p", help, "NAME", envvar="ADATP_PROFILE")
+
+
+COMPARED = ("vanilla", "adatp")
+ProfilesToCompare = Annotated[
+    list[Path] | None,
+    profiles_option(
+        "As for `adatp ask`; several to compare with commas, or one option for each. Default: "
+        "vanilla and adatp."
     ),
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a command that answers questions was asked to do; each field is one option above."""
+    """What every command that answers questions can be told; each adds its own in a subclass."""
 
-    model: Model = "auto"
-    quantize: QuantizeOption = Quantize.auto
-    device: Device = "auto"
-    dtype: DtypeOption = Dtype.auto
-    offline: Offline = False
-    profile: ProfileOption = None
-    budget: Budget = None
-    frames: FrameCount = None
-    fps: Fps = None
-    start: Start = None
-    end: End = None
-    clip_timeout: ClipTimeout = None
+    MODELS: ClassVar[tuple[str, ...]] = ()  # names that only this command knows
+
+    model: Annotated[
+        str,
+        option(
+            "Model",
+            "--model -m",
+            "auto, tiny, 0.5b, 7b, 72b, a hub id, or a local folder. auto: the 7b on CUDA, the "
+            "0.5b without. tiny comes with adatp and knows moving coloured shapes and nothing "
+            "else.",
+            "NAME",
+            envvar="ADATP_MODEL",
+        ),
+    ] = "auto"
+    quantize: Annotated[
+        Quantize,
+        option(
+            "Model",
+            "--quantize -Q",
+            "Weights of the language model's layers: none, int8, nf4, fp4, or auto: nf4 where a "
+            "GPU lacks room for them.",
+            "KIND",
+        ),
+    ] = Quantize.auto
+    device: Annotated[
+        str,
+        option(
+            "Model",
+            "--device",
+            "auto, cpu, cuda or cuda:N. auto: the first CUDA device, else the CPU.",
+            "DEVICE",
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        Dtype,
+        option(
+            "Model",
+            "--dtype",
+            "Number format: bfloat16, float16, float32, or auto: bfloat16 where the device is "
+            "fast at it, else float32.",
+            "TYPE",
+        ),
+    ] = Dtype.auto
+    offline: Annotated[
+        bool, option("Model", "--offline", "Use what is on this machine; download nothing.")
+    ] = False
+    profile: ProfileName = None
+    budget: Annotated[
+        float | None,
+        option(
+            "Pruning",
+            "--budget",
+            "Share of the unpruned language model's cost to spend, above 0 and at most 1, such "
+            "as 0.25 or 25%, in the paper's convention (visual tokens only); overrides the "
+            "profile's.",
+            "SHARE",
+            parser=read_share,
+        ),
+    ] = None
+    frames: Annotated[
+        str | None,
+        option(
+            "Clip",
+            "--frames -n",
+            "Frames to look at, spread evenly; with --fps the most to take. Default: the "
+            "profile's, else the model's (32 for LLaVA-OneVision). auto: as many as cost the "
+            "pruned language model what the default costs it unpruned.",
+            "N|auto",
+        ),
+    ] = None
+    fps: Annotated[
+        float | None,
+        option(
+            "Clip",
+            "--fps",
+            "Frames per second of video to look at, in place of a fixed number.",
+            "RATE",
+        ),
+    ] = None
+    start: Annotated[
+        str | None,
+        option("Clip", "--start", "Look from here on: seconds, mm:ss or hh:mm:ss.", "TIME"),
+    ] = None
+    end: Annotated[
+        str | None, option("Clip", "--end", "Look up to here, as for --start.", "TIME")
+    ] = None
+    clip_timeout: Annotated[
+        float | None,
+        option(
+            "Clip",
+            "--clip-timeout",
+            "Most time that decoding one clip may take, over all attempts. Default: 300.",
+            "SECONDS",
+        ),
+    ] = None
     max_new_tokens: MaxNewTokens = DEFAULT_NEW_TOKENS
-    temperature: Temperature = None
-    top_p: TopP = None
-    seed: Seed = None
+    temperature: Annotated[
+        float | None,
+        option(
+            "Answer",
+            "--temperature",
+            "Sample at this temperature. 0, as without it: greedy decoding.",
+            "T",
+        ),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        option(
+            "Answer",
+            "--top-p",
+            "With --temperature: sample from the likeliest tokens that hold this probability.",
+            "P",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        option(
+            "Answer",
+            "--seed",
+            "With --temperature: the same seed gives the same answer on this machine. Default: 0.",
+            "N",
+        ),
+    ] = None
     json: Json = False
-    trace: TraceFile = None
+    trace: Annotated[
+        str | None,
+        option(
+            "Output",
+            "--trace",
+            "Write every choice of the pruning as arrays; question 2 goes to FILE-2.npz.",
+            "FILE.npz",
+        ),
+    ] = None
     overwrite: Overwrite = False
     quiet: Quiet = False
     verbose: Verbose = False
 
-    def check(self, models: Iterable[str] = ()) -> None:
-        """What can be said before anything is imported or read.
-
-        Parameters
-        ----------
-        models
-            Names of models that this command knows beside the others.
-
-        Raises
-        ------
-        UsageError
-            Options that exclude each other, or a value out of range.
-        MemoryLimitError
-            The process may not take as many addresses as the libraries need.
-        """
+    def check(self) -> None:
+        """Refuse what can be refused before anything is imported or read."""
         check_address_space()
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
@@ -329,7 +298,7 @@ class RunOptions:
         if self.clip_timeout is not None and not 0 < self.clip_timeout < math.inf:
             raise UsageError(f"--clip-timeout {self.clip_timeout:g} is no time", "give seconds")
         frame_number(self.frames)
-        check_name(self.model, tuple(models))
+        check_name(self.model, self.MODELS)
         check_device(self.device)
         self.generation()
 
@@ -339,13 +308,7 @@ class RunOptions:
         return bool(self.temperature)
 
     def generation(self) -> GenerationSettings:
-        """How answers are decoded.
-
-        Raises
-        ------
-        UsageError
-            A value out of range, or --top-p in greedy decoding.
-        """
+        """How answers are decoded; refuses a value out of range, and --top-p in greedy decoding."""
         return GenerationSettings(
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature if self.samples else None,
@@ -370,24 +333,12 @@ class RunOptions:
         return DEFAULT_PROFILE if self.profile is None else self.profile
 
     def resolved_profile(self) -> Profile:
-        """The profile with the budget that was asked for.
-
-        Raises
-        ------
-        ProfileError, UsageError
-            The profile does not exist or is not valid, or the budget does not fit it.
-        """
+        """The profile with the budget that was asked for."""
         profile = load_profile(self.profile_name)
         return profile if self.budget is None else profile.with_budget(self.budget)
 
     def sampling(self) -> Sampling:
-        """Which frames to look at; how many is left open by `--frames auto`.
-
-        Raises
-        ------
-        UsageError
-            A frame count, rate or time that makes no sense.
-        """
+        """Which frames to look at; how many is left open by `--frames auto`."""
         from adatp_cli.video.sampling import Sampling, parse_time
 
         return Sampling(
@@ -399,13 +350,7 @@ class RunOptions:
 
 
 def frame_number(text: str | None) -> int | None:
-    """The number that `--frames` gives; None for `auto`, or without the option.
-
-    Raises
-    ------
-    UsageError
-        It is neither.
-    """
+    """The number that `--frames` gives; None for `auto`, or without the option."""
     if text is None or text == AUTO_FRAMES:
         return None
     try:
@@ -439,46 +384,11 @@ def trace_path(trace: str, index: int) -> Path:
     return path if index == 0 else path.with_stem(f"{path.stem}-{index + 1}")
 
 
-Command = typing.TypeVar("Command", bound=Callable[..., None])
-
-
-def with_run_options(command: Command) -> Command:
-    """Give a command every option of `RunOptions`, which it receives as one parameter `options`.
-
-    Typer reads a command's options off its signature. This writes the fields of `RunOptions` into
-    it, so that five commands cannot come to define one option in five ways. A command that has a
-    parameter `profiles` takes several profiles with it, in place of the one of `RunOptions`, and
-    one that has a parameter of a field's name takes that in the field's place; it gets both itself,
-    and the fields of `options` keep their defaults.
-    """
-    taken = set(inspect.signature(command).parameters)
-    if "profiles" in taken:
-        taken.add("profile")
-    hints = typing.get_type_hints(RunOptions, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            item.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=item.default,
-            annotation=hints[item.name],
+def check_resuming(output: Path | None, *, resume: bool, retry_failed: bool) -> None:
+    """Refuse what needs an output file, or `--resume`, where there is none."""
+    if output is None and (resume or retry_failed):
+        raise UsageError(
+            "--resume and --retry-failed are about an output file", "name it with -o FILE"
         )
-        for item in dataclasses.fields(RunOptions)
-        if item.name not in taken
-    ]
-    names = {parameter.name for parameter in shared}
-
-    @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
-        options = RunOptions(**{name: given.pop(name) for name in names})
-        command(**given, options=options)
-
-    own_hints = typing.get_type_hints(command, include_extras=True)
-    own = [
-        parameter.replace(annotation=own_hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(command).parameters.values()
-        if parameter.name != "options"
-    ]
-    parameters = own + shared
-    wrapper.__annotations__ = {item.name: item.annotation for item in parameters}
-    setattr(wrapper, "__signature__", inspect.Signature(parameters))  # noqa: B010 - mypy knows none
-    return typing.cast(Command, wrapper)
+    if retry_failed and not resume:
+        raise UsageError("--retry-failed is a way to resume", "give --resume too")

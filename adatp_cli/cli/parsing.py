@@ -1,4 +1,4 @@
-"""What typer does with the words of a command line, and what it says of them, made adatp's own.
+"""What typer does with the words of a command line, lays out as help, and says of mistakes.
 
 Its sentences, and those of the library that checks its values, differ from version to version and
 speak of types and inputs; none of them reaches a user.
@@ -14,25 +14,50 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from adatp_cli.cli.helping import arranged, one_paragraph_a_line, usage, without_types
 from adatp_cli.errors import UsageError
 from adatp_cli.profile_yaml import nearest
 
+# A command shows those of these that it has, in this order, in a panel before all others.
+_COMMON = (
+    "--question",
+    "--output",
+    "--resume",
+    "--model",
+    "--profile",
+    "--budget",
+    "--frames",
+    "--start",
+    "--end",
+    "--compare",
+    "--data",
+    "--clips",
+    "--report",
+    "--json",
+)
+_LAST = "Output"
 _DASHED = "put -- before a file or question that starts with a dash"
 _BLANKS = "put quotes around a text with blanks in it"
 
 
 class Command(TyperCommand):
-    """A command whose flags show no value in its help; a value after one would be an argument."""
+    """A command whose help shows the commonest options first, and no values behind flags."""
 
     def __init__(self, *args: Any, help: str | None = None, **given: Any) -> None:  # noqa: A002
-        super().__init__(*args, help=one_paragraph_a_line(help), **given)
+        # Lines are broken where the screen ends, not where the source does.
+        whole = None if help is None else re.sub(r"(?<=\S)\n[ \t]*(?=\S)", " ", help)
+        super().__init__(*args, help=whole, **given)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return arranged(super().get_params(ctx))
+        found = _without_types(super().get_params(ctx))
+        for param in found:
+            if "--help" in param.opts:
+                param.rich_help_panel = _LAST
+            elif 0 <= _place(param)[0] < len(_COMMON):
+                param.rich_help_panel = "Used most"
+        return sorted(found, key=_place)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return usage(ctx)
+        return _usage(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -47,7 +72,12 @@ class Group(TyperGroup):
     """The same for a command with commands of its own."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return without_types(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
+
+
+def examples(*commands: str) -> str:
+    """Command lines for the end of a help, a line each."""
+    return "\n".join(["Examples:", *commands])
 
 
 def refusal(error: typer.TyperException) -> UsageError:
@@ -61,8 +91,8 @@ def refusal(error: typer.TyperException) -> UsageError:
     if kind == "NoArgsIsHelpError":
         return UsageError(error.format_message())
     if kind == "MissingParameter":
-        way = f"usage: {context.command_path} {' '.join(usage(context))}; " if context else ""
-        return UsageError(f"{_missing(error)} is missing", way + told)
+        way = f"usage: {context.command_path} {' '.join(_usage(context))}; " if context else ""
+        return UsageError(f"{_name(error.param)} is missing", way + told)  # type: ignore[attr-defined]
     if kind == "NoSuchOption":
         name = str(getattr(error, "option_name", ""))
         text = " " in name or not name.startswith("--")  # it may be meant as an argument
@@ -80,6 +110,35 @@ def refusal(error: typer.TyperException) -> UsageError:
     return _without_a_class(error, context, told)
 
 
+def _without_types(found: list[Any]) -> list[Any]:
+    """The parameters; flags take no value, and what an argument is its name tells."""
+    for param in found:
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: None  # noqa: ARG005 - called by name
+        elif getattr(param, "is_bool_flag", False):
+            param.metavar = ""
+    return found
+
+
+def _place(param: Any) -> tuple[int, bool, bool]:
+    """Arguments first, then what is used most, then the rest."""
+    if param.param_type_name == "argument":
+        return -1, False, False
+    known = [_COMMON.index(name) for name in param.opts if name in _COMMON]
+    last = getattr(param, "rich_help_panel", None) == _LAST
+    return min(known, default=len(_COMMON)), last, "--help" in param.opts
+
+
+def _usage(context: Any) -> list[str]:
+    """What stands behind a command's name: [OPTIONS] VIDEO QUESTION..."""
+    words = ["[OPTIONS]"]
+    for param in _params(context):
+        if param.param_type_name == "argument":
+            name = (param.metavar or param.name.upper()).strip("[]")
+            words.append(name if param.required else f"[{name}]")
+    return words
+
+
 def _at_home(arg: str) -> str:
     """`--output=~/rows.jsonl` with the home folder; shells leave the ~ behind a = as it is."""
     name, equals, value = arg.partition("=")
@@ -88,8 +147,7 @@ def _at_home(arg: str) -> str:
     return arg
 
 
-def _missing(error: Any) -> str:
-    param = error.param
+def _name(param: Any) -> str:
     if param is None:
         return "something"
     if param.param_type_name == "argument":
@@ -123,34 +181,25 @@ def _words(param: Any) -> list[str]:
 
 def _bad_value(error: Any, told: str) -> UsageError:
     """A value of the wrong type, out of range, or none of those that there are."""
-    found = _validation(error)
-    value = repr(str(found.get("input", "")))[:80] if found else ""
-    name = _missing(error)
-    if words := _words(error.param):
-        alike = nearest(str(found.get("input", "")), words)
-        return UsageError(f"{name} {value} is not known{alike}", f"one of: {', '.join(words)}")
+    errors = getattr(error.__cause__, "errors", None)  # of the library of typer's types
+    listed: list[dict[str, Any]] = errors() if callable(errors) else []
+    found = listed[0] if listed else {}
+    given, param = str(found.get("input", "")), error.param
+    name = f"{_name(param)} {repr(given)[:80] if found else ''}"
+    if words := _words(param):
+        return UsageError(
+            f"{name} is not known{nearest(given, words)}", f"one of: {', '.join(words)}"
+        )
     problem, limits = str(found.get("type", "")), found.get("ctx") or {}
-    if problem.startswith("int"):
-        return UsageError(f"{name} {value} is not a whole number", _as_in_one(error) or told)
-    if problem.startswith("float"):
-        return UsageError(f"{name} {value} is not a number", _as_in_one(error) or told)
+    for kind, number in (("int", "a whole number"), ("float", "a number")):
+        if problem.startswith(kind):
+            likely = f"as in {_name(param)} {param.default}" if param.default is not None else told
+            return UsageError(f"{name} is not {number}", likely)
     if problem == "greater_than_equal":
-        return UsageError(f"{name} {value} is below {limits.get('ge')}", "give a larger one")
+        return UsageError(f"{name} is below {limits.get('ge')}", "give a larger one")
     if problem == "less_than_equal":
-        return UsageError(f"{name} {value} is above {limits.get('le')}", "give a smaller one")
-    return UsageError(f"{name} {value} cannot be taken", told)
-
-
-def _validation(error: BaseException) -> dict[str, Any]:
-    """The first thing that the library of typer's types found wrong, as it tells it."""
-    errors = getattr(error.__cause__, "errors", None)
-    found: list[dict[str, Any]] = errors() if callable(errors) else []
-    return found[0] if found else {}
-
-
-def _as_in_one(error: Any) -> str:
-    param = error.param
-    return f"as in {_missing(error)} {param.default}" if param.default is not None else ""
+        return UsageError(f"{name} is above {limits.get('le')}", "give a smaller one")
+    return UsageError(f"{name} cannot be taken", told)
 
 
 def _without_a_class(error: typer.TyperException, context: Any, told: str) -> UsageError:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Annotated
-
-import typer
 
 from adatp_cli import profile_yaml
 from adatp_cli.answering.plan import FrameBudget
@@ -21,117 +20,95 @@ from adatp_cli.cli.cost_estimate import (
     forecast,
 )
 from adatp_cli.cli.costs import amount
-from adatp_cli.cli.errors import reporting
-from adatp_cli.cli.helping import examples
-from adatp_cli.cli.options import AUTO_FRAMES, DEFAULT_NEW_TOKENS, Json, frame_number
+from adatp_cli.cli.options import (
+    AUTO_FRAMES,
+    DEFAULT_NEW_TOKENS,
+    Json,
+    argument,
+    frame_number,
+    option,
+)
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.parsing import Command, Group
 from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
 from adatp_cli.text import percent, plural
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    help="List, show and check pruning profiles.",
-    epilog=examples("adatp profiles list", "adatp profiles show adatp -m 0.5b"),
-)
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    json: Json = False
 
 
-@app.command(
-    "list", cls=Command, epilog=examples("adatp profiles list", "adatp profiles list --json")
-)
-def list_profiles(json: Json = False) -> None:
+def list_profiles(_options: ListOptions, output: Output) -> None:
     """The profiles that come with adatp, with their shares of the language model's cost."""
-    output = Output(json=json)
-    with reporting(output):
-        profiles = [load_profile(name) for name in builtin_names()]
-        if json:
-            for profile in profiles:
-                output.data(profile.to_dict())
-            return
-        for profile in profiles:
-            share = f"{100 * (profile.budget or 1.0):.4g} %"
+    profiles = [load_profile(name) for name in builtin_names()]
+    for profile in profiles:
+        share = f"{100 * (profile.budget or 1.0):.4g} %"
+        if output.json:
+            output.data(profile.to_dict())
+        else:
             output.line(f"{profile.name:<17} {share:>7}  {profile.description}")
 
 
-@app.command(
-    cls=Command,
-    epilog=examples("adatp profiles show adatp -m 7b", "adatp profiles show adatp > mine.yaml"),
-)
-def show(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", show_default=False, help="A profile's name or a YAML file."),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    name: Annotated[str, argument("NAME", "A profile's name or a YAML file.")]
     model: Annotated[
         str,
-        typer.Option(
-            "--model",
-            "-m",
+        option(
+            None,
+            "--model -m",
+            "Tell the cost on auto, tiny, 0.5b, 7b, 72b, a cached hub id, or a folder.",
+            "NAME",
             envvar="ADATP_MODEL",
-            metavar="NAME",
-            help="Tell the cost on auto, tiny, 0.5b, 7b, 72b, a cached hub id, or a folder.",
         ),
-    ] = "7b",
+    ] = "7b"
     budget: Annotated[
         float | None,
-        typer.Option(
-            "--budget", parser=read_share, metavar="SHARE", help="At this budget, not its own."
-        ),
-    ] = None,
+        option(None, "--budget", "At this budget, not its own.", "SHARE", parser=read_share),
+    ] = None
     frames: Annotated[
         str | None,
-        typer.Option(
-            "--frames", "-n", metavar="N|auto", help="For this many frames. Default: as in ask."
-        ),
-    ] = None,
-    json: Json = False,
-) -> None:
+        option(None, "--frames -n", "For this many frames. Default: as in ask.", "N|auto"),
+    ] = None
+    json: Json = False
+
+
+def show(options: ShowOptions, output: Output) -> None:
     """Print a profile with every knob, and the cost that it comes to on a model.
 
     The output is a valid profile file.
     """
-    output = Output(json=json)
-    with reporting(output):
-        count = frame_number(frames)
-        if count is not None and count < 1:
-            raise UsageError(f"--frames {count} leaves nothing to look at", "give 1 or more")
-        check_name(model)
-        profile = load_profile(name)
-        if budget is not None:
-            profile = profile.with_budget(budget)
-        from adatp_cli.model.quiet import quiet_libraries
+    count = frame_number(options.frames)
+    if count is not None and count < 1:
+        raise UsageError(f"--frames {count} leaves nothing to look at", "give 1 or more")
+    check_name(options.model)
+    profile = load_profile(options.name)
+    if options.budget is not None:
+        profile = profile.with_budget(options.budget)
+    from adatp_cli.model.quiet import quiet_libraries
 
-        with quiet_libraries():
-            target = find_target(model)
-        told = forecast(profile, target, count, auto=frames == AUTO_FRAMES)
-        if json:
-            output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))
-            return
-        output.write(profile_yaml.dump(profile.to_dict()))
-        for line in _as_comment(told, target):
-            output.line(f"# {line}".rstrip())
+    with quiet_libraries():
+        target = find_target(options.model)
+    told = forecast(profile, target, count, auto=options.frames == AUTO_FRAMES)
+    if output.json:
+        output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))
+        return
+    output.write(profile_yaml.dump(profile.to_dict()))
+    for line in _as_comment(told, target):
+        output.line(f"# {line}".rstrip())
 
 
-@app.command(
-    cls=Command,
-    epilog=examples("adatp profiles validate mine.yaml", "adatp profiles validate adatp"),
-)
-def validate(
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE", show_default=False, help="A YAML file, or a profile's name."
-        ),
-    ],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions:
+    file: Annotated[str, argument("FILE", "A YAML file, or a profile's name.")]
+
+
+def validate(options: ValidateOptions, output: Output) -> None:
     """Check a profile file; exit 0 when it is valid, 2 with the reason when not."""
-    output = Output()
-    with reporting(output):
-        profile = load_profile(file)
-        output.line(f"{file}: valid, the profile {profile.name!r} ({_purpose(profile)})")
+    profile = load_profile(options.file)
+    output.line(f"{options.file}: valid, the profile {profile.name!r} ({_purpose(profile)})")
 
 
 def _purpose(profile: Profile) -> str:

@@ -5,48 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Protocol
-
-import typer
+from typing import Any, Protocol
 
 from adatp_cli.cli.output import Output
-from adatp_cli.errors import UsageError
-
-RESULTS = "Results"
-
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        rich_help_panel=RESULTS,
-        help="Go on with -o FILE: what has a row there is not asked again.",
-    ),
-]
-RetryFailed = Annotated[
-    bool,
-    typer.Option(
-        "--retry-failed",
-        rich_help_panel=RESULTS,
-        help="With --resume: ask again what has failed before.",
-    ),
-]
-
-
-def check_resuming(output: Path | None, *, resume: bool, retry_failed: bool) -> None:
-    """Refuse what needs an output file, or `--resume`, where there is none.
-
-    Raises
-    ------
-    UsageError
-        It is missing.
-    """
-    if output is None and (resume or retry_failed):
-        raise UsageError(
-            "--resume and --retry-failed are about an output file", "name it with -o FILE"
-        )
-    if retry_failed and not resume:
-        raise UsageError("--retry-failed is a way to resume", "give --resume too")
 
 
 class OutputFormat(StrEnum):

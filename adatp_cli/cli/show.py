@@ -10,19 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from adatp_cli.cli.ask import STDIN, check_arguments, read_clip, read_questions
 from adatp_cli.cli.costs import statistics
-from adatp_cli.cli.errors import failure_of, reporting
+from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.open_model import load_profiles, open_model
 from adatp_cli.cli.options import (
     RunOptions,
     Stats,
-    StatsOption,
+    StatsKind,
+    argument,
+    option,
     trace_outputs,
     trace_path,
-    with_run_options,
 )
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.streams import OutputClosedError
@@ -47,77 +46,60 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
-_PICTURE = "Picture"
 _ENDINGS = (".png", ".html", ".mp4")
 _PAGE = ".html"  # the only one that is not drawn by matplotlib
 # Frames are drawn from pictures of at least this side; a small model's own are too coarse to see.
 _SIDE = 384
 
 
-@with_run_options
-def show(
-    video: Annotated[
-        str,
-        typer.Argument(
-            metavar="VIDEO", show_default=False, help="A video file, or - for its bytes on stdin."
-        ),
-    ],
-    question: Annotated[
-        str,
-        typer.Argument(metavar="QUESTION", show_default=False, help="One; - reads it from stdin."),
-    ],
-    options: RunOptions,
-    output_file: Annotated[
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(RunOptions):
+    video: Annotated[str, argument("VIDEO", "A video file, or - for its bytes on stdin.")]
+    question: Annotated[str, argument("QUESTION", "One; - reads it from stdin.")]
+    output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            rich_help_panel=_PICTURE,
-            show_default=False,
-            help="Where the picture goes. .png: a contact sheet; .html: a page with a slider over "
+        option(
+            "Result",
+            "--output -o",
+            "Where the picture goes. .png: a contact sheet; .html: a page with a slider over "
             "the layers; .mp4: the frames at their moments.",
+            "FILE",
+            show_default=False,
         ),
-    ],
+    ]
     compare: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Result",
             "--compare",
-            metavar="PROFILE",
-            rich_help_panel=_PICTURE,
-            show_default=False,
-            help="Show this profile beside the other, on the same frames.",
+            "Show this profile beside the other, on the same frames.",
+            "PROFILE",
         ),
-    ] = None,
-    stats: StatsOption = Stats.short,
-) -> None:
+    ] = None
+    stats: StatsKind = Stats.short
+
+
+def show(options: ShowOptions, output: Output) -> None:
     """Ask one question and draw what the model looked at: which patches were kept to which layer.
 
     stdout gets the answer, or its record with --json; with --compare there are two.
     """
-    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose, stats=stats)
-    with reporting(output):
-        options.check()
-        video = check_arguments(video, [question], output)
-        (asked, *more) = read_questions([question], stdin_is_video=video == STDIN)
-        if more:
-            raise UsageError("a picture is about one question", "draw one for each")
-        if len(compare or ()) > 1:
-            raise UsageError(
-                "--compare is given twice, and a picture shows two profiles", "draw one for each"
-            )
-        names = [options.profile_name, *(compare or ())]
-        check_outputs(
-            [
-                OutputPath("-o", output_file, _ENDINGS, "a picture"),
-                *trace_outputs(options.trace, len(names)),
-            ],
-            [video, *names],
-            overwrite=options.overwrite,
+    video = check_arguments(options.video, [options.question], output)
+    (asked, *more) = read_questions([options.question], stdin_is_video=video == STDIN)
+    if more:
+        raise UsageError("a picture is about one question", "draw one for each")
+    compared = options.compare or []
+    if len(compared) > 1:
+        raise UsageError(
+            "--compare is given twice, and a picture shows two profiles", "draw one for each"
         )
-        source = read_clip() if video == STDIN else video
-        name = STDIN_NAME if video == STDIN else video
-        Show(Clipping(source, name, asked), names, output_file, options, output).run()
+    names = [options.profile_name, *compared]
+    outputs = [OutputPath("-o", options.output, _ENDINGS, "a picture")]
+    outputs += trace_outputs(options.trace, len(names))
+    check_outputs(outputs, [video, *names], overwrite=options.overwrite)
+    source = read_clip() if video == STDIN else video
+    name = STDIN_NAME if video == STDIN else video
+    Show(Clipping(source, name, asked), names, options.output, options, output).run()
 
 
 @dataclass(frozen=True, slots=True)
