@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from adatp_cli.answering.encode import frames_at_once
 from adatp_cli.cost import (
@@ -195,11 +195,6 @@ class Plan:
             visual_per_layer=lambda count: self.token_schedule(count).visual_per_layer,
             relevance=self.relevance_shape,
         )
-
-
-# How several questions about a clip get their prefills: one for each, as the profile prunes; one
-# without pruning that all share; or which of the two costs less.
-PrefillMode = Literal["cheaper", "each", "shared"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from adatp_cli.text import printable
 
 if TYPE_CHECKING:
     from adatp_cli.answering.events import Clip
-    from adatp_cli.answering.plan import PrefillMode
     from adatp_cli.answering.session import Session
+    from adatp_cli.answering.tasks import PrefillMode
     from adatp_cli.video.frames import Frames
     from adatp_cli.video.reader import FrameReader
     from adatp_cli.video.sampling import Sampling

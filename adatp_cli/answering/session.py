@@ -20,7 +20,8 @@ from adatp_cli.answering.generate import (
     generate,
     generate_streaming,
 )
-from adatp_cli.answering.plan import Plan, PrefillMode
+from adatp_cli.answering.plan import Plan
+from adatp_cli.answering.tasks import PrefillMode
 from adatp_cli.answering.trace import build_trace
 from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model.checkpoints import TINY, TINY_KNOWS, TINY_WORLD

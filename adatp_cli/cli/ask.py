@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from adatp_cli.answering.plan import PrefillMode
+from adatp_cli.answering.tasks import PrefillMode
 from adatp_cli.batch.walk import is_video_name
 from adatp_cli.cli.options import (
     RunOptions,

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adatp_cli import cost
-from adatp_cli.answering.plan import (
-    TEXT_ROOM,
-    FrameBudget,
-    frame_budget,
-    frames_in_context,
-    questions_to_share,
-)
 from adatp_cli.cli.options import DEFAULT_NEW_TOKENS
 from adatp_cli.model.layout import DEFAULT_FRAMES
 from adatp_cli.profiles import Profile
+
+if TYPE_CHECKING:
+    from adatp_cli.answering.plan import FrameBudget
 
 KNOWN_CONTEXT = 32_768  # positions of the published checkpoints
 # A question of ordinary length with its chat template, and an answer of a sentence or two (our
@@ -123,6 +119,12 @@ def forecast(
     UsageError
         The profile's layers or budget do not fit the model.
     """
+    from adatp_cli.answering.plan import (
+        TEXT_ROOM,
+        frame_budget,
+        frames_in_context,
+        questions_to_share,
+    )
     from adatp_cli.pruning.method import ModelContext
     from adatp_cli.pruning.methods import method_of, resolve_profile
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from adatp_cli import profile_yaml
-from adatp_cli.answering.plan import FrameBudget
 from adatp_cli.cli.cost_estimate import (
     ANSWER_TOKENS,
     MEMORY_DEVICE,
@@ -33,6 +32,9 @@ from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
 from adatp_cli.text import percent, plural
+
+if TYPE_CHECKING:
+    from adatp_cli.answering.plan import FrameBudget
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
     from adatp_cli.answering.events import ClipReady, PrefillChosen, Stage, TextChunk
-    from adatp_cli.answering.plan import PrefillMode
     from adatp_cli.answering.run import Row
+    from adatp_cli.answering.tasks import PrefillMode
     from adatp_cli.video.isolated import IsolatedReader
 
 

@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adatp_cli.batch.prefetch import Throughput
 from adatp_cli.cli.progress import BatchProgress, duration
 from adatp_cli.text import percent, plural, printable
+
+if TYPE_CHECKING:
+    from adatp_cli.batch.prefetch import Throughput
 
 _CLIPS_SHOWN = 5
 
