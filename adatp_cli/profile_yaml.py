@@ -1,20 +1,15 @@
-"""Settings files, read strictly: YAML to frozen dataclasses, one clear line for each mistake.
-
-Knows nothing of what the settings mean. Unknown keys, ill-typed values, repeated keys, aliases,
-tags, binary and oversized files are refused with the file, the key and the nearest valid name.
+"""Profiles as YAML text, read strictly: repeated keys, aliases, tags, binary and oversized files
+are refused with the file and the line.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
 import reprlib
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -68,20 +63,8 @@ def mapping(text: str, source: str) -> dict[Any, Any]:
     if data is None:
         raise ProfileError(f"{source}: the profile is empty", HINT)
     if not isinstance(data, dict):
-        raise ProfileError(f"{source}: expected keys and values, found {_type_name(data)}", HINT)
+        raise ProfileError(f"{source}: expected keys and values, found {_found(data)}", HINT)
     return data
-
-
-def build(cls: type[Settings], data: Mapping[Any, Any], source: str) -> Settings:
-    """An instance of the dataclass `cls` from what `mapping` gave.
-
-    Raises
-    ------
-    ProfileError
-        A key or a value does not fit the dataclass's fields and their types.
-    """
-    settings: Settings = _build(cls, data, source, "")
-    return settings
 
 
 def dump(data: Mapping[str, Any]) -> str:
@@ -166,74 +149,7 @@ def _parse_yaml(text: str, source: str) -> object:
         raise ProfileError(f"{source}: not valid YAML", HINT) from None
 
 
-def _build(cls: Any, data: Mapping[Any, Any], source: str, prefix: str) -> Any:
-    """An instance of the settings dataclass `cls` from a mapping, each key and value checked."""
-    hints = typing.get_type_hints(cls)
-    fields = {item.name: item for item in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for key, value in data.items():
-        where = f"{prefix}{key if isinstance(key, str) else shown(key)}"
-        if key not in fields:
-            suggestion = nearest(where, [prefix + name for name in fields])
-            hint = f"valid keys here: {', '.join(fields)}"
-            raise ProfileError(f"{source}: unknown key {shown(where)}{suggestion}", hint)
-        expected = hints[key]
-        if not dataclasses.is_dataclass(expected):
-            values[key] = _convert(expected, value, source, where)
-        elif isinstance(value, dict):
-            values[key] = _build(expected, value, source, f"{where}.")
-        else:
-            raise _ill_typed(source, where, "a mapping", value)
-    for name, item in fields.items():
-        required = item.default is item.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise ProfileError(f"{source}: the key {prefix + name!r} is missing", HINT)
-    return cls(**values)
-
-
-def _convert(expected: Any, value: Any, source: str, where: str) -> Any:
-    """`value` as the field type `expected`: a scalar, a literal, or a union of these."""
-    is_union = typing.get_origin(expected) in (typing.Union, types.UnionType)
-    options = typing.get_args(expected) if is_union else (expected,)
-    words: list[str] = []
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            words += typing.get_args(option)
-        elif option is float and type(value) in (int, float):
-            return float(value)
-        elif type(value) is option:  # exactly: a bool is no int here
-            return value
-    if isinstance(value, str) and value in words:
-        return value
-    suggestion = nearest(value, words) if isinstance(value, str) else ""
-    raise _ill_typed(source, where, _describe(options), value, suggestion)
-
-
-_TYPE_NAMES: Mapping[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    types.NoneType: "null",
-    dict: "a mapping",
-    list: "a list",
-}
-
-
-def _describe(options: Iterable[Any]) -> str:
-    parts: list[str] = []
-    for option in options:
-        literals = typing.get_args(option)
-        parts += [str(word) for word in literals] if literals else [_TYPE_NAMES[option]]
-    return " or ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _type_name(value: object) -> str:
-    return _TYPE_NAMES.get(type(value), type(value).__name__)
-
-
-def _ill_typed(
-    source: str, where: str, expected: str, value: object, suggestion: str = ""
-) -> ProfileError:
-    given = _type_name(value) if isinstance(value, dict | list) else shown(value)
-    return ProfileError(f"{source}: {where} expects {expected}, not {given}{suggestion}", HINT)
+def _found(value: object) -> str:
+    names = {"str": "text", "list": "a list", "int": "a whole number", "float": "a number"}
+    name = type(value).__name__
+    return names.get(name, name)

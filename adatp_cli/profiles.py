@@ -1,202 +1,34 @@
-"""Pruning profiles: YAML to typed, validated, frozen settings.
-
-A profile names a method and sets every knob of it; the knobs stand in `adatp_cli.settings`.
-"""
+"""Profiles by name or from a YAML file, one clear line for each mistake in it."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import types
+import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ValidationError
 
 from adatp_cli import profile_yaml
 from adatp_cli.errors import ProfileError, UsageError
-from adatp_cli.settings import (
-    AUTO,
-    NO_ENCODER,
-    EntrySettings,
-    FastVIDSettings,
-    FastVSettings,
-    LayerOrAuto,
-    LocalSettings,
-    MergeSettings,
-    Positions,
-    PyramidDropSettings,
-    RandomSettings,
-    RelevanceSettings,
-    ScheduleSettings,
-    ScoreSettings,
-    SegmentSettings,
-    UniCompSettings,
-    UniformSettings,
-    VidCom2Settings,
-)
+from adatp_cli.profile_yaml import HINT, nearest, shown
+from adatp_cli.pruning.knobs import PROFILES, Knobs, Profile, Rule, sections_of
 
 __all__ = [
     "DEFAULT_PROFILE",
-    "METHODS",
-    "SECTIONS",
-    "EntrySettings",
-    "FastVIDSettings",
-    "FastVSettings",
-    "LayerOrAuto",
-    "LocalSettings",
-    "MergeSettings",
-    "Positions",
     "Profile",
-    "PyramidDropSettings",
-    "RandomSettings",
-    "RelevanceSettings",
-    "ScheduleSettings",
-    "ScoreSettings",
-    "SegmentSettings",
-    "UniCompSettings",
-    "UniformSettings",
-    "VidCom2Settings",
     "builtin_names",
     "load_profile",
     "parse_profile",
     "profile_folder",
     "read_share",
+    "unpruned",
 ]
 
 DEFAULT_PROFILE = "adatp"
-
-# Each method with the sections of a profile that are its own.
-SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "adatp": ("schedule", "segments", "relevance", "local", "scores"),
-    "adatp-plus": ("schedule", "segments", "relevance", "local", "scores", "entry"),
-    "fastv": ("fastv",),
-    "fastvid": ("fastvid",),
-    "pyramiddrop": ("pyramiddrop",),
-    "random": ("random",),
-    "unicomp": ("unicomp",),
-    "uniform": ("uniform",),
-    "vanilla": (),
-    "vidcom2": ("vidcom2",),
-}
-METHODS = tuple(SECTIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Everything that decides which visual tokens a run keeps.
-
-    Parameters
-    ----------
-    name, description
-        For people; the description is one line.
-    method
-        One of `METHODS`. Of the sections below, those that `SECTIONS` names have an effect.
-    budget
-        Share of the unpruned language-model cost, in the paper's convention, 0 < budget <= 1. None
-        for `vanilla`, and for it alone.
-    frames
-        Frames to sample where neither an option nor the checkpoint says otherwise.
-    reuse_frames
-        A frame takes over the tokens of the last encoded one where its most changed part differs
-        from it by at most this share of a pixel's range (`answering.encode`); None encodes
-        every frame.
-    positions
-        Which position ids survivors have: `original`, those that they had in the unpruned sequence;
-        `compact`, 0, 1, 2, ... at each layer; `auto`, what the method publishes.
-    """
-
-    name: str
-    method: Literal[
-        "adatp",
-        "adatp-plus",
-        "fastv",
-        "fastvid",
-        "pyramiddrop",
-        "random",
-        "unicomp",
-        "uniform",
-        "vanilla",
-        "vidcom2",
-    ]
-    description: str = ""
-    budget: float | None = None
-    frames: int | None = None
-    reuse_frames: float | None = None
-    positions: Positions | Literal["auto"] = AUTO
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
-    segments: SegmentSettings = field(default_factory=SegmentSettings)
-    relevance: RelevanceSettings = field(default_factory=RelevanceSettings)
-    local: LocalSettings = field(default_factory=LocalSettings)
-    scores: ScoreSettings = field(default_factory=ScoreSettings)
-    entry: EntrySettings = field(default_factory=EntrySettings)
-    fastv: FastVSettings = field(default_factory=FastVSettings)
-    fastvid: FastVIDSettings = field(default_factory=FastVIDSettings)
-    pyramiddrop: PyramidDropSettings = field(default_factory=PyramidDropSettings)
-    random: RandomSettings = field(default_factory=RandomSettings)
-    unicomp: UniCompSettings = field(default_factory=UniCompSettings)
-    uniform: UniformSettings = field(default_factory=UniformSettings)
-    vidcom2: VidCom2Settings = field(default_factory=VidCom2Settings)
-
-    @property
-    def encoder(self) -> str:
-        """The relevance encoder that the method asks for, by name; `none` where it uses none."""
-        of_method = {
-            "adatp": self.relevance.encoder,
-            "adatp-plus": self.relevance.encoder,
-            "fastvid": self.fastvid.encoder,
-            "unicomp": self.unicomp.encoder,
-        }
-        return of_method.get(self.method, "none")
-
-    @property
-    def share(self) -> float:
-        """The budget of a profile that prunes.
-
-        Raises
-        ------
-        ProfileError
-            It has none.
-        """
-        if self.budget is None:
-            raise ProfileError(
-                f"profile {self.name!r} prunes but has no budget", "give it one, or use --budget"
-            )
-        return self.budget
-
-    def positions_or(self, published: Positions) -> Positions:
-        """Which positions survivors have, where the method publishes these."""
-        return published if self.positions == "auto" else self.positions
-
-    def to_dict(self) -> dict[str, Any]:
-        """The profile as plain nested data, in the order of the YAML schema; own sections only."""
-        foreign = _foreign_sections(self.method)
-        return {k: value for k, value in dataclasses.asdict(self).items() if k not in foreign}
-
-    def with_budget(self, budget: float) -> Profile:
-        """This profile at another budget.
-
-        Raises
-        ------
-        UsageError
-            The budget is outside 0 < budget <= 1, or the profile prunes nothing.
-        """
-        if not 0.0 < budget <= 1.0:
-            raise UsageError(
-                f"the budget {budget:g} is not a share of the unpruned cost",
-                "give a number above 0 and at most 1, such as 0.273 or 27.3%",
-            )
-        if self.method == "vanilla":
-            raise UsageError(
-                f"a budget has no effect on the profile {self.name!r}, which prunes nothing",
-                "leave the budget out, or choose a profile that prunes, such as adatp",
-            )
-        return dataclasses.replace(self, budget=budget)
-
-    def unpruned(self) -> Profile:
-        """The profile `vanilla`, with this one's choice of frames."""
-        frames, reuse = self.frames, self.reuse_frames
-        return dataclasses.replace(load_profile("vanilla"), frames=frames, reuse_frames=reuse)
 
 
 def read_share(text: str) -> float:
@@ -241,13 +73,17 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
         return parse_profile(profile_yaml.read_text(Path(text).expanduser()), text)
     names = builtin_names()
     if text not in names:
-        suggestion = profile_yaml.nearest(text, names)
         raise ProfileError(
-            f"there is no profile named {profile_yaml.shown(text)}{suggestion}",
+            f"there is no profile named {shown(text)}{nearest(text, names)}",
             f"choose one of {', '.join(names)}, or give the path of a YAML file",
         )
     path = profile_folder() / f"{text}.yaml"
     return parse_profile(profile_yaml.read_text(path), str(path))
+
+
+def unpruned(profile: Profile) -> Profile:
+    """The profile `vanilla`, with this one's choice of frames."""
+    return load_profile("vanilla").replace(frames=profile.frames, reuse_frames=profile.reuse_frames)
 
 
 def parse_profile(text: str, source: str) -> Profile:
@@ -263,101 +99,151 @@ def parse_profile(text: str, source: str) -> Profile:
     if isinstance(budget, str) and budget.strip().endswith("%"):
         with contextlib.suppress(UsageError):  # what is no share is told below
             data["budget"] = read_share(budget)
+    method = data.get("method")
+    kind = PROFILES.get(method) if isinstance(method, str) else None
+    everywhere = {name for known in PROFILES for name in sections_of(known)}
+    foreign = everywhere.difference(() if kind is None else kind.model_fields)
     # As in a record, which has every section, and null for those that are not the method's.
-    absent = {key for key in _foreign_sections(data.get("method")) if data.get(key, data) is None}
-    data = {key: value for key, value in data.items() if key not in absent}
-    profile = profile_yaml.build(Profile, data, source)
-    for section in sorted(_foreign_sections(profile.method).intersection(data)):
+    data = {k: value for k, value in data.items() if k not in foreign or value is not None}
+    _check_keys(kind or Profile, data, source, also=foreign)
+    if kind is None:
+        if "method" not in data:
+            raise ProfileError(f"{source}: the key 'method' is missing", HINT)
+        raise _ill_typed(source, "method", Literal[tuple(sorted(PROFILES))], method)
+    for section in sorted(foreign.intersection(data)):
         raise ProfileError(
-            f"{source}: {section} does not belong to method {profile.method}",
-            f"sections of {profile.method}: {', '.join(SECTIONS[profile.method]) or 'none'}",
+            f"{source}: {section} does not belong to method {method}",
+            f"sections of {method}: {', '.join(sections_of(kind_name(kind))) or 'none'}",
         )
-    _check(profile, source)
-    return profile
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _told(kind, data, error, source) from None
 
 
-def _foreign_sections(method: object) -> frozenset[str]:
-    everyone = {section for sections in SECTIONS.values() for section in sections}
-    own = SECTIONS.get(method, everyone) if isinstance(method, str) else everyone
-    return frozenset(everyone.difference(own))
+def kind_name(kind: type[Profile]) -> str:
+    """The method that a profile's class is of."""
+    return str(kind.model_fields["method"].default)
 
 
-def _check(profile: Profile, source: str) -> None:
-    """What types cannot say: ranges, and keys that exclude or need each other."""
-    budget, frames = profile.budget, profile.frames
-    if profile.method == "vanilla":
-        rule = "null for vanilla, which prunes nothing"
-        _require(budget is None, source, "budget", rule, budget)
-    else:
-        holds = budget is not None and 0.0 < budget <= 1.0
-        rule = "above 0 and at most 1 for a method that prunes"
-        _require(holds, source, "budget", rule, budget)
-    _require(bool(profile.name.strip()), source, "name", "a word", profile.name)
-    one_line = "\n" not in profile.description
-    _require(one_line, source, "description", "one line", profile.description)
-    _require(frames is None or frames >= 1, source, "frames", "at least 1", frames)
-    reuse = profile.reuse_frames
-    holds = reuse is None or 0 <= reuse <= 1
-    _require(holds, source, "reuse_frames", "from 0 to 1, or null", reuse)
-    for key, settings in (("schedule", profile.schedule), ("local", profile.local)):
-        first, last = settings.first_layer, settings.last_layer
-        holds = first == AUTO or first >= 1
-        _require(holds, source, f"{key}.first_layer", "at least 1", first)
-        lowest = 1 if first == AUTO else first
-        rule = f"at least {lowest}, where the first layer is"
-        _require(last == AUTO or last >= lowest, source, f"{key}.last_layer", rule, last)
-    if profile.method == "adatp-plus":
-        holds = profile.relevance.encoder not in NO_ENCODER
-        rule = "an encoder for adatp-plus, whose salient tokens are those that it looks at"
-        _require(holds, source, "relevance.encoder", rule, profile.relevance.encoder)
-    for key, holds_for, rule in _RANGES:
-        section, name = key.split(".")
-        value = getattr(getattr(profile, section), name)
-        _require(holds_for(value), source, key, rule, value)
+def _check_keys(
+    kind: type[BaseModel],
+    data: Mapping[Any, Any],
+    source: str,
+    prefix: str = "",
+    also: Iterable[str] = (),
+) -> None:
+    """Refuse unknown keys, and sections that are none."""
+    fields = kind.model_fields
+    for key, value in data.items():
+        where = f"{prefix}{key if isinstance(key, str) else shown(key)}"
+        if key in also:
+            continue
+        if key not in fields:
+            near = nearest(where, [prefix + name for name in (*fields, *also)])
+            hint = f"valid keys here: {', '.join((*fields, *also))}"
+            raise ProfileError(f"{source}: unknown key {shown(where)}{near}", hint)
+        section = fields[key].annotation
+        if isinstance(section, type) and issubclass(section, Knobs):
+            if not isinstance(value, dict):
+                raise _ill_typed(source, where, section, value)
+            _check_keys(section, value, source, f"{where}.")
 
 
-def _require(holds: bool, source: str, key: str, rule: str, value: object) -> None:
-    if not holds:
-        given = profile_yaml.shown(value)
-        raise ProfileError(f"{source}: {key} must be {rule}, not {given}", profile_yaml.HINT)
+def _told(
+    kind: type[Profile], data: Mapping[Any, Any], error: ValidationError, source: str
+) -> ProfileError:
+    """The first mistake that pydantic found, in one line."""
+    first = error.errors()[0]
+    context = first.get("ctx", {})
+    path = [part for part in first["loc"] if isinstance(part, str)]
+    if first["type"] == "rule":
+        path += context["where"].split(".")
+    names: list[str] = []
+    inside: Any = kind
+    annotation: Any = None
+    rules: tuple[Any, ...] = ()
+    value: Any = data
+    for part in path:
+        if not (isinstance(inside, type) and issubclass(inside, BaseModel)):
+            break  # the rest of a place says which of several types was tried
+        field = inside.model_fields[part]
+        names.append(part)
+        annotation, rules = field.annotation, tuple(field.metadata)
+        inside = annotation
+        default = field.get_default() if isinstance(value, Mapping) else getattr(value, part, None)
+        value = value.get(part, default) if isinstance(value, Mapping) else default
+    where = ".".join(names)
+    if first["type"] == "missing":
+        return ProfileError(f"{source}: the key {where!r} is missing", HINT)
+    if first["type"] != "rule" and not _is_of(annotation, value):
+        return _ill_typed(source, where, annotation, value)
+    rule = context["rule"] if first["type"] == "rule" else _rule(annotation, rules)
+    return ProfileError(f"{source}: {where} must be {rule}, not {shown(value)}", HINT)
 
 
-def _between(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: value == AUTO or low <= value <= high
+def _options(annotation: Any) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The types that a value may have, each with what is said of it."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        inner, *said = typing.get_args(annotation)
+        return [(kind, (*more, *said)) for kind, more in _options(inner)]
+    if origin in (typing.Union, types.UnionType):
+        return [one for option in typing.get_args(annotation) for one in _options(option)]
+    return [(annotation, ())]
 
 
-def _is_name(value: str) -> bool:
-    return bool(value.strip())
+def _is_of(annotation: Any, value: object) -> bool:
+    """Whether a value has one of the types, exactly: a bool is no int here."""
+    for option, _ in _options(annotation):
+        if typing.get_origin(option) is Literal:
+            if isinstance(value, str) and value in typing.get_args(option):
+                return True
+        elif type(value) is option or (option is float and type(value) is int):
+            return True
+    return False
 
 
-_COSINE = "a cosine from -1 to 1"
-_APART = "from 0 to 2"
-_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("segments.threshold", _between(-1, 1), _COSINE),
-    ("segments.tower_threshold", _between(-1, 1), _COSINE),
-    ("relevance.encoder", _is_name, "a name"),
-    ("relevance.weight", _between(0, 1000), "from 0 to 1000"),
-    ("relevance.text_tokens", _between(1, 4096), "from 1 to 4096"),
-    ("scores.rows", _between(1, 64), "from 1 to 64"),
-    ("fastv.layer", _between(1, 1000), "from 1 to 1000"),
-    ("random.layer", _between(1, 1000), "from 1 to 1000"),
-    ("random.seed", _between(0, 2**63 - 1), "at least 0"),
-    ("uniform.layer", _between(1, 1000), "from 1 to 1000"),
-    ("entry.left", lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    ("fastvid.encoder", _is_name, "a name"),
-    ("fastvid.segments", _between(1, 4096), "from 1 to 4096"),
-    ("fastvid.threshold", _between(-1, 1), _COSINE),
-    *(
-        (f"{section}.{key}", holds, rule)
-        for section in ("entry", "fastvid")
-        for key, holds, rule in (
-            ("context", _between(0, 1), "from 0 to 1"),
-            ("anchor_step", _between(1, 4096), "from 1 to 4096"),
-            ("merge", _between(0, 1), "from 0 to 1"),
-            ("neighbours", _between(1, 4096), "from 1 to 4096"),
-        )
-    ),
-    ("unicomp.encoder", _is_name, "a name"),
-    ("unicomp.frame_threshold", _between(0, 2), _APART),
-    ("unicomp.token_threshold", _between(0, 2), _APART),
-)
+def _rule(annotation: Any, said: Iterable[Any]) -> str:
+    """What a value of the right type must be, in words."""
+    everything = [*said, *(one for _, more in _options(annotation) for one in more)]
+    for one in everything:
+        if isinstance(one, Rule):
+            return one.text
+    limits: dict[str, Any] = {}
+    for one in everything:
+        for part in getattr(one, "metadata", [one]):
+            for name in ("gt", "ge", "le"):
+                if getattr(part, name, None) is not None:
+                    limits[name] = getattr(part, name)
+    if "gt" in limits:
+        return f"above {limits['gt']} and at most {limits['le']}"
+    return (
+        f"from {limits['ge']} to {limits['le']}" if "le" in limits else f"at least {limits['ge']}"
+    )
+
+
+_TYPE_NAMES: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    types.NoneType: "null",
+    dict: "a mapping",
+    list: "a list",
+}
+
+
+def _ill_typed(source: str, where: str, annotation: Any, value: object) -> ProfileError:
+    words: list[str] = []
+    literals: list[str] = []
+    for option, _ in _options(annotation):
+        if typing.get_origin(option) is Literal:
+            literals += typing.get_args(option)
+            words += typing.get_args(option)
+        else:
+            words.append(_TYPE_NAMES.get(option, "a mapping"))
+    expected = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    near = nearest(value, literals) if isinstance(value, str) else ""
+    given = _TYPE_NAMES[type(value)] if isinstance(value, dict | list) else shown(value)
+    return ProfileError(f"{source}: {where} expects {expected}, not {given}{near}", HINT)

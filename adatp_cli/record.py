@@ -14,6 +14,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+from adatp_cli.pruning.knobs import profile_schema
+
 SCHEMA_VERSION = 2
 READ_VERSIONS = (1, 2)  # of rows in files; those of version 1 lack keys where nothing is known
 _SCHEMA_FILE = "answer_record.schema.json"
@@ -242,7 +244,10 @@ def _keys(part: str) -> tuple[str, ...]:
 
 def schema_text() -> str:
     """The JSON Schema (draft 2020-12) that every record fits."""
-    return resources.files("adatp_cli").joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
+    text = resources.files("adatp_cli").joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
+    schema = json.loads(text)
+    schema["$defs"]["profile"] = profile_schema()  # as the methods' knobs have it
+    return f"{json.dumps(schema, indent=2, ensure_ascii=False)}\n"
 
 
 def json_line(data: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.encode import ClipEncoder, EncodedClip
 from adatp_cli.answering.events import Answered, Clip
 from adatp_cli.answering.run import Row, RunLoop
@@ -18,8 +19,8 @@ from adatp_cli.answering.tasks import ProfileRun
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.model.quiet import quiet_libraries
 from adatp_cli.profiles import Profile
+from adatp_cli.pruning.knobs import AdaTPProfile, VanillaProfile
 from adatp_cli.record import RunContext
-from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames, VideoInfo
 from adatp_cli.video.sampling import Sampling
 from tests.checkpoint import write_random_checkpoint
@@ -52,7 +53,9 @@ def noisy_clip(frames: int = FRAMES, seed: int = 0) -> Frames:
 
 def profile(budget: float | None = 0.4, **knobs: Any) -> Profile:
     """AdaTP with its knobs, or vanilla without a budget."""
-    return Profile("test", "adatp" if budget else "vanilla", budget=budget, **knobs)
+    if budget is None:
+        return VanillaProfile(name="test", **knobs)
+    return AdaTPProfile(name="test", budget=budget, **knobs)
 
 
 def session_of(

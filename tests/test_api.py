@@ -7,7 +7,6 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ import pytest
 import torch
 
 import adatp_cli
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.session import Session
 from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import builtin_names, load_profile
 from adatp_cli.pruning.hooks import PruningError
-from adatp_cli.settings import GenerationSettings
 from adatp_cli.tiny.clips import write_demo_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames, Resize
@@ -256,7 +255,7 @@ def test_what_a_profile_needs_is_asked_for(loaded: LoadedModel, model: Any, inpu
         with pytest.raises(UsageError) as caught:
             adatp_cli.prune(model, name, **named)
         assert told in f"{caught.value.message} {caught.value.hint}"
-    reuse = replace(load_profile("adatp-light"), reuse_frames=0.1)
+    reuse = load_profile("adatp-light").replace(reuse_frames=0.1)
     with pytest.raises(UsageError, match="reuse_frames"):
         adatp_cli.prune(model, reuse)
     with pytest.raises(UsageError, match="not Linear"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.session import Session
 from adatp_cli.bench.synthetic import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
@@ -17,7 +18,6 @@ from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.quantize import LAYERS, count_quantized
 from adatp_cli.model.shapes import model_shape
 from adatp_cli.profiles import load_profile
-from adatp_cli.settings import GenerationSettings
 from tests.session_case import ask, noisy_clip
 
 PUBLISHED = KNOWN_SHAPES["0.5b"]

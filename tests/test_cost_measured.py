@@ -12,13 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli.model.load import LoadedModel
-from adatp_cli.profiles import (
-    LocalSettings,
-    Profile,
-    RelevanceSettings,
-    ScoreSettings,
-    load_profile,
-)
+from adatp_cli.profiles import Profile, load_profile
+from adatp_cli.pruning.knobs import LocalKnobs, RelevanceKnobs, ScoreKnobs
 from tests.session_case import ask, load_random, noisy_clip, profile, session_of
 
 TOLERANCE = 0.001
@@ -32,9 +27,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 RUNS = {
     "vanilla": profile(None),
     "refill": profile(0.35),
-    "strict": profile(0.5, local=LocalSettings("strict")),
-    "four rows": profile(0.35, scores=ScoreSettings(4)),
-    "attention": profile(0.35, relevance=RelevanceSettings("attention")),
+    "strict": profile(0.5, local=LocalKnobs(mode="strict")),
+    "four rows": profile(0.35, scores=ScoreKnobs(rows=4)),
+    "attention": profile(0.35, relevance=RelevanceKnobs(encoder="attention")),
 } | {
     name: load_profile(name).with_budget(0.4)
     for name in ("fastv", "pyramiddrop", "random", "vidcom2", "fastvid", "unicomp")
@@ -82,7 +77,7 @@ def test_scoring_agrees_with_the_counter(loaded: LoadedModel):
     """One row more in every pruning layer, which is too little to see in a whole run."""
 
     def run(rows: int) -> tuple[int, int]:
-        session = session_of(loaded, profile(0.35, scores=ScoreSettings(rows)), new_tokens=1)
+        session = session_of(loaded, profile(0.35, scores=ScoreKnobs(rows=rows)), new_tokens=1)
         clip = session.encode("noise", noisy_clip(8))
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             scoring = ask(session, clip).record.flops.end_to_end.scoring

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 from pathlib import Path
@@ -62,7 +61,7 @@ def specs(*names: str) -> list[ProfileSpec]:
     found = []
     for name in names:
         profile = load_profile("vanilla" if name == "vanilla" else "adatp")
-        found.append(ProfileSpec(dataclasses.replace(profile, name=name), name))
+        found.append(ProfileSpec(profile.replace(name=name), name))
     return found
 
 

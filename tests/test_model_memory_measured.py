@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.encode import ClipEncoder
 from adatp_cli.answering.events import Clip
 from adatp_cli.answering.session import Session
@@ -19,7 +20,6 @@ from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
 from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.memory import MemoryEstimate, estimate_run
 from adatp_cli.profiles import load_profile
-from adatp_cli.settings import GenerationSettings
 from tests.held import watch_tensors
 from tests.session_case import ask, noisy_clip
 

@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 
 from adatp_cli import profile_yaml
 from adatp_cli.errors import ProfileError, UsageError
-from adatp_cli.profiles import (
-    METHODS,
-    SECTIONS,
-    Profile,
-    builtin_names,
-    load_profile,
-    parse_profile,
-    profile_folder,
-)
-from adatp_cli.pruning.methods import METHODS as METHOD_TABLE
+from adatp_cli.profiles import builtin_names, load_profile, parse_profile, profile_folder
+from adatp_cli.pruning.knobs import PROFILES, AdaTPProfile, sections_of
+from adatp_cli.pruning.methods import METHODS
 
 MINIMAL = "name: mine\nmethod: adatp\nbudget: 0.2\n"
 FASTV, RANDOM, FASTVID = (
@@ -87,7 +80,7 @@ def test_each_ablation_is_one_step_from_the_next() -> None:
     changed = [
         {
             f"{section}.{key}"
-            for section in SECTIONS["adatp"]
+            for section in sections_of("adatp")
             for key in one[section]
             if one[section][key] != next_one[section][key]
         }
@@ -116,7 +109,7 @@ def test_a_section_of_another_method_is_refused() -> None:
 def test_a_profile_shows_its_own_sections_alone(name: str) -> None:
     profile = load_profile(name)
     general = {"name", "method", "description", "budget", "frames", "reuse_frames", "positions"}
-    assert set(profile.to_dict()) == general | set(SECTIONS[profile.method])
+    assert set(profile.to_dict()) == general | set(sections_of(profile.method))
 
 
 def test_which_methods_load_an_encoder() -> None:
@@ -137,14 +130,14 @@ def test_which_methods_load_an_encoder() -> None:
 
 def test_defaults_are_the_papers_setting() -> None:
     """A file that leaves a knob out gets what the profile `adatp` says."""
-    defaults = Profile(
-        "adatp", "adatp", description=load_profile("adatp").description, budget=0.273
+    defaults = AdaTPProfile(
+        name="adatp", description=load_profile("adatp").description, budget=0.273, positions="auto"
     )
     assert load_profile("adatp") == defaults
 
 
 def test_every_method_is_one_of_the_tables() -> None:
-    assert sorted(METHODS) == sorted(METHOD_TABLE)
+    assert sorted(PROFILES) == sorted(METHODS)
 
 
 def test_own_file_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,17 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2ForCausalLM
 
 from adatp_cli.errors import AdatpError, ProfileError
-from adatp_cli.profiles import (
-    LocalSettings,
-    Profile,
-    RelevanceSettings,
-    ScheduleSettings,
-    ScoreSettings,
-    SegmentSettings,
-)
+from adatp_cli.profiles import Profile
 from adatp_cli.pruning.hooks import PrunedPrefill, PruningError
+from adatp_cli.pruning.knobs import (
+    AdaTPProfile,
+    LocalKnobs,
+    RelevanceKnobs,
+    ScheduleKnobs,
+    ScoreKnobs,
+    SegmentKnobs,
+    VanillaProfile,
+)
 from adatp_cli.pruning.method import ClipSignals, LayerStep, ScoreRequest
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.selection import debiased_frame_relevance
@@ -227,19 +229,21 @@ NO_ENCODER = ClipSignals(tower_vectors=SIGNALS.tower_vectors)
 
 def profile(budget: float = 0.5, **knobs: Any) -> Profile:
     # The published first layer, which `auto` would move to 1 in a model this small.
-    return Profile("test", "adatp", budget=budget, schedule=ScheduleSettings(2), **knobs)
+    return AdaTPProfile(name="test", budget=budget, schedule=ScheduleKnobs(first_layer=2), **knobs)
 
 
 VARIANTS = {
     "refill": profile(),
-    "strict": profile(local=LocalSettings("strict")),
-    "off": profile(local=LocalSettings("off")),
-    "attention": profile(relevance=RelevanceSettings("attention")),
-    "rows": profile(scores=ScoreSettings(3)),
-    "some layers": profile(local=LocalSettings("strict", "middle", 2, 3)),
+    "strict": profile(local=LocalKnobs(mode="strict")),
+    "off": profile(local=LocalKnobs(mode="off")),
+    "attention": profile(relevance=RelevanceKnobs(encoder="attention")),
+    "rows": profile(scores=ScoreKnobs(rows=3)),
+    "some layers": profile(
+        local=LocalKnobs(mode="strict", representative="middle", first_layer=2, last_layer=3)
+    ),
     "everything": profile(1.0),
     "next to nothing": profile(0.27),
-    "vanilla": Profile("test", "vanilla"),
+    "vanilla": VanillaProfile(name="test"),
 }
 
 
@@ -271,7 +275,7 @@ def test_a_whole_budget_computes_no_scores(model: Qwen2ForCausalLM, prompt: Tens
 
 def test_segments_come_from_the_signal_that_the_profile_names():
     def bounds(signal: str, signals: ClipSignals) -> tuple[int, ...]:
-        knobs = profile(segments=SegmentSettings(signal))  # type: ignore[arg-type]
+        knobs = profile(segments=SegmentKnobs(signal=signal))  # type: ignore[arg-type]
         segments = method_of(knobs).plan(LAYOUT, signals, SHAPE).segments
         assert segments is not None
         return segments.bounds
@@ -284,7 +288,7 @@ def test_segments_come_from_the_signal_that_the_profile_names():
 
 def test_matching_segments_keep_more(model: Qwen2ForCausalLM, prompt: Tensor):
     def kept_share(weight: float) -> float:
-        knobs = profile(0.4, relevance=RelevanceSettings(weight=weight))
+        knobs = profile(0.4, relevance=RelevanceKnobs(weight=weight))
         _, _, report = prefill(model, method_of(knobs).plan(LAYOUT, SIGNALS, SHAPE), prompt)
         kept = report.steps[0].kept
         return float((kept < 9).double().mean())  # frame 0 is the segment that matches

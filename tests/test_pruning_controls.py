@@ -13,6 +13,14 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repea
 from adatp_cli.cost import KNOWN_SHAPES
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import load_profile
+from adatp_cli.pruning.knobs import (
+    FastVKnobs,
+    FastVProfile,
+    PyramidDropProfile,
+    RandomKnobs,
+    RandomProfile,
+    UniformProfile,
+)
 from adatp_cli.pruning.method import ClipSignals, LayerStep, ModelContext, VisualLayout
 from adatp_cli.pruning.methods import method_of, resolve_profile
 from adatp_cli.pruning.methods.fastv import FastV
@@ -45,7 +53,9 @@ def test_the_best_are_the_largest_and_the_earlier_of_equals() -> None:
 
 def test_fastv_ranks_by_the_layer_that_has_just_run(model: Qwen2ForCausalLM) -> None:
     prompt = build_prompt()
-    plan = FastV(0.5, 3).plan(LAYOUT, SIGNALS, SHAPE)
+    plan = FastV(FastVProfile(name="x", budget=0.5, fastv=FastVKnobs(layer=3))).plan(
+        LAYOUT, SIGNALS, SHAPE
+    )
     _, _, report = prefill(model, plan, prompt)
     (only,) = report.steps
     assert only.layer == 3
@@ -88,7 +98,11 @@ def test_random_draws_by_seed_alone() -> None:
     layout = VisualLayout(0, 8, 6, 6)
 
     def drawn(seed: int) -> list[int]:
-        return RandomTokens(0.5, seed=seed).choose(step(288, 72), layout).tolist()
+        return (
+            RandomTokens(RandomProfile(name="x", budget=0.5, random=RandomKnobs(seed=seed)))
+            .choose(step(288, 72), layout)
+            .tolist()
+        )
 
     assert drawn(1) == drawn(1) != drawn(2)
     assert len(set(drawn(1))) == 72
@@ -109,7 +123,7 @@ SHARES = [0.05, 0.1, 0.15, 0.273, 0.5]
 
 
 def kept_uniformly(layout: VisualLayout, keep: int) -> Tensor:
-    return Uniform(0.5).choose(step(layout.visual, keep), layout)
+    return Uniform(UniformProfile(name="x", budget=0.5)).choose(step(layout.visual, keep), layout)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 8, 16, 32, 33])
@@ -207,7 +221,7 @@ def test_pyramiddrop_ranks_by_the_layer_that_follows(
     model: Qwen2ForCausalLM, positions: str
 ) -> None:
     prompt = build_prompt()
-    method = PyramidDrop(0.6, "quarters", positions)  # type: ignore[arg-type]
+    method = PyramidDrop(PyramidDropProfile(name="x", budget=0.6, positions=positions))  # type: ignore[arg-type]
     _, _, report = prefill(model, method.plan(LAYOUT, SIGNALS, SHAPE), prompt)
     assert [entry.layer for entry in report.steps] == [2, 4, 6]
     compact = positions == "compact"

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli.cost import KNOWN_SHAPES
-from adatp_cli.profiles import FastVIDSettings, load_profile
+from adatp_cli.profiles import load_profile
+from adatp_cli.pruning.knobs import FastVIDKnobs, FastVIDProfile
 from adatp_cli.pruning.method import ClipSignals, VisualLayout
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.methods.fastvid import FastVID, cut, merge
@@ -86,7 +87,7 @@ def test_the_largest_of_each_row_in_order() -> None:
 
 
 def merged_in_loops(
-    tokens: Tensor, salient: Tensor, bounds: tuple[int, ...], context: int, knobs: FastVIDSettings
+    tokens: Tensor, salient: Tensor, bounds: tuple[int, ...], context: int, knobs: FastVIDKnobs
 ) -> dict[int, list[float]]:
     values = tokens.double().tolist()
     per_frame = len(values[0])
@@ -124,7 +125,7 @@ def merged_in_loops(
 @pytest.mark.parametrize("context", [1, 3])
 @pytest.mark.parametrize("step", [1, 4])
 def test_merging(frames: int, context: int, step: int) -> None:
-    knobs = FastVIDSettings(segments=2, anchor_step=step)
+    knobs = FastVIDKnobs(segments=2, anchor_step=step)
     tokens = clip(frames, seed=frames)
     salient = largest(torch.rand(frames, 16, generator=torch.Generator().manual_seed(1)), 5)
     bounds = cut(neighbour_similarity(tokens.mean(1)), 2, 0.5)
@@ -140,7 +141,7 @@ def test_merging(frames: int, context: int, step: int) -> None:
 def test_a_merged_token_by_hand() -> None:
     """One frame, one salient token; of the other three the first is the centre of all."""
     tokens = torch.tensor([[[9.0, 9.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]])
-    made, owners, _ = merge(tokens, torch.tensor([[0]]), (0, 1), 1, FastVIDSettings(neighbours=2))
+    made, owners, _ = merge(tokens, torch.tensor([[0]]), (0, 1), 1, FastVIDKnobs(neighbours=2))
     # Densities: nearest neighbours are 1 apart for all; the earliest counts as densest.
     assert owners.tolist() == [1]
     # 0.6 of the centre and 0.4 of the mean of all three, itself among them.
@@ -149,7 +150,7 @@ def test_a_merged_token_by_hand() -> None:
 
 def test_where_every_frame_is_an_anchor_none_takes_in_another() -> None:
     tokens = torch.tensor([[[9.0, 9.0], [1.0, 0.0]], [[9.0, 9.0], [5.0, 0.0]]])
-    salient, knobs = torch.tensor([[0], [0]]), FastVIDSettings(anchor_step=1)
+    salient, knobs = torch.tensor([[0], [0]]), FastVIDKnobs(anchor_step=1)
     made, owners, _ = merge(tokens, salient, (0, 2), 1, knobs)
     assert made.tolist() == [[5.0, 0.0], [1.0, 0.0]]
     assert owners.tolist() == [3, 1]
@@ -174,7 +175,7 @@ def test_the_whole_entry(frames: int, budget: float) -> None:
         tokens=tokens.flatten(0, 1),
         probe_attention=attention,
     )
-    plan = FastVID(budget, "original").plan(layout, signals, SEVEN_B)
+    plan = FastVID(FastVIDProfile(name="x", budget=budget)).plan(layout, signals, SEVEN_B)
     entry = plan.entry
     assert entry is not None
     assert plan.segments is not None
@@ -187,7 +188,7 @@ def test_the_whole_entry(frames: int, budget: float) -> None:
     for frame in range(frames):
         for place in salient[frame].tolist():  # unchanged
             assert torch.equal(by_owner.pop(frame * 16 + place), tokens[frame, place])
-    expected = merged_in_loops(tokens, salient, plan.segments.bounds, context, FastVIDSettings())
+    expected = merged_in_loops(tokens, salient, plan.segments.bounds, context, FastVIDKnobs())
     assert sorted(by_owner) == sorted(expected)
     for owner, row in by_owner.items():
         torch.testing.assert_close(row, torch.tensor(expected[owner]), rtol=1e-4, atol=1e-4)

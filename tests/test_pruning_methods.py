@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +13,10 @@ from transformers import DynamicCache, Qwen2ForCausalLM
 from adatp_cli.cost import paper_cost
 from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel
-from adatp_cli.profiles import SECTIONS, Profile, builtin_names, load_profile
+from adatp_cli.profiles import Profile, builtin_names, load_profile
 from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
+from adatp_cli.pruning.knobs import PROFILES as KNOWN
+from adatp_cli.pruning.knobs import sections_of
 from adatp_cli.pruning.method import ClipSignals, LayerStep, PruningPlan, VisualLayout
 from adatp_cli.pruning.methods import METHODS, method_of
 from tests.pruning_case import LAYERS, SHAPE, build_model, build_prompt, enter, masked_run, prefill
@@ -97,7 +98,7 @@ def share(counts: tuple[int, ...], layout: VisualLayout) -> float:
 
 
 def test_every_method_has_a_profile_a_section_and_a_row() -> None:
-    assert {profile.method for profile in PROFILES.values()} == set(SECTIONS) == set(METHODS)
+    assert {profile.method for profile in PROFILES.values()} == set(KNOWN) == set(METHODS)
 
 
 @pytest.mark.parametrize("frames", SIZES)
@@ -152,7 +153,7 @@ def test_prefill_and_decoding_equal_a_masked_run_at_full_length(
     model: Qwen2ForCausalLM, name: str, positions: str
 ) -> None:
     """What a plan keeps is all that decides: positions, caches and scores are right."""
-    profile = replace(PRUNING[name], positions=positions)  # type: ignore[arg-type]
+    profile = PRUNING[name].replace(positions=positions)
     plan, _, layout, prompt = plan_within(profile, 0.4, 7)
     token = torch.randn(1, 1, SHAPE.hidden, generator=torch.Generator().manual_seed(2))
     cache, entered = DynamicCache(), enter(plan, prompt, layout)
@@ -192,7 +193,7 @@ def test_prefill_and_decoding_equal_a_masked_run_at_full_length(
 def test_positions_are_what_the_knob_says(name: str) -> None:
     published = "compact" if name.startswith(("pyramid", "vidcom2", "unicomp")) else "original"
     for knob in ("auto", "original", "compact"):
-        profile = replace(PRUNING[name], positions=knob)  # type: ignore[arg-type]
+        profile = PRUNING[name].replace(positions=knob)
         plan, _, _, _ = plan_within(profile, 0.5, 3)
         assert plan.positions == (published if knob == "auto" else knob)
 
@@ -255,7 +256,7 @@ def test_the_record_and_the_trace_tell_what_entered(loaded: LoadedModel, name: s
     visual = len(noisy_clip()) * 36
     assert tokens.visual == visual
     assert "auto" not in str(done.record.profile)
-    assert set(done.record.profile) >= {"name", "method", *SECTIONS[PRUNING[name].method]}
+    assert set(done.record.profile) >= {"name", "method", *sections_of(PRUNING[name].method)}
     assert paper.ratio <= budget
     assert paper.pruned == paper_cost(tokens.kept_per_layer, loaded.shape.language)
     assert len(arrays["visual_tokens"]) == visual + 1

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from adatp_cli.cost import paper_cost
 from adatp_cli.errors import ProfileError
-from adatp_cli.profiles import EntrySettings, load_profile, parse_profile
+from adatp_cli.profiles import load_profile, parse_profile
 from adatp_cli.pruning.budget import solve_budget, solve_entry
+from adatp_cli.pruning.knobs import EntryKnobs
 from adatp_cli.pruning.method import ClipSignals, LayerStep, VisualLayout
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.methods.adatp_plus import thin_out
 from adatp_cli.pruning.segments import SegmentTable, weigh_segments
 from tests.pruning_case import SHAPE
 
-KNOBS = EntrySettings()
+KNOBS = EntryKnobs()
 LAYERS = SHAPE.layers
 
 
@@ -42,7 +43,7 @@ def test_exactly_as_many_enter_as_were_asked_for(data: st.DataObject) -> None:
     cuts = data.draw(st.sets(st.integers(1, max(1, frames - 1)), max_size=4))
     bounds = (0, *sorted(cut for cut in cuts if cut < frames), frames)
     tokens, attention = clip(frames, per_frame, data.draw(st.integers(0, 99)))
-    knobs = EntrySettings(context=data.draw(st.floats(0, 1)))
+    knobs = EntryKnobs(context=data.draw(st.floats(0, 1)))
     entry = thin_out(tokens, attention, table_of(*bounds), count, knobs)
     assert len(entry.owners) == len(entry.embeddings) == min(count, total)
     assert bool((entry.owners.diff() > 0).all())
@@ -51,7 +52,7 @@ def test_exactly_as_many_enter_as_were_asked_for(data: st.DataObject) -> None:
 
 def test_salient_tokens_enter_unchanged_and_the_rest_is_merged() -> None:
     tokens, attention = clip(4, 9)
-    entry = thin_out(tokens, attention, table_of(0, 4), 16, EntrySettings(context=0.4))
+    entry = thin_out(tokens, attention, table_of(0, 4), 16, EntryKnobs(context=0.4))
     best = attention.topk(2, dim=1).indices.sort().values  # and 6 are merged, 2 are left over
     flat = tokens.flatten(0, 1)
     for frame in range(4):
@@ -79,7 +80,7 @@ def test_segments_share_by_length_and_not_by_weight() -> None:
 
 def test_fewer_tokens_than_frames_are_the_most_salient_ones() -> None:
     tokens, attention = clip(8, 9)
-    entry = thin_out(tokens, attention, table_of(0, 8), 3, EntrySettings(context=0.0))
+    entry = thin_out(tokens, attention, table_of(0, 8), 3, EntryKnobs(context=0.0))
     assert entry.owners.tolist() == sorted(attention.flatten().topk(3).indices.tolist())
 
 

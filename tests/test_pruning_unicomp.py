@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli.cost import KNOWN_SHAPES
 from adatp_cli.errors import UsageError
-from adatp_cli.profiles import UniCompSettings
+from adatp_cli.pruning.knobs import UniCompKnobs, UniCompProfile
 from adatp_cli.pruning.method import ClipSignals, VisualLayout
 from adatp_cli.pruning.methods.unicomp import UniComp, fit, frame_groups, group_budgets, merge_order
 
@@ -119,14 +119,14 @@ def case(frames: int, per_scene: int = 3) -> tuple[VisualLayout, Tensor, ClipSig
 def test_groups_are_averaged_merged_and_closed_with_a_line_break() -> None:
     layout, tokens, signals = case(9)
     with FlopCounterMode(display=False) as counter:
-        plan = UniComp(0.2, "compact").plan(layout, signals, SHAPE)
+        plan = UniComp(UniCompProfile(name="x", budget=0.2)).plan(layout, signals, SHAPE)
     entry, count = plan.entry, plan.keep_counts[0]
     assert entry is not None
     assert plan.segments is not None
     assert plan.segments.bounds == (0, 3, 6, 9)
     assert signals.frame_vectors is not None
     assert signals.tower_keys is not None
-    knobs, firsts = UniCompSettings(), [0, 3, 6]
+    knobs, firsts = UniCompKnobs(), [0, 3, 6]
     budgets = group_budgets(signals.frame_vectors[firsts], count - 3, 16)
     orders = [walk(signals.tower_keys[f].double().tolist(), knobs.token_threshold) for f in firsts]
     kept = fit([len(order) for order in orders], budgets)
@@ -152,7 +152,7 @@ def test_groups_are_averaged_merged_and_closed_with_a_line_break() -> None:
 
 def test_a_still_clip_fits_whole_and_has_no_line_breaks() -> None:
     layout, tokens, signals = case(9, per_scene=9)
-    entry = UniComp(0.35, "compact").plan(layout, signals, SHAPE).entry
+    entry = UniComp(UniCompProfile(name="x", budget=0.35)).plan(layout, signals, SHAPE).entry
     assert entry is not None
     # At a share of about 0.35 a group has at most 1 + int(1 / 0.35) frames.
     assert len(entry.owners) == 3 * 16
@@ -165,5 +165,7 @@ def test_a_still_clip_fits_whole_and_has_no_line_breaks() -> None:
 def test_a_budget_without_room_for_line_breaks_is_refused() -> None:
     layout, _, signals = case(32, per_scene=1)
     with pytest.raises(UsageError, match="32 groups of frames"):
-        UniComp(0.06, "compact").plan(layout, signals, SHAPE)
-    assert UniComp(0.2, "compact").plan(layout, signals, SHAPE).entry is not None
+        UniComp(UniCompProfile(name="x", budget=0.06)).plan(layout, signals, SHAPE)
+    assert (
+        UniComp(UniCompProfile(name="x", budget=0.2)).plan(layout, signals, SHAPE).entry is not None
+    )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adatp_cli.cost import KNOWN_SHAPES
 from adatp_cli.errors import UsageError
+from adatp_cli.pruning.knobs import VidCom2Knobs, VidCom2Profile
 from adatp_cli.pruning.method import ClipSignals, VisualLayout
 from adatp_cli.pruning.methods.vidcom2 import (
     VidCom2,
@@ -125,7 +126,7 @@ def test_counts(frames: int) -> None:
 def test_the_entry_holds_the_tokens_themselves(count: str) -> None:
     tokens = clip(6).to(torch.bfloat16)
     layout = VisualLayout(3, 6, 3, 3)
-    method = VidCom2(0.3, "compact", count)  # type: ignore[arg-type]
+    method = VidCom2(VidCom2Profile(name="x", budget=0.3, vidcom2=VidCom2Knobs(count=count)))  # type: ignore[arg-type]
     signals = ClipSignals(torch.zeros(6, 2), tokens=tokens.flatten(0, 1))
     plan = method.plan(layout, signals, SHAPE)
     assert plan.entry is not None
@@ -141,4 +142,4 @@ def test_a_token_for_every_frame_is_the_least() -> None:
     layout, tokens = VisualLayout(3, 32, 3, 3), clip(32).flatten(0, 1)
     signals = ClipSignals(torch.zeros(32, 2), tokens=tokens)
     with pytest.raises(UsageError, match="at least 32 tokens for 32 frames"):
-        VidCom2(0.05, "compact").plan(layout, signals, SHAPE)
+        VidCom2(VidCom2Profile(name="x", budget=0.05)).plan(layout, signals, SHAPE)

@@ -15,15 +15,15 @@ import torch
 from adatp_cli import record
 from adatp_cli.answering import encode as encode_module
 from adatp_cli.answering import generate
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.events import ClipReady, Stage, TextChunk
 from adatp_cli.answering.run import Row
 from adatp_cli.answering.session import Session
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model import memory as memory_module
 from adatp_cli.model.load import LoadedModel
-from adatp_cli.profiles import RelevanceSettings
+from adatp_cli.pruning.knobs import RelevanceKnobs
 from adatp_cli.pruning.methods.adatp import AdaTPPlan
-from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.sampling import Sampling
@@ -333,7 +333,7 @@ def test_a_profile_that_needs_an_encoder_says_so(
     with pytest.raises(ModelError, match="none is loaded"):
         session_of(loaded, profile())
     for encoder in ("none", "attention"):
-        done = ask(session_of(loaded, profile(relevance=RelevanceSettings(encoder)))).record
+        done = ask(session_of(loaded, profile(relevance=RelevanceKnobs(encoder=encoder)))).record
         assert done.flops.end_to_end.relevance == 0
         assert done.profile["relevance"]["encoder"] == encoder
         assert (done.segments[0].relevance is None) == (encoder == "none")

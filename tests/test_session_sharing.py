@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli import cost
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.events import Answered, Clip, PrefillChosen
 from adatp_cli.answering.generate import SharedPrefix
 from adatp_cli.answering.plan import Plan, compare_prefills
@@ -27,8 +28,8 @@ from adatp_cli.answering.tasks import PrefillMode
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import load_profile
+from adatp_cli.profiles import unpruned as unpruned_of
 from adatp_cli.record import AnswerRecord, schema_text
-from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames
 from tests.conftest import Run
 from tests.session_case import (
@@ -334,7 +335,7 @@ def test_sharing_that_does_not_fit_is_not_chosen(
 
 
 def test_who_shares_keeps_its_choice_of_frames() -> None:
-    own = dataclasses.replace(profile(0.4), frames=12, reuse_frames=0.02)
-    unpruned = own.unpruned()
+    own = profile(0.4).replace(frames=12, reuse_frames=0.02)
+    unpruned = unpruned_of(own)
     assert (unpruned.frames, unpruned.reuse_frames) == (12, 0.02)
-    assert dataclasses.replace(unpruned, frames=None, reuse_frames=None) == load_profile("vanilla")
+    assert unpruned.replace(frames=None, reuse_frames=None) == load_profile("vanilla")

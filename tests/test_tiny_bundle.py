@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.events import Answered
 from adatp_cli.answering.session import Session
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import load_profile
-from adatp_cli.settings import GenerationSettings
 from adatp_cli.tiny.clips import write_demo_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling

@@ -13,7 +13,8 @@ import pytest
 from adatp_cli.answering.trace import Trace
 from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel
-from adatp_cli.profiles import LocalSettings, Profile, RelevanceSettings, SegmentSettings
+from adatp_cli.profiles import Profile
+from adatp_cli.pruning.knobs import LocalKnobs, RelevanceKnobs, SegmentKnobs
 from tests.session_case import FRAMES, ask, load_random, profile, session_of
 
 Array = npt.NDArray[Any]
@@ -26,15 +27,18 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 # A threshold that cuts the noisy clip into its scenes for the random model.
-CUTS = SegmentSettings("tower", tower_threshold=0.95)
+CUTS = SegmentKnobs(signal="tower", tower_threshold=0.95)
 VARIANTS = {
     "refill": profile(segments=CUTS),
-    "strict": profile(segments=CUTS, local=LocalSettings("strict")),
-    "off": profile(segments=CUTS, local=LocalSettings("off")),
-    "first": profile(segments=CUTS, local=LocalSettings("refill", "first")),
-    "some layers": profile(segments=CUTS, local=LocalSettings("strict", "middle", 3, 4)),
-    "attention": profile(segments=CUTS, relevance=RelevanceSettings("attention", weight=2.0)),
-    "none": profile(0.3, segments=CUTS, relevance=RelevanceSettings("none")),
+    "strict": profile(segments=CUTS, local=LocalKnobs(mode="strict")),
+    "off": profile(segments=CUTS, local=LocalKnobs(mode="off")),
+    "first": profile(segments=CUTS, local=LocalKnobs(mode="refill", representative="first")),
+    "some layers": profile(
+        segments=CUTS,
+        local=LocalKnobs(mode="strict", representative="middle", first_layer=3, last_layer=4),
+    ),
+    "attention": profile(segments=CUTS, relevance=RelevanceKnobs(encoder="attention", weight=2.0)),
+    "none": profile(0.3, segments=CUTS, relevance=RelevanceKnobs(encoder="none")),
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.encode import TowerWatch, look_at
 from adatp_cli.answering.generate import line_break
 from adatp_cli.answering.session import Session
@@ -24,7 +25,6 @@ from adatp_cli.profiles import Profile, load_profile
 from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport, PruningError
 from adatp_cli.pruning.method import ClipSignals, ModelContext, VisualLayout
 from adatp_cli.pruning.methods import check_fit, method_of, resolve_profile
-from adatp_cli.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -305,9 +305,7 @@ class Pruning:
         vector = None
         if self._encoder is not None and self._question and self._method.needs.question_vector:
             with torch.inference_mode():
-                vector = self._encoder.text_vector(
-                    self._question, self.profile.relevance.text_tokens
-                )
+                vector = self._encoder.text_vector(self._question, self.profile.text_tokens)
         tokens = embeddings[0, layout.start : layout.start + layout.visual]
         return ClipSignals(
             seen.tower_vectors,

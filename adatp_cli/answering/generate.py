@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.errors import ModelError
 from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import PruningPlan, VisualLayout
-from adatp_cli.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.encode import frames_at_once
 from adatp_cli.cost import (
     LanguageShape,
@@ -23,7 +24,6 @@ from adatp_cli.model.prompt import Prompt, build_prompt
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import ModelContext, TokenSchedule
 from adatp_cli.pruning.methods import method_of, resolve_profile
-from adatp_cli.settings import GenerationSettings
 from adatp_cli.text import plural
 from adatp_cli.video.frames import Resize
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.answering import records
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.encode import ClipEncoder, StreamingEncoder, synchronize
 from adatp_cli.answering.events import Answered, Clip, ClipReady, PrefillChosen, Stage, TextChunk
 from adatp_cli.answering.generate import (
@@ -26,9 +27,8 @@ from adatp_cli.answering.trace import build_trace
 from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model.checkpoints import TINY, TINY_KNOWS, TINY_WORLD
 from adatp_cli.model.memory import memory_errors
-from adatp_cli.profiles import Profile
+from adatp_cli.profiles import Profile, unpruned
 from adatp_cli.pruning.method import SignalNeeds, VisualLayout
-from adatp_cli.settings import GenerationSettings
 from adatp_cli.text import plural
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.reader import FrameReader
@@ -247,20 +247,20 @@ class Session:
         cost = self.plan.prefills(frames, questions)
         if prefill == "each" or (prefill == "cheaper" and cost.pruned <= cost.shared):
             return self, PrefillChosen(self.profile, cost, shared=False)
-        unpruned = Session(
+        whole = Session(
             self._loaded,
-            self.profile.unpruned(),
+            unpruned(self.profile),
             self._settings,
             keep_trace=self._keep_trace,
             load_seconds=self._load_seconds,
         )
         try:
-            unpruned.plan.check_questions(frames, questions)
+            whole.plan.check_questions(frames, questions)
         except MemoryLimitError:
             if prefill == "shared":
                 raise
             return self, PrefillChosen(self.profile, cost, shared=False, fits=False)
-        return unpruned, PrefillChosen(unpruned.profile, cost, shared=True)
+        return whole, PrefillChosen(whole.profile, cost, shared=True)
 
     def encode(
         self, name: str, frames: Frames, decode_s: float = 0.0, *, needs: SignalNeeds | None = None
@@ -318,8 +318,8 @@ class Session:
             pruning = plan.method.plan(layout, signals, self._loaded.shape.language)
             prepared_s = time.perf_counter() - started
             yield Stage("prefill", f"{prompt.length} tokens")
-            unpruned = not pruning.keep_counts and pruning.entry is None
-            kept = shared if unpruned else None
+            keeps_all = not pruning.keep_counts and pruning.entry is None
+            kept = shared if keeps_all else None
             request = Request(prompt.input_ids, clip.encoded.visual, layout, pruning, kept)
             generated: Generated | None = None
             if stream:
@@ -392,6 +392,6 @@ class Session:
         if not self.plan.needs.question_vector or relevance is None:
             return None
         with self._loaded.turn:
-            vector = relevance.text_vector(question, self.profile.relevance.text_tokens)
+            vector = relevance.text_vector(question, self.profile.text_tokens)
         synchronize(self._loaded.device)
         return vector

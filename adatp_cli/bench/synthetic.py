@@ -28,7 +28,7 @@ from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.quantize import verify_quantization
 from adatp_cli.model.relevance import QuestionTokenizer, RelevanceEncoder
 from adatp_cli.model.shapes import count_weights
-from adatp_cli.settings import NO_ENCODER
+from adatp_cli.pruning.knobs import NO_ENCODER
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration

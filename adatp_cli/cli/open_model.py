@@ -16,16 +16,16 @@ from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import Profile, load_profile
-from adatp_cli.settings import NO_ENCODER
+from adatp_cli.pruning.knobs import NO_ENCODER
 from adatp_cli.text import percent, plural
 
 if TYPE_CHECKING:
+    from adatp_cli.answering.decoding import GenerationSettings
     from adatp_cli.answering.plan import FrameBudget
     from adatp_cli.answering.tasks import ProfileRun
     from adatp_cli.cost import ModelShape
     from adatp_cli.model.load import Accepts, LoadedModel
     from adatp_cli.record import ModelInfo, Versions
-    from adatp_cli.settings import GenerationSettings
     from adatp_cli.video.sampling import Sampling
 
 # From an encoder's name, options, output and a judge of its dimensions to a model, and the seconds

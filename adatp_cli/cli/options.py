@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.model.device import check_device
 from adatp_cli.model.memory import check_address_space
 from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile, read_share
-from adatp_cli.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from adatp_cli.video.child import Limits

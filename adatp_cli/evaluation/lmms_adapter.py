@@ -18,6 +18,7 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.run import Row, RunLoop
 from adatp_cli.answering.session import Session
 from adatp_cli.answering.tasks import Ask, ClipTask, FileClip, ProfileRun
@@ -26,7 +27,6 @@ from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.profiles import load_profile, read_share
 from adatp_cli.record import FailureRecord
-from adatp_cli.settings import GenerationSettings
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling

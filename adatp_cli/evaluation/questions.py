@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -156,6 +155,6 @@ def line_up(profiles: Sequence[Profile], budgets: Sequence[float]) -> list[Profi
             continue
         for budget in budgets:
             name = f"{profile.name}@{budget:g}"
-            at = dataclasses.replace(profile.with_budget(budget), name=name)
+            at = profile.with_budget(budget).replace(name=name)
             places.append(ProfileSpec(at, profile.name))
     return places

@@ -31,7 +31,7 @@ from adatp_cli.model.quantize import quantization_config, verify_quantization
 from adatp_cli.model.quiet import readable_failures, weights_progress
 from adatp_cli.model.relevance import RelevanceEncoder, expected_bytes, load_relevance
 from adatp_cli.model.shapes import configured_shape, count_weights
-from adatp_cli.settings import NO_ENCODER
+from adatp_cli.pruning.knobs import NO_ENCODER
 from adatp_cli.text import readable_bytes
 
 if TYPE_CHECKING:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape, paper_layer_cost
 from adatp_cli.errors import UsageError
-from adatp_cli.profiles import Positions
 from adatp_cli.pruning.budget import solve_budget, unreachable
+from adatp_cli.pruning.knobs import NO_ENCODER, Positions
 from adatp_cli.pruning.method import (
     ClipSignals,
     LayerStep,
+    ModelContext,
     PruningMethod,
     PruningPlan,
     TokenSchedule,
@@ -33,20 +35,15 @@ class Compressed:
     segments: SegmentTable | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class InputCompression(PruningMethod):
-    """Keep or merge tokens once, before layer 0.
+    """Keep or merge tokens once, before layer 0."""
 
-    Parameters
-    ----------
-    budget
-        Share of the vanilla cost, paper convention.
-    positions
-        Of the survivors.
-    """
-
-    budget: float
-    positions: Positions
+    @classmethod
+    def resolve(cls, profile: Any, context: ModelContext) -> Any:
+        if profile.encoder not in NO_ENCODER and context.encoder is not None:
+            knobs = profile.knobs.replace(encoder=context.encoder)
+            profile = profile.replace(**{profile.method: knobs})
+        return super().resolve(profile, context)
 
     @abstractmethod
     def compress(self, layout: VisualLayout, signals: ClipSignals, count: int) -> Compressed:
@@ -74,12 +71,14 @@ class InputCompression(PruningMethod):
 
     def plan(
         self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape
-    ) -> BeforeLayersPlan:
+    ) -> InputCompressionPlan:
         count = self._count(layout.frames, layout.per_frame, shape)
         if count == layout.visual:
-            return BeforeLayersPlan(count, self.positions, None)
+            return InputCompressionPlan(count, self.positions, None)
         with torch.inference_mode():
-            return BeforeLayersPlan(count, self.positions, self.compress(layout, signals, count))
+            return InputCompressionPlan(
+                count, self.positions, self.compress(layout, signals, count)
+            )
 
     def _count(self, frames: int, per_frame: int, shape: LanguageShape) -> int:
         """The most tokens in every layer that the budget allows."""
@@ -91,7 +90,7 @@ class InputCompression(PruningMethod):
         return solve_budget(self.budget, visual, shape, (0,)).counts[0]
 
 
-class BeforeLayersPlan(PruningPlan):
+class InputCompressionPlan(PruningPlan):
     """What enters; nothing goes later. A budget for the whole clip leaves it as it is."""
 
     def __init__(self, most: int, positions: Positions, made: Compressed | None) -> None:

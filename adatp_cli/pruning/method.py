@@ -11,12 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
-from adatp_cli.profiles import Positions
+from adatp_cli.pruning.knobs import Positions
 from adatp_cli.pruning.segments import SegmentTable
 
 
@@ -189,7 +190,7 @@ class VisualEntry:
 
 @dataclass(frozen=True, slots=True)
 class TokenSchedule:
-    """What a run will come to, known from shapes alone before anything runs.
+    """How many tokens will enter each layer, known from shapes alone before anything runs.
 
     Parameters
     ----------
@@ -261,7 +262,33 @@ class PruningPlan(ABC):
 
 
 class PruningMethod(ABC):
-    """A method with its knobs."""
+    """A method with the knobs of a profile.
+
+    Parameters
+    ----------
+    profile
+        Of the method's own class. Its budget is a share of the vanilla cost, paper convention.
+    """
+
+    def __init__(self, profile: Any) -> None:
+        self.profile = profile
+        self.positions: Positions = profile.positions_or_published
+
+    @classmethod
+    def resolve(cls, profile: Any, context: ModelContext) -> Any:  # noqa: ARG003 - for subclasses
+        """The profile with every `auto` replaced by what it stands for in a model.
+
+        Raises
+        ------
+        UsageError
+            Its layers do not exist in the model.
+        """
+        return profile.replace(positions=profile.positions_or_published)
+
+    @property
+    def budget(self) -> float:
+        """As `Profile.share`."""
+        return float(self.profile.share)
 
     @property
     def needs(self) -> SignalNeeds:
@@ -270,7 +297,7 @@ class PruningMethod(ABC):
 
     @abstractmethod
     def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
-        """What a clip of `frames` frames with `per_frame` visual tokens each will come to.
+        """For a clip of `frames` frames with `per_frame` visual tokens each.
 
         Raises
         ------

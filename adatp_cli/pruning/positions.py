@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adatp_cli.profiles import Positions
+from adatp_cli.pruning.knobs import Positions
 
 
 class SequencePositions:

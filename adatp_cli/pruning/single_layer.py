@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
-from adatp_cli.profiles import LayerOrAuto, Positions
 from adatp_cli.pruning.budget import Schedule, drop_layer, solve_budget
+from adatp_cli.pruning.knobs import Positions
 from adatp_cli.pruning.method import (
     ClipSignals,
     LayerStep,
+    ModelContext,
     PruningMethod,
     PruningPlan,
     ScoreRequest,
@@ -22,33 +23,16 @@ from adatp_cli.pruning.method import (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class DropOnce(PruningMethod):
-    """Every layer before `layer` sees everything, every layer from it on the same few tokens.
+    """Every layer before the knob `layer` sees everything, all from it on the same few tokens."""
 
-    Parameters
-    ----------
-    budget
-        Share of the vanilla cost, paper convention.
-    layer
-        As in the profile.
-    positions
-        Of the survivors.
-    """
+    rows: ClassVar[int] = 0  # of attention that a choice looks at
 
-    budget: float
-    layer: LayerOrAuto = "auto"
-    positions: Positions = "original"
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The profile's section."""
-
-    @property
-    def rows(self) -> int:
-        """Rows of attention that a choice looks at."""
-        return 0
+    @classmethod
+    def resolve(cls, profile: Any, context: ModelContext) -> Any:
+        layer = drop_layer(context.layers, profile.knobs.layer, f"{profile.method}.layer")
+        knobs = profile.knobs.replace(layer=layer)
+        return super().resolve(profile.replace(**{profile.method: knobs}), context)
 
     @abstractmethod
     def choose(self, step: LayerStep, layout: VisualLayout) -> Tensor:
@@ -67,7 +51,8 @@ class DropOnce(PruningMethod):
         return DropOncePlan(self, layout, self._schedule(layout.visual, shape))
 
     def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
-        layer = drop_layer(shape.layers, self.layer, f"{self.name}.layer")
+        layer = self.profile.knobs.layer
+        layer = drop_layer(shape.layers, layer, f"{self.profile.method}.layer")
         return solve_budget(self.budget, visual, shape, (layer,))
 
 

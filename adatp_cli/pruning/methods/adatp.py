@@ -6,25 +6,16 @@ choice.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
 from adatp_cli.errors import ProfileError, UsageError
-from adatp_cli.profiles import (
-    LocalSettings,
-    Positions,
-    Profile,
-    RelevanceSettings,
-    ScheduleSettings,
-    ScoreSettings,
-    SegmentSettings,
-)
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_budget
+from adatp_cli.pruning.knobs import NO_ENCODER, AdaTPProfile, LocalKnobs, Positions
 from adatp_cli.pruning.local import LocalMode, select_tokens
 from adatp_cli.pruning.method import (
     ClipSignals,
@@ -46,39 +37,45 @@ from adatp_cli.pruning.segments import (
     weigh_segments,
 )
 from adatp_cli.pruning.selection import debiased_frame_relevance
-from adatp_cli.settings import NO_ENCODER
 
 
-@dataclass(frozen=True, slots=True)
 class AdaTP(PruningMethod):
-    """Progressive pruning by attention, shared out by segment and spread over positions.
+    """Progressive pruning by attention, shared out by segment and spread over positions."""
 
-    Parameters
-    ----------
-    budget
-        Share of the vanilla cost, paper convention.
-    schedule, segments, relevance, local, scores
-        As in the profile, where every knob is described.
-    positions
-        Of the survivors; published: original.
-    """
+    profile: AdaTPProfile
 
-    budget: float
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
-    segments: SegmentSettings = field(default_factory=SegmentSettings)
-    relevance: RelevanceSettings = field(default_factory=RelevanceSettings)
-    local: LocalSettings = field(default_factory=LocalSettings)
-    scores: ScoreSettings = field(default_factory=ScoreSettings)
-    positions: Positions = "original"
+    @classmethod
+    def resolve(cls, profile: AdaTPProfile, context: ModelContext) -> Any:
+        knobs, local = profile.schedule, profile.local
+        first, last = pruned_layers(context.layers, knobs.first_layer, knobs.last_layer)
+        encodes = cls(profile).needs.encoder
+        signal = profile.segments.signal
+        if signal == "auto":
+            signal = "relevance" if encodes else "tower"
+        encoder = profile.relevance.encoder
+        if encodes and context.encoder is not None:
+            encoder = context.encoder
+        local = local.replace(
+            first_layer=first if local.first_layer == "auto" else local.first_layer,
+            last_layer=last if local.last_layer == "auto" else local.last_layer,
+        )
+        _check_local(local, first, last, context.layers)
+        resolved = profile.replace(
+            schedule=knobs.replace(first_layer=first, last_layer=last),
+            segments=profile.segments.replace(signal=signal),
+            relevance=profile.relevance.replace(encoder=encoder),
+            local=local,
+        )
+        return super().resolve(resolved, context)
 
     @property
     def needs(self) -> SignalNeeds:
-        encodes = self.relevance.encoder not in NO_ENCODER
+        encodes = self.profile.relevance.encoder not in NO_ENCODER
         return SignalNeeds(frame_vectors=encodes, question_vector=encodes)
 
     def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         schedule = self._schedule(frames * per_frame, shape)
-        rows = dict.fromkeys(self.scored_layers(schedule), self.scores.rows)
+        rows = dict.fromkeys(self.scored_layers(schedule), self.profile.scores.rows)
         return TokenSchedule(schedule.counts, schedule.drops, rows)
 
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> AdaTPPlan:
@@ -86,7 +83,7 @@ class AdaTP(PruningMethod):
 
     def local_mode(self, layer: int, drops: tuple[int, ...]) -> LocalMode:
         """What the local step does at one of the layers before which tokens go."""
-        knobs = self.local
+        knobs = self.profile.local
         first = drops[0] if knobs.first_layer == "auto" else knobs.first_layer
         last = drops[-1] if knobs.last_layer == "auto" else knobs.last_layer
         return knobs.mode if first <= layer <= last else "off"
@@ -102,13 +99,13 @@ class AdaTP(PruningMethod):
         ]
 
     def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
-        knobs = self.schedule
+        knobs = self.profile.schedule
         first, last = pruned_layers(shape.layers, knobs.first_layer, knobs.last_layer)
         return solve_budget(self.budget, visual, shape, range(first, last + 1))
 
     def _cut(self, signals: ClipSignals) -> SegmentTable:
         """Segments by the chosen signal, weighted where relevance is known before the prefill."""
-        knobs = self.segments
+        knobs = self.profile.segments
         pooled = knobs.signal == "relevance" or (
             knobs.signal == "auto" and signals.frame_vectors is not None
         )
@@ -125,7 +122,7 @@ class AdaTP(PruningMethod):
         threshold = knobs.threshold if pooled else knobs.tower_threshold
         whole = (0, len(vectors))
         bounds = whole if knobs.signal == "none" else segment_bounds(similarity, threshold)
-        return weigh_segments(bounds, similarity, relevance, self.relevance.weight)
+        return weigh_segments(bounds, similarity, relevance, self.profile.relevance.weight)
 
 
 class AdaTPPlan(PruningPlan):
@@ -169,7 +166,7 @@ class AdaTPPlan(PruningPlan):
         return self._table
 
     def request(self, layer: int) -> ScoreRequest:
-        knobs = self._method
+        knobs = self._method.profile
         asks = knobs.relevance.encoder == "attention" and layer == min(self._counts)
         return ScoreRequest(knobs.scores.rows, knobs.relevance.text_tokens if asks else 0)
 
@@ -186,7 +183,7 @@ class AdaTPPlan(PruningPlan):
             step.owners % self._layout.per_frame,
             budgets,
             mode=self._method.local_mode(step.layer, self._schedule.drops),
-            representative=self._method.local.representative,
+            representative=self._method.profile.local.representative,
         )
         return step.alive[chosen]
 
@@ -194,51 +191,14 @@ class AdaTPPlan(PruningPlan):
         """Replace the equal weights by those that the language model's own attention gives."""
         relevance = debiased_frame_relevance(question, baseline, frame, self._layout.frames)
         self._table = weigh_segments(
-            self._table.bounds, self._table.similarity, relevance, self._method.relevance.weight
+            self._table.bounds,
+            self._table.similarity,
+            relevance,
+            self._method.profile.relevance.weight,
         )
 
 
-def build(profile: Profile) -> AdaTP:
-    """The method with a profile's knobs."""
-    return AdaTP(
-        profile.share,
-        profile.schedule,
-        profile.segments,
-        profile.relevance,
-        profile.local,
-        profile.scores,
-        profile.positions_or("original"),
-    )
-
-
-def resolve(profile: Profile, known: ModelContext) -> Profile:
-    """The profile with every `auto` replaced."""
-    knobs, local = profile.schedule, profile.local
-    first, last = pruned_layers(known.layers, knobs.first_layer, knobs.last_layer)
-    encodes = build(profile).needs.encoder
-    signal = profile.segments.signal
-    if signal == "auto":
-        signal = "relevance" if encodes else "tower"
-    encoder = profile.relevance.encoder
-    if encodes and known.encoder is not None:
-        encoder = known.encoder
-    local = dataclasses.replace(
-        local,
-        first_layer=first if local.first_layer == "auto" else local.first_layer,
-        last_layer=last if local.last_layer == "auto" else local.last_layer,
-    )
-    _check_local(local, first, last, known.layers)
-    return dataclasses.replace(
-        profile,
-        schedule=dataclasses.replace(knobs, first_layer=first, last_layer=last),
-        segments=dataclasses.replace(profile.segments, signal=signal),
-        relevance=dataclasses.replace(profile.relevance, encoder=encoder),
-        local=local,
-        positions=profile.positions_or("original"),
-    )
-
-
-def _check_local(local: LocalSettings, first: int, last: int, layers: int) -> None:
+def _check_local(local: LocalKnobs, first: int, last: int, layers: int) -> None:
     """Refuse layers in which nothing is dropped: the step would be off without a word."""
     if local.mode == "off":
         return

@@ -9,42 +9,32 @@ relevance encoder looks at, and tokens that stand for the rest, merged as FastVI
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
-from adatp_cli.profiles import EntrySettings, Profile
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_entry
 from adatp_cli.pruning.input_compression import needed
+from adatp_cli.pruning.knobs import AdaTPPlusProfile, EntryKnobs
 from adatp_cli.pruning.method import (
     ClipSignals,
-    ModelContext,
     SignalNeeds,
     TokenSchedule,
     VisualEntry,
     VisualLayout,
 )
-from adatp_cli.pruning.methods import adatp
 from adatp_cli.pruning.methods.adatp import AdaTP, AdaTPPlan
 from adatp_cli.pruning.methods.fastvid import anchors_of, merge_segment
 from adatp_cli.pruning.segments import SegmentTable, segment_budgets
 from adatp_cli.pruning.selection import largest
 
 
-@dataclass(frozen=True, slots=True)
 class AdaTPPlus(AdaTP):
-    """AdaTP behind an entry of salient and merged tokens.
+    """AdaTP behind an entry of salient and merged tokens."""
 
-    Parameters
-    ----------
-    entry
-        As in the profile.
-    """
-
-    entry: EntrySettings = field(default_factory=EntrySettings)
+    profile: AdaTPPlusProfile
 
     @property
     def needs(self) -> SignalNeeds:
@@ -52,7 +42,7 @@ class AdaTPPlus(AdaTP):
 
     def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         schedule = self._schedule(frames * per_frame, shape)
-        rows = dict.fromkeys(self.scored_layers(schedule), self.scores.rows)
+        rows = dict.fromkeys(self.scored_layers(schedule), self.profile.scores.rows)
         before = (0,) if schedule.counts[0] < frames * per_frame else ()
         return TokenSchedule(schedule.counts, (*before, *schedule.drops), rows)
 
@@ -67,13 +57,15 @@ class AdaTPPlus(AdaTP):
             attention = needed(signals.probe_attention, "the pooling head's attention")
             grid = tokens.view(layout.frames, layout.per_frame, -1)
             with torch.inference_mode():
-                entry = thin_out(grid, attention, table, schedule.counts[0], self.entry)
+                entry = thin_out(grid, attention, table, schedule.counts[0], self.profile.entry)
         return AdaTPPlusPlan(self, layout, schedule, table, entry)
 
     def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
-        knobs = self.schedule
+        knobs = self.profile.schedule
         first, last = pruned_layers(shape.layers, knobs.first_layer, knobs.last_layer)
-        return solve_entry(self.budget, visual, shape, range(first, last + 1), self.entry.left)
+        return solve_entry(
+            self.budget, visual, shape, range(first, last + 1), self.profile.entry.left
+        )
 
 
 class AdaTPPlusPlan(AdaTPPlan):
@@ -101,7 +93,7 @@ class AdaTPPlusPlan(AdaTPPlan):
 
 
 def thin_out(
-    tokens: Tensor, attention: Tensor, table: SegmentTable, count: int, knobs: EntrySettings
+    tokens: Tensor, attention: Tensor, table: SegmentTable, count: int, knobs: EntryKnobs
 ) -> VisualEntry:
     """A clip's tokens cut down to `count`.
 
@@ -138,7 +130,7 @@ def thin_out(
 
 
 def _thin_segment(
-    tokens: Tensor, attention: Tensor, budget: int, knobs: EntrySettings
+    tokens: Tensor, attention: Tensor, budget: int, knobs: EntryKnobs
 ) -> tuple[Tensor, Tensor, int]:
     """`budget` tokens for a segment's (L, P, D), their owners in it, and multiply-accumulates."""
     length, per_frame, _ = tokens.shape
@@ -154,22 +146,3 @@ def _thin_segment(
     whole = torch.cat(((first + salient).flatten(), more))
     made = torch.cat((tokens.flatten(0, 1)[whole.to(tokens.device)], merged.to(tokens)))
     return made, torch.cat((whole, centre)), macs
-
-
-def build(profile: Profile) -> AdaTPPlus:
-    """The method with a profile's knobs."""
-    return AdaTPPlus(
-        profile.share,
-        profile.schedule,
-        profile.segments,
-        profile.relevance,
-        profile.local,
-        profile.scores,
-        profile.positions_or("original"),
-        profile.entry,
-    )
-
-
-def resolve(profile: Profile, known: ModelContext) -> Profile:
-    """The profile with every `auto` replaced."""
-    return adatp.resolve(profile, known)

@@ -9,19 +9,16 @@ length for single frames and loses what lies between; here its anchors take that
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp_cli.profiles import FastVIDSettings, MergeSettings, Profile
 from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
+from adatp_cli.pruning.knobs import MergeKnobs
 from adatp_cli.pruning.method import (
     ClipSignals,
-    ModelContext,
     SignalNeeds,
     VisualEntry,
     VisualLayout,
@@ -30,17 +27,8 @@ from adatp_cli.pruning.segments import neighbour_similarity, weigh_segments
 from adatp_cli.pruning.selection import density_peaks, largest
 
 
-@dataclass(frozen=True, slots=True)
 class FastVID(InputCompression):
-    """Per frame the salient tokens; per segment, at a few anchor frames, merged ones of the rest.
-
-    Parameters
-    ----------
-    knobs
-        As in the profile.
-    """
-
-    knobs: FastVIDSettings = field(default_factory=FastVIDSettings)
+    """Per frame the salient tokens; per segment, at anchor frames, merged ones of the rest."""
 
     @property
     def needs(self) -> SignalNeeds:
@@ -57,7 +45,7 @@ class FastVID(InputCompression):
         tokens = needed(signals.tokens, "visual tokens")
         vectors = needed(signals.frame_vectors, "pooled frame vectors")
         attention = needed(signals.probe_attention, "the pooling head's attention")
-        knobs = self.knobs
+        knobs = self.profile.fastvid
         similarity = neighbour_similarity(vectors)
         bounds = cut(similarity, knobs.segments, knobs.threshold)
         per_frame = count // layout.frames
@@ -87,7 +75,7 @@ def cut(similarity: Tensor, segments: int, threshold: float) -> tuple[int, ...]:
 
 
 def merge(
-    tokens: Tensor, salient: Tensor, bounds: tuple[int, ...], context: int, knobs: MergeSettings
+    tokens: Tensor, salient: Tensor, bounds: tuple[int, ...], context: int, knobs: MergeKnobs
 ) -> tuple[Tensor, Tensor, int]:
     """Context tokens: at every anchor frame, centres that take in the whole segment's rest.
 
@@ -119,13 +107,13 @@ def merge(
     return torch.cat(made), torch.cat(owners), macs
 
 
-def anchors_of(length: int, knobs: MergeSettings) -> range:
+def anchors_of(length: int, knobs: MergeKnobs) -> range:
     """The frames of a segment of so many that take merged tokens, the last one first."""
     return range(length - 1, -1, -knobs.anchor_step)
 
 
 def merge_segment(
-    tokens: Tensor, salient: Tensor, centres: int, knobs: MergeSettings
+    tokens: Tensor, salient: Tensor, centres: int, knobs: MergeKnobs
 ) -> tuple[Tensor, Tensor, int]:
     """The same for one segment's (L, P, D), with as many centres at each anchor as the pool has.
 
@@ -161,19 +149,3 @@ def _merged(points: Tensor, centres: Tensor, nearest: Tensor, own: float) -> Ten
     mean = torch.zeros_like(centres).index_add_(0, nearest, points) / count.clamp_min(1)
     share = (1 / (count + 1)).clamp_min(own)
     return share * centres + (1 - share) * mean
-
-
-def build(profile: Profile) -> FastVID:
-    """The method with a profile's knobs."""
-    return FastVID(profile.share, profile.positions_or("original"), profile.fastvid)
-
-
-def resolve(profile: Profile, known: ModelContext) -> Profile:
-    """The profile with every `auto` replaced."""
-    return dataclasses.replace(
-        profile,
-        fastvid=dataclasses.replace(
-            profile.fastvid, encoder=known.encoder or profile.fastvid.encoder
-        ),
-        positions=profile.positions_or("original"),
-    )

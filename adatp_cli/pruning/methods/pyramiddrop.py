@@ -9,20 +9,17 @@ published as 0.5, follows from the budget, so that methods compare at equal cost
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
-from adatp_cli.profiles import Positions, Profile
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_budget
+from adatp_cli.pruning.knobs import Positions
 from adatp_cli.pruning.method import (
     ClipSignals,
     LayerStep,
-    ModelContext,
     PruningMethod,
     PruningPlan,
     ScoreRequest,
@@ -32,23 +29,11 @@ from adatp_cli.pruning.method import (
 from adatp_cli.pruning.selection import best
 
 
-@dataclass(frozen=True, slots=True)
 class PyramidDrop(PruningMethod):
     """Keep lambda, lambda^2 and lambda^3 of the visual tokens, at three layers.
 
-    Parameters
-    ----------
-    budget
-        Share of the vanilla cost, paper convention; lambda follows from it.
-    stages
-        As in the profile.
-    positions
-        Of the survivors; released: compact after every stage.
+    lambda follows from the budget. Positions are compact after every stage, as released.
     """
-
-    budget: float
-    stages: Literal["quarters", "early"] = "quarters"
-    positions: Positions = "compact"
 
     def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         schedule = self._schedule(frames * per_frame, shape)
@@ -62,7 +47,8 @@ class PyramidDrop(PruningMethod):
         return PyramidDropPlan(_counts(self._schedule(layout.visual, shape)), self.positions)
 
     def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
-        return solve_budget(self.budget, visual, shape, stage_layers(shape.layers, self.stages))
+        stages = stage_layers(shape.layers, self.profile.pyramiddrop.stages)
+        return solve_budget(self.budget, visual, shape, stages)
 
 
 class PyramidDropPlan(PruningPlan):
@@ -101,15 +87,3 @@ def _counts(schedule: Schedule) -> dict[int, int]:
     """The stages at which anything goes."""
     counts = schedule.counts
     return {layer: counts[layer] for layer in schedule.drops if counts[layer] < counts[layer - 1]}
-
-
-def build(profile: Profile) -> PyramidDrop:
-    """The method with a profile's knobs."""
-    stages = profile.pyramiddrop.stages
-    return PyramidDrop(profile.share, stages, profile.positions_or("compact"))
-
-
-def resolve(profile: Profile, known: ModelContext) -> Profile:
-    """The profile with every `auto` replaced."""
-    del known  # stages are named, not numbered
-    return dataclasses.replace(profile, positions=profile.positions_or("compact"))

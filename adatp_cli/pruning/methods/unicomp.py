@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -17,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatp_cli.errors import UsageError
-from adatp_cli.profiles import Profile, UniCompSettings
 from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
+from adatp_cli.pruning.knobs import UniCompKnobs
 from adatp_cli.pruning.method import (
     ClipSignals,
-    ModelContext,
     SignalNeeds,
     VisualEntry,
     VisualLayout,
@@ -29,17 +27,8 @@ from adatp_cli.pruning.method import (
 from adatp_cli.pruning.segments import neighbour_similarity, weigh_segments
 
 
-@dataclass(frozen=True, slots=True)
 class UniComp(InputCompression):
-    """Average alike frames, then keep in each the tokens that are least like the others.
-
-    Parameters
-    ----------
-    knobs
-        As in the profile.
-    """
-
-    knobs: UniCompSettings = field(default_factory=UniCompSettings)
+    """Average alike frames, then keep in each the tokens that are least like the others."""
 
     @property
     def needs(self) -> SignalNeeds:
@@ -53,7 +42,7 @@ class UniComp(InputCompression):
         tokens = needed(signals.tokens, "visual tokens").view(layout.frames, layout.per_frame, -1)
         vectors = needed(signals.frame_vectors, "pooled frame vectors")
         keys = needed(signals.tower_keys, "the vision tower's keys")
-        knobs, means = self.knobs, tokens.float().mean(1)
+        knobs, means = self.profile.unicomp, tokens.float().mean(1)
         # At most 1 + int(1/r) frames to a group, where r is the share of tokens that stay.
         bounds = frame_groups(means, knobs.frame_threshold, 1 + layout.visual // count)
         table = weigh_segments(bounds, neighbour_similarity(means), None, 0.0)
@@ -179,7 +168,7 @@ def _assemble(
     firsts: Tensor,
     budgets: list[int],
     layout: VisualLayout,
-    knobs: UniCompSettings,
+    knobs: UniCompKnobs,
     dtype: torch.dtype,
 ) -> VisualEntry:
     """Merge each group (T', P, D) and close it with a line break."""
@@ -202,19 +191,3 @@ def _assemble(
     macs = layout.per_frame * compared
     made = torch.cat(rows).to(dtype)
     return VisualEntry(made, torch.tensor(owners), torch.tensor(breaks), macs)
-
-
-def build(profile: Profile) -> UniComp:
-    """The method with a profile's knobs."""
-    return UniComp(profile.share, profile.positions_or("compact"), profile.unicomp)
-
-
-def resolve(profile: Profile, known: ModelContext) -> Profile:
-    """The profile with every `auto` replaced."""
-    return dataclasses.replace(
-        profile,
-        unicomp=dataclasses.replace(
-            profile.unicomp, encoder=known.encoder or profile.unicomp.encoder
-        ),
-        positions=profile.positions_or("compact"),
-    )

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from adatp_cli.profiles import Profile
-from adatp_cli.pruning.budget import drop_layer
-from adatp_cli.pruning.method import LayerStep, ModelContext, VisualLayout
+from adatp_cli.pruning.method import LayerStep, VisualLayout
 from adatp_cli.pruning.single_layer import DropOnce
 
 _TIME = (5**0.5 - 1) / 2
@@ -21,16 +16,11 @@ _SHIFT = (2**0.5 - 1, 3**0.5 - 1)
 """From frame to frame, in no whole proportion to the steps within one."""
 
 
-@dataclass(frozen=True, slots=True)
 class Uniform(DropOnce):
     """Before layer K, keep the first tokens of an order that is even in time and space.
 
     What a smaller budget keeps, a larger one keeps too.
     """
-
-    @property
-    def name(self) -> str:
-        return "uniform"
 
     def choose(self, step: LayerStep, layout: VisualLayout) -> Tensor:
         return spread_tokens(layout.frames, layout.rows, layout.cols)[: step.keep].sort().values
@@ -77,18 +67,3 @@ def spread_positions(rows: int, cols: int) -> Tensor:
 def _fractions(count: int, step: float) -> Tensor:
     """(count,) float64 from 0 to 1: a half, and on by `step`, without the whole part."""
     return (0.5 + torch.arange(count, dtype=torch.float64) * step) % 1
-
-
-def build(profile: Profile) -> Uniform:
-    """The method with a profile's knobs."""
-    return Uniform(profile.share, profile.uniform.layer, profile.positions_or("original"))
-
-
-def resolve(profile: Profile, known: ModelContext) -> Profile:
-    """The profile with every `auto` replaced."""
-    layer = drop_layer(known.layers, profile.uniform.layer, "uniform.layer")
-    return dataclasses.replace(
-        profile,
-        uniform=dataclasses.replace(profile.uniform, layer=layer),
-        positions=profile.positions_or("original"),
-    )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
-from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import (
     ClipSignals,
     LayerStep,
-    ModelContext,
     PruningMethod,
     PruningPlan,
     TokenSchedule,
@@ -32,7 +28,6 @@ class VanillaPlan(PruningPlan):
         return step.alive
 
 
-@dataclass(frozen=True, slots=True)
 class Vanilla(PruningMethod):
     """What every other method is measured against."""
 
@@ -42,15 +37,3 @@ class Vanilla(PruningMethod):
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> VanillaPlan:
         del layout, signals, shape  # nothing to plan from
         return VanillaPlan()
-
-
-def build(profile: Profile) -> Vanilla:
-    """The method; it has no knobs."""
-    del profile
-    return Vanilla()
-
-
-def resolve(profile: Profile, known: ModelContext) -> Profile:
-    """The profile with every `auto` replaced."""
-    del known
-    return dataclasses.replace(profile, positions=profile.positions_or("original"))

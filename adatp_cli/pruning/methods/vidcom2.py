@@ -8,19 +8,13 @@ differences that bfloat16 cannot hold.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp_cli.profiles import Profile
 from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
 from adatp_cli.pruning.method import (
     ClipSignals,
-    ModelContext,
     VisualEntry,
     VisualLayout,
 )
@@ -30,17 +24,8 @@ _TEMPERATURE = 0.01
 _BISECTIONS = 40
 
 
-@dataclass(frozen=True, slots=True)
 class VidCom2(InputCompression):
-    """Select the most unusual tokens.
-
-    Parameters
-    ----------
-    count
-        As in the profile.
-    """
-
-    count: Literal["exact", "release"] = "exact"
+    """Select the most unusual tokens."""
 
     def fewest(self, frames: int) -> int:
         return frames
@@ -48,7 +33,7 @@ class VidCom2(InputCompression):
     def compress(self, layout: VisualLayout, signals: ClipSignals, count: int) -> Compressed:
         tokens = needed(signals.tokens, "visual tokens")
         likeness, of_clip = commonness(tokens.view(layout.frames, layout.per_frame, -1))
-        if self.count == "exact":
+        if self.profile.vidcom2.count == "exact":
             kept = select_exactly(likeness, of_clip, count)
         else:
             kept = select_as_released(likeness, of_clip, count)
@@ -136,14 +121,3 @@ def select_as_released(likeness: Tensor, of_clip: Tensor, count: int) -> Tensor:
 def _least_alike(likeness: Tensor, budgets: Tensor) -> Tensor:
     rank = likeness.sort(dim=1, stable=True).indices.argsort(dim=1)
     return rank < budgets[:, None]
-
-
-def build(profile: Profile) -> VidCom2:
-    """The method with a profile's knobs."""
-    return VidCom2(profile.share, profile.positions_or("compact"), profile.vidcom2.count)
-
-
-def resolve(profile: Profile, known: ModelContext) -> Profile:
-    """The profile with every `auto` replaced."""
-    del known
-    return dataclasses.replace(profile, positions=profile.positions_or("compact"))
