@@ -101,11 +101,11 @@ def parse_profile(text: str, source: str) -> Profile:
             data["budget"] = read_share(budget)
     method = data.get("method")
     kind = PROFILES.get(method) if isinstance(method, str) else None
-    everywhere = {name for known in PROFILES for name in sections_of(known)}
-    foreign = everywhere.difference(() if kind is None else kind.model_fields)
+    sections = tuple(dict.fromkeys(name for one in sorted(PROFILES) for name in sections_of(one)))
+    foreign = set(sections).difference(() if kind is None else kind.model_fields)
     # As in a record, which has every section, and null for those that are not the method's.
     data = {k: value for k, value in data.items() if k not in foreign or value is not None}
-    _check_keys(kind or Profile, data, source, also=foreign)
+    _check_keys(kind or Profile, data, source, known=(*Profile.model_fields, *sections))
     if kind is None:
         if "method" not in data:
             raise ProfileError(f"{source}: the key 'method' is missing", HINT)
@@ -131,19 +131,18 @@ def _check_keys(
     data: Mapping[Any, Any],
     source: str,
     prefix: str = "",
-    also: Iterable[str] = (),
+    known: Iterable[str] | None = None,
 ) -> None:
-    """Refuse unknown keys, and sections that are none."""
-    fields = kind.model_fields
+    """Refuse unknown keys, and sections that are none; `known` are the keys of all methods."""
+    valid = tuple(kind.model_fields if known is None else known)
     for key, value in data.items():
         where = f"{prefix}{key if isinstance(key, str) else shown(key)}"
-        if key in also:
-            continue
-        if key not in fields:
-            near = nearest(where, [prefix + name for name in (*fields, *also)])
-            hint = f"valid keys here: {', '.join((*fields, *also))}"
+        if key not in valid:
+            near = nearest(where, [prefix + name for name in valid])
+            hint = f"valid keys here: {', '.join(valid)}"
             raise ProfileError(f"{source}: unknown key {shown(where)}{near}", hint)
-        section = fields[key].annotation
+        field = kind.model_fields.get(key)
+        section = None if field is None else field.annotation
         if isinstance(section, type) and issubclass(section, Knobs):
             if not isinstance(value, dict):
                 raise _ill_typed(source, where, section, value)
@@ -179,6 +178,8 @@ def _told(
     if first["type"] != "rule" and not _is_of(annotation, value):
         return _ill_typed(source, where, annotation, value)
     rule = context["rule"] if first["type"] == "rule" else _rule(annotation, rules)
+    if type(value) is int and any(option is float for option, _ in _options(annotation)):
+        value = float(value)
     return ProfileError(f"{source}: {where} must be {rule}, not {shown(value)}", HINT)
 
 

@@ -32,6 +32,7 @@ Auto = Literal["auto"]
 Positions = Literal["original", "compact"]
 LayerOrAuto = int | Auto
 _Layer = Annotated[int, Field(ge=1)] | Auto
+_LastLayer = Annotated[int, Field(ge=1), Rule("at least 1, where the first layer is")] | Auto
 _OneLayer = Annotated[int, Field(ge=1, le=1000)] | Auto
 _Count = Annotated[int, Field(ge=1, le=4096)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -81,7 +82,7 @@ class ScheduleKnobs(_Layers):
     """
 
     first_layer: _Layer = AUTO
-    last_layer: _Layer = AUTO
+    last_layer: _LastLayer = AUTO
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -148,7 +149,7 @@ class LocalKnobs(_Layers):
     mode: Literal["strict", "refill", "off"] = "refill"
     representative: Literal["score", "first", "middle"] = "score"
     first_layer: _Layer = AUTO
-    last_layer: _Layer = AUTO
+    last_layer: _LastLayer = AUTO
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
