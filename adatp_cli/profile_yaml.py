@@ -9,14 +9,12 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from adatp_cli.errors import ProfileError
 from adatp_cli.text import decoded
-
-Settings = TypeVar("Settings")
 
 # A settings file is a page of text. Anything larger is some other file given by mistake.
 MAX_BYTES = 64 * 1024
