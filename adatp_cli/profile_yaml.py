@@ -4,10 +4,9 @@ are refused with the file and the line.
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +67,6 @@ def mapping(text: str, source: str) -> dict[Any, Any]:
 def dump(data: Mapping[str, Any]) -> str:
     """YAML text that `mapping` reads back as the same data, in the same order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the valid word most like `word`, or nothing."""
-    match = difflib.get_close_matches(word[:80], list(valid), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def shown(value: object) -> str:

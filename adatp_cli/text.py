@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import difflib
 import io
 import re
 from collections.abc import Iterable
@@ -60,6 +61,12 @@ def for_terminal(text: str) -> str:
 def plural(count: int, noun: str, many: str | None = None) -> str:
     """'1 frame', '3 frames'; `many` where the plural takes more than an s."""
     return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the valid word most like `word`, or nothing."""
+    match = difflib.get_close_matches(word[:80], list(valid), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def readable_bytes(count: float) -> str:

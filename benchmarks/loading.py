@@ -92,7 +92,8 @@ class Account(threading.Thread):
 def load(folder: Path, quantization: str) -> dict[str, int]:
     """Load in this process; what it took, and the bytes of weights that were counted before."""
     from adatp_cli.model.checkpoints import bundled_folder
-    from adatp_cli.model.load import LoadRequest, load_model, weight_bytes
+    from adatp_cli.model.layout import weight_bytes
+    from adatp_cli.model.load import LoadRequest, load_model
 
     def request(model: Path) -> LoadRequest:
         return LoadRequest(str(model), quantization, "cpu", "bfloat16", True, "none")

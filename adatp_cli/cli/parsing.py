@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from adatp_cli.errors import UsageError
-from adatp_cli.profile_yaml import nearest
+from adatp_cli.text import nearest
 
 # A command shows those of these that it has, in this order, in a panel before all others.
 _COMMON = (

@@ -39,8 +39,7 @@ from adatp_cli.model.layout import (
     weight_files,
 )
 from adatp_cli.model.tensors import DAMAGED, check_file, copy_tensors, read_header
-from adatp_cli.profile_yaml import nearest
-from adatp_cli.text import readable_bytes
+from adatp_cli.text import nearest, readable_bytes
 
 if TYPE_CHECKING:
     from transformers import SiglipConfig

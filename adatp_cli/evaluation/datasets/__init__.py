@@ -20,8 +20,7 @@ from adatp_cli.evaluation.datasets.folder import (
 )
 from adatp_cli.evaluation.datasets.mvbench import TASKS, mvbench
 from adatp_cli.evaluation.questions import Dataset, Item, Judge, Verdict
-from adatp_cli.profile_yaml import nearest
-from adatp_cli.text import plural, printable
+from adatp_cli.text import nearest, plural, printable
 from adatp_cli.video.source import local_path
 
 SHAPES = "shapes"
