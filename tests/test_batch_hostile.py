@@ -21,8 +21,8 @@ from adatp_cli.record import schema_text
 from tests import fuzz
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
-CLIPS = 500
-KILLS = 50
+CLIPS = 250
+KILLS = 25
 # What a damaged clip may come to; anything else is a fault of the program.
 KNOWN = {
     "answered", "missing", "empty", "not_a_video", "no_video_stream", "truncated", "no_frames",
@@ -101,9 +101,9 @@ def test_killed_at_any_moment_and_resumed_each_row_is_there_once(
 ) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()
-    for number in range(150):
+    for number in range(80):
         shutil.copy(clip, clips / f"{number:03}.mp4")
-    (clips / "150.mp4").write_bytes(b"no clip")
+    (clips / "080.mp4").write_bytes(b"no clip")
     out = tmp_path / "rows.jsonl"
     arguments = [
         "batch", str(clips), "-q", "What?", "-o", str(out), "--resume", "-m", str(checkpoint),
@@ -128,11 +128,11 @@ def test_killed_at_any_moment_and_resumed_each_row_is_there_once(
             kills += 1
             continue
         assert code == 6
-        _each_once(out, 151)
+        _each_once(out, 81)
         out.unlink()
     preloaded.start(arguments)
     assert preloaded.wait() == 6
-    _each_once(out, 151)
+    _each_once(out, 81)
 
 
 def _running(pid: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adatp_cli.answering import encode as encode_module
@@ -103,6 +103,7 @@ def test_frames_are_encoded_as_they_come(loaded: LoadedModel, passes: list[int])
     assert names == ["decode", "ClipReady", "vision"]
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, FRAMES), max_size=8).map(sorted))
 def test_how_frames_come_does_not_matter(loaded: LoadedModel, counts: list[int]) -> None:
     pixels = noisy_clip().pixels
