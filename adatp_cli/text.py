@@ -27,6 +27,9 @@ _OBEYED = {
 }
 
 
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
 def is_utf16(data: bytes) -> bool:
     """Whether the bytes say of themselves, in a mark at their start, that they are UTF-16."""
     return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -86,6 +89,26 @@ def gigabytes(count: int) -> str:
 def percent(share: float | None) -> str:
     """0.273 -> '27.3 %', and a dash for what is not known."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def amount(count: float) -> str:
+    """Three significant digits and a prefix: 48_821_899_886_592 -> '48.8 T'."""
+    power = 0
+    while count >= 999.5 and power < len(_PREFIXES) - 1:
+        count /= 1000
+        power += 1
+    digits = 0 if power == 0 or count >= 99.95 else 1 if count >= 9.995 else 2
+    return f"{count:.{digits}f} {_PREFIXES[power]}"
+
+
+def duration(seconds: float) -> str:
+    """'8 s', '3 min 5 s', '2 h 10 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def markdown_cell(text: str) -> str:

@@ -24,7 +24,7 @@ from adatp_cli.batch.prefetch import (
     Throughput,
     default_readers,
 )
-from adatp_cli.cli.throughput import decoding_limit, waiting
+from adatp_cli.cli.batch import decoding_limit, waiting
 from adatp_cli.errors import VideoError
 from adatp_cli.video.frames import Frames, VideoInfo
 from tests.conftest import Run

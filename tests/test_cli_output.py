@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from adatp_cli import record
-from adatp_cli.cli.costs import amount, ending, statistics, summary
-from adatp_cli.cli.streams import WordWrap
-from adatp_cli.cli.tables import aligned
+from adatp_cli.cli.output import ending, statistics, summary
+from adatp_cli.cli.streams import WordWrap, aligned
 from adatp_cli.evaluation.report import markdown
-from adatp_cli.text import one_line, percent
+from adatp_cli.text import amount, one_line, percent
 from tests.records import answer_record
 
 

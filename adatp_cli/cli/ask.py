@@ -68,13 +68,7 @@ def ask(options: AskOptions, output: Output) -> None:
 
 
 def check_arguments(video: str, questions: Sequence[str], output: Output) -> str:
-    """The path of VIDEO, and what tells that it or a question was meant to be something else.
-
-    Raises
-    ------
-    UsageError
-        A question is a file, or a word behind a flag.
-    """
+    """The path of VIDEO, and what tells that it or a question was meant to be something else."""
     files = [text for text in questions if _is_file(text)]
     texts = [text for text in questions if text not in files]
     path = video if video == STDIN else local_path(video)
@@ -111,13 +105,7 @@ def _is_file(text: str) -> bool:
 
 
 def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:
-    """The questions as they were given, a `-` replaced by the lines on stdin.
-
-    Raises
-    ------
-    UsageError
-        There is no question, a blank one, or stdin is wanted for two things.
-    """
+    """The questions as they were given, a `-` replaced by the lines on stdin."""
     if list(given).count(STDIN) > int(not stdin_is_video):
         other = "the clip" if stdin_is_video else "another question"
         raise UsageError(f"a question - reads stdin, and so does {other}", "use - once")
@@ -144,13 +132,7 @@ def _stdin_text() -> str:
 
 
 def read_clip() -> bytes:
-    """The clip's bytes on stdin.
-
-    Raises
-    ------
-    UsageError
-        stdin is a terminal, or closed, or gives more than 4 GiB.
-    """
+    """The clip's bytes on stdin."""
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "VIDEO is -, and stdin is no file or pipe", "as in: adatp ask - QUESTION < clip.mp4"

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, Interrupts, failure_of
 from adatp_cli.cli.open_model import OpenModel, open_model
 from adatp_cli.cli.options import Resume, RetryFailed, RunOptions, argument, check_resuming, option
-from adatp_cli.cli.output import Output
-from adatp_cli.cli.progress import BatchProgress
-from adatp_cli.cli.results_options import (
-    OutputFormat,
-    Sink,
-    StdoutRows,
-)
+from adatp_cli.cli.output import BatchProgress, Output
 from adatp_cli.cli.streams import check_stdout
-from adatp_cli.cli.throughput import Remarks, decoding_limit, going_on, outcome, waiting
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath, check_outputs, is_stdout
-from adatp_cli.text import plural
+from adatp_cli.text import duration, percent, plural, printable
 
 if TYPE_CHECKING:
     from adatp_cli.batch.inputs import ClipJob
@@ -32,7 +28,14 @@ if TYPE_CHECKING:
     from adatp_cli.video.reader import FrameReader
     from adatp_cli.video.sampling import Sampling
 
-_SKIPPED_SHOWN = 5
+_SKIPPED_SHOWN = _CLIPS_SHOWN = 5
+# Below this share of waiting nobody would gain much by faster decoding.
+_NOTABLE = 0.05
+
+
+class OutputFormat(StrEnum):
+    jsonl = "jsonl"
+    csv = "csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +154,7 @@ class Batch:
         self._output = output
 
     def run(self) -> int:
-        """Answer everything and return the exit code.
-
-        Raises
-        ------
-        AdatpError
-            Nothing could be begun, or the rows cannot be written.
-        """
+        """Answer everything and return the exit code."""
         from adatp_cli.model.quiet import quiet_libraries
 
         self._check_output([*self._options.sources, self._options.profile_name])
@@ -321,3 +318,135 @@ class Batch:
             lines.append(f"{len(before)} had rows before{tail}")
         for line in lines:
             self._output.note(line)
+
+
+class Sink(Protocol):
+    """Where rows go."""
+
+    @property
+    def done(self) -> Mapping[str, bool]:
+        """Keys of the rows that are there already, and whether they are answers."""
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether the rows are seen as they come: no bar can stand between them."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row for good."""
+
+    def forget_failed(self, keys: Collection[str]) -> None:
+        """Take failed rows out."""
+
+
+class StdoutRows:
+    """Rows on stdout, where nothing was before."""
+
+    def __init__(self, output: Output, form: OutputFormat) -> None:
+        self._output = output
+        self._csv = form is OutputFormat.csv
+        self._begun = False
+        self.done: Mapping[str, bool] = {}
+        self.on_terminal = sys.stdout.isatty()
+
+    def write(self, row: dict[str, Any]) -> None:
+        from adatp_cli.batch.results import csv_header, csv_line
+
+        if not self._csv:
+            self._output.data(row)
+            return
+        if not self._begun:
+            self._output.write(csv_header())
+        self._begun = True
+        self._output.csv_row(csv_line(row))
+
+    def forget_failed(self, keys: Collection[str]) -> None:
+        """There are none."""
+
+
+def waiting(throughput: Throughput) -> str:
+    """The end of the line on clips per minute; empty where only the first clip was waited for."""
+    if throughput.clips < 2:
+        return ""
+    return f"; the model waited for frames {percent(throughput.waited_share)} of the time"
+
+
+def decoding_limit(throughput: Throughput, decoders: int, cores: int) -> list[str]:
+    """What kept the model waiting and what would help; nothing where it hardly waited."""
+    if throughput.clips < 2 or throughput.waited_share < _NOTABLE:
+        return []
+    if decoders == 0:
+        return ["with --decoders 0 nothing is decoded ahead"]
+    decoding, answering = throughput.decoding_s / decoders, throughput.answering_s
+    if decoding > answering:
+        reason = (
+            f"decoding is the limit: it takes {decoding / throughput.clips:.2f} s a clip, "
+            f"the model {answering / throughput.clips:.2f} s"
+        )
+    else:
+        reason = "some clips take longer to decode than the ones before them to answer"
+    if decoders >= cores:
+        return [reason, "no core is left for more decoders: scale clips down, or --shard them"]
+    enough = math.ceil(min(cores, throughput.decoding_s / max(answering, 1e-9)))
+    return [reason, f"{cores} cores can do more: try --decoders {max(decoders + 1, enough)}"]
+
+
+class Remarks:
+    """Counts what is worth a word about rows that are answers."""
+
+    def __init__(self) -> None:
+        self._found: Counter[str] = Counter()
+        self._damaged: set[str] = set()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Look at one more row."""
+        if not row["ok"]:
+            return
+        if row["video_info"]["frames_lost"]:
+            self._damaged.add(row["video"])
+        self._found["cut"] += row["finish_reason"] == "length"
+        self._found["empty"] += not row["answer"]
+
+    def lines(self) -> list[str]:
+        """A line for each kind that was met."""
+        lines = []
+        if self._found["cut"]:
+            cut = plural(self._found["cut"], "answer was", "answers were")
+            lines.append(f"{cut} cut; --max-new-tokens raises the limit")
+        if self._found["empty"]:
+            lines.append(f"{plural(self._found['empty'], 'answer is', 'answers are')} empty")
+        if self._damaged:
+            damaged = plural(len(self._damaged), "clip is", "clips are")
+            lines.append(f"{damaged} damaged: video_info.frames_lost counts what is missing")
+        return lines
+
+
+def outcome(progress: BatchProgress) -> list[str]:
+    """How many questions and clips, and which clips failed."""
+    failed = sum(progress.failed.values())
+    about = f"{plural(progress.rows, 'question')} about {plural(progress.clips, 'clip')}: "
+    lines = [
+        f"{about if progress.rows else ''}{progress.answered} answered, {failed} failed in "
+        f"{duration(progress.seconds)}"
+    ]
+    lines += [f"  {count} {kind}" for kind, count in progress.failed.most_common()]
+    clips = list(progress.failed_clips.items())
+    for video, message in clips[:_CLIPS_SHOWN]:
+        name = printable(video)
+        lines.append(f"  {message if message.startswith(name) else f'{name}: {message}'}")
+    if len(clips) > _CLIPS_SHOWN:
+        lines.append(f"  and {plural(len(clips) - _CLIPS_SHOWN, 'clip')} more")
+    return lines
+
+
+def going_on(file: Path | None, *, failed: int, left: int) -> list[str]:
+    """Where the rows are, and how to get those that failed and those that are left."""
+    ways = []
+    if left:
+        ways.append(
+            f"--resume asks the {plural(left, 'question')} that {'is' if left == 1 else 'are'} left"
+        )
+    if failed:
+        ways.append(f"--resume --retry-failed asks the {failed} that failed again")
+    if file is None:
+        return [f"with -o FILE, {' and '.join(ways)}"] if ways else []
+    return ["; ".join([f"the rows are in {printable(str(file))}", *ways])]

@@ -179,13 +179,7 @@ class _Measurement:
         self._output = output
 
     def run(self) -> None:
-        """Measure and show.
-
-        Raises
-        ------
-        AdatpError
-            Nothing could be measured, or the result cannot be written.
-        """
+        """Measure and show."""
         from adatp_cli.model.quiet import quiet_libraries
 
         profiles = load_profiles(

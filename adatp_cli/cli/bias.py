@@ -12,11 +12,10 @@ from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, Interrupts, failure_o
 from adatp_cli.cli.open_model import OpenModel, load_profiles, open_model
 from adatp_cli.cli.options import option, profile_names, profiles_option
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.progress import duration
 from adatp_cli.errors import UsageError
 from adatp_cli.files import check_outputs
 from adatp_cli.profiles import Profile, load_profile
-from adatp_cli.text import plural
+from adatp_cli.text import duration, plural
 
 if TYPE_CHECKING:
     from adatp_cli.evaluation.bias import BiasSummary
@@ -67,13 +66,7 @@ class Measurement:
         self._output = output
 
     def run(self) -> int:
-        """Measure, write the tables and return the exit code.
-
-        Raises
-        ------
-        AdatpError
-            Nothing could be begun or measured, or the report cannot be written.
-        """
+        """Measure, write the tables and return the exit code."""
         from adatp_cli.evaluation import bias_report
         from adatp_cli.evaluation.report import report_outputs
         from adatp_cli.model.quiet import quiet_libraries

@@ -65,13 +65,7 @@ class RunMemory:
 
 
 def find_target(model: str) -> Target:
-    """The shapes of a model by alias, or from the configuration of one that is at hand.
-
-    Raises
-    ------
-    ModelError, UsageError
-        There is no such model at hand.
-    """
+    """The shapes of a model by alias, or from the configuration of one that is at hand."""
     if model == "auto":
         from adatp_cli.model.checkpoints import choose_auto
         from adatp_cli.model.device import choose_device

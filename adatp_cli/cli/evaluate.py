@@ -24,11 +24,10 @@ from adatp_cli.cli.options import (
     profile_names,
 )
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.progress import duration
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath, check_outputs
 from adatp_cli.profiles import read_share
-from adatp_cli.text import plural
+from adatp_cli.text import duration, plural
 
 if TYPE_CHECKING:
     from adatp_cli.answering.tasks import Ask
@@ -138,13 +137,7 @@ class Evaluation:
         self._output = output
 
     def run(self) -> int:
-        """Answer everything, write the tables and return the exit code.
-
-        Raises
-        ------
-        AdatpError
-            Nothing could be begun, or the results cannot be written.
-        """
+        """Answer everything, write the tables and return the exit code."""
         from adatp_cli.answering.tasks import FileClip
         from adatp_cli.evaluation.datasets import SHAPES
         from adatp_cli.model.checkpoints import TINY, TINY_KNOWS

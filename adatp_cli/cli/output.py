@@ -5,36 +5,27 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.spinner import Spinner
 from rich.text import Text
 
-from adatp_cli.cli.costs import ending, statistics, summary
 from adatp_cli.cli.options import Stats
-from adatp_cli.cli.progress import BatchProgress
-from adatp_cli.cli.streams import OutputClosedError, Stderr, WordWrap, write_stdout
-from adatp_cli.cli.tables import aligned
+from adatp_cli.cli.streams import OutputClosedError, Stderr, WordWrap, aligned, write_stdout
 from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord, Seconds, json_line
-from adatp_cli.text import for_terminal, one_line, printable
+from adatp_cli.text import amount, duration, for_terminal, one_line, percent, plural, printable
+
+_LINE_EVERY_S = 30.0
 
 
 class Output:
-    """Where a command's results, progress and errors go.
-
-    Parameters
-    ----------
-    json
-        Records as JSON lines on stdout in place of streamed text.
-    quiet
-        Nothing on stderr but errors.
-    verbose
-        Every stage on stderr, and tracebacks.
-    stats
-        How much is told of what an answer cost.
-    """
+    """Where a command's results, progress and errors go."""
 
     def __init__(
         self,
@@ -44,10 +35,10 @@ class Output:
         verbose: bool = False,
         stats: Stats = Stats.short,
     ) -> None:
-        self.json = json
-        self.quiet = quiet
-        self.verbose = verbose
-        self.stats = stats
+        self.json = json  # records on stdout in place of streamed text
+        self.quiet = quiet  # nothing on stderr but errors
+        self.verbose = verbose  # every stage on stderr, and tracebacks
+        self.stats = stats  # how much is told of what an answer cost
         self._stderr = Stderr()
         self._spinner = Spinner("dots", style="status.spinner")
         self._status: Live | None = None
@@ -60,15 +51,7 @@ class Output:
     # stdout
 
     def write(self, text: str) -> None:
-        """Write to stdout and flush: as it is, but nothing that a terminal would obey to one.
-
-        Raises
-        ------
-        OutputClosedError
-            The reader has gone.
-        AdatpError
-            The output takes no more: it is closed, or a disk is full.
-        """
+        """Write to stdout and flush: as it is, but nothing that a terminal would obey to one."""
         self._clear_status()
         write_stdout(for_terminal(text) if sys.stdout.isatty() else text)
         self._mid_line = not text.endswith("\n") if text else self._mid_line
@@ -101,12 +84,8 @@ class Output:
     ) -> None:
         """The end of an answer: its record in JSON mode, how it ended and what it cost on stderr.
 
-        Parameters
-        ----------
-        own
-            What a later question about a clip took, which it is then told in.
-        truth
-            Where it is known; it stands below the answer.
+        `own` is what a later question about the clip took by itself; `truth` stands below the
+        answer where it is known.
         """
         if self.json:
             self.line(record.to_json())
@@ -126,7 +105,7 @@ class Output:
             self._print(Text(summary(record, own), style="dim"))
         elif self.stats is Stats.full:
             for label, text in statistics(record, own):
-                self._row(label, Text(text))
+                self._print(Text.assemble((f"{label:<12}", "dim"), text))
 
     def failed(self, record: FailureRecord) -> None:
         """A question without an answer: its record in JSON mode. The error itself comes apart."""
@@ -203,9 +182,6 @@ class Output:
         finally:
             self._clear_status()
 
-    def _row(self, label: str, text: Text) -> None:
-        self._print(Text.assemble((f"{label:<12}", "dim"), text))
-
     def _print(self, text: Text) -> None:
         if self.quiet:
             return
@@ -233,3 +209,146 @@ class Output:
     def _rest(self) -> str:
         """The word of an answer that is not shown yet."""
         return "" if self._wrap is None else self._wrap.rest()
+
+
+class BatchProgress:
+    """Counts the rows of a run, and says how far it is: with a bar, or a line every half minute."""
+
+    def __init__(
+        self, console: Console, total: int, *, noun: str, moving: bool, quiet: bool
+    ) -> None:
+        self.answered = 0
+        self.failed: Counter[str] = Counter()
+        self.failed_clips: dict[str, str] = {}  # with the first thing that went wrong
+        self._videos: set[str] = set()
+        self._console = console
+        self._total = total
+        self._noun = noun
+        self._quiet = quiet
+        self._began = self._said = time.monotonic()
+        self._bar: Progress | None = None
+        if moving and not quiet:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+                redirect_stdout=False,  # the rows of a run are not for the terminal of stderr
+                redirect_stderr=False,
+            )
+            self._task = self._bar.add_task(noun, total=total)
+            self._bar.start()
+
+    @property
+    def rows(self) -> int:
+        """Rows written."""
+        return self.answered + sum(self.failed.values())
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
+
+    @property
+    def clips(self) -> int:
+        """Clips with a row."""
+        return len(self._videos)
+
+    def advance(self, video: str, error: ErrorInfo | None) -> None:
+        """Count one more row."""
+        self._videos.add(video)
+        if error is None:
+            self.answered += 1
+        else:
+            self.failed[error.kind] += 1
+            self.failed_clips.setdefault(video, error.message)
+        failed = sum(self.failed.values())
+        if self._bar is not None:
+            text = f"{self._noun}, {failed} failed" if failed else self._noun
+            self._bar.update(self._task, completed=self.rows, description=text)
+        elif not self._quiet and time.monotonic() - self._said >= _LINE_EVERY_S:
+            self._said = time.monotonic()
+            left = self.seconds / self.rows * (self._total - self.rows)
+            tail = f", {failed} failed" if failed else ""
+            self._console.print(
+                f"{self.rows} of {self._total} {self._noun}{tail}, about {duration(left)} left"
+            )
+
+    def stop(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def summary(record: AnswerRecord, own: Seconds | None = None) -> str:
+    """What an answer cost in one line: tokens kept, the LLM's share in the paper's count, seconds.
+
+    `own` is what a later question about the clip took, which decoding and encoding are no part of.
+    """
+    tokens, seconds = record.tokens, own or record.seconds
+    return (
+        f"{tokens.kept_final} of {tokens.visual} tokens kept, "
+        f"{percent(record.flops.paper.ratio)} of the LLM's work, {_time(seconds.total)} s"
+        + (", clip reused" if own else "")
+    )
+
+
+def ending(record: AnswerRecord) -> str | None:
+    """What there is to say of how an answer ended: that it is empty, or was cut; else None."""
+    cut, spent = record.finish_reason == "length", plural(record.tokens.generated, "token")
+    more = "--max-new-tokens raises the limit"
+    if cut and record.answer:
+        return f"the answer was cut at {spent}; {more}"
+    if cut:
+        return f"the answer is empty: the model gave {spent} without text; {more}"
+    if not record.answer:
+        return "the answer is empty: the model ended at once; ask in other words"
+    return None
+
+
+def statistics(record: AnswerRecord, own: Seconds | None = None) -> list[tuple[str, str]]:
+    """What an answer cost, as label and text; each fits a line of 80 columns. `own` as above."""
+    tokens, paper, full = record.tokens, record.flops.paper, record.flops.end_to_end
+    seconds = own or record.seconds
+    llm = full.prefill + full.scoring + full.generate
+    llm_vanilla = full.vanilla - full.vision
+    encoders = [f"vision {amount(full.vision)}"]
+    before = ["prefill"] if own else ["decode", "vision", "prefill"]
+    if full.relevance:
+        encoders.append(f"relevance {amount(full.relevance)}")
+        before.insert(-1, "relevance")
+    generated = f"generate {_time(seconds.generate)} for {plural(tokens.generated, 'token')}"
+    begun = "" if own else f"load {_time(seconds.load)}, "
+    reused = "; clip reused" if own else ""
+    stages = [f"{name} {_time(getattr(seconds, name))}" for name in before]
+    used, copied = record.video_info.frames_used, record.video_info.frames_copied
+    frames = f"{used - copied} of {used} encoded; the others are near copies, with their tokens"
+    return [
+        *([("frames", frames)] if copied else []),
+        (
+            "tokens",
+            f"{tokens.visual} visual, {tokens.kept_final} kept to the last layer, "
+            f"{percent(tokens.kept_mean_ratio)} mean per layer",
+        ),
+        (
+            "LLM cost",
+            f"{amount(paper.pruned)} of {amount(paper.vanilla)}MAC "
+            f"({percent(paper.ratio)}, paper), "
+            f"{amount(llm)} of {amount(llm_vanilla)}FLOP ({percent(llm / llm_vanilla)})",
+        ),
+        (
+            "end to end",
+            f"{amount(full.pruned)} of {amount(full.vanilla)}FLOP ({percent(full.ratio)}), "
+            f"{', '.join(encoders)}",
+        ),
+        ("first token", f"{_time(seconds.first_token)} s: {', '.join(stages)}{reused}"),
+        ("in all", f"{_time(seconds.total)} s: {begun}{generated}"),
+    ]
+
+
+def _time(seconds: float) -> str:
+    """At most four characters up to 9999 s: 0.35, 12.5, 125."""
+    return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f}"

@@ -18,7 +18,6 @@ from adatp_cli.cli.cost_estimate import (
     find_target,
     forecast,
 )
-from adatp_cli.cli.costs import amount
 from adatp_cli.cli.options import (
     AUTO_FRAMES,
     DEFAULT_NEW_TOKENS,
@@ -31,7 +30,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
-from adatp_cli.text import percent, plural
+from adatp_cli.text import amount, percent, plural
 
 if TYPE_CHECKING:
     from adatp_cli.answering.plan import FrameBudget

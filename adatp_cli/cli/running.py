@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adatp_cli.cli.costs import amount
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.open_model import open_model
 from adatp_cli.cli.options import RunOptions, trace_path
@@ -15,6 +14,7 @@ from adatp_cli.cli.output import Output
 from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.profiles import Profile
 from adatp_cli.record import RunContext
+from adatp_cli.text import amount
 from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from adatp_cli.cli.ask import STDIN, check_arguments, read_clip, read_questions
-from adatp_cli.cli.costs import statistics
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.open_model import load_profiles, open_model
 from adatp_cli.cli.options import (
@@ -23,7 +22,7 @@ from adatp_cli.cli.options import (
     trace_outputs,
     trace_path,
 )
-from adatp_cli.cli.output import Output
+from adatp_cli.cli.output import Output, statistics
 from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, replacing
@@ -267,13 +266,7 @@ class Show:
 
 
 def _drawer(target: Path) -> Callable[[Scene, Path], None]:
-    """What draws the kind of picture that the target's name ends in; a stream gets a PNG.
-
-    Raises
-    ------
-    ModelError
-        It needs matplotlib, which is not installed.
-    """
+    """What draws the kind of picture that the target's name ends in; a stream gets a PNG."""
     ending = target.suffix.lower() or ".png"
     if ending == _PAGE:
         from adatp_cli.pictures.page import save_page

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 from typing import TextIO
 
@@ -17,6 +18,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from adatp_cli.errors import AdatpError
+
+_CELL_ENDS = re.compile(r"(?<!\\)\|")
+_RULE = re.compile(r"[|:\- ]+")
+_NUMBER = re.compile(r"[-+<±]? ?[0-9].*|-")
+_BETWEEN = "  "
 
 
 class OutputClosedError(Exception):
@@ -76,27 +82,13 @@ def discard(stream: TextIO) -> None:
 
 
 def check_stdout() -> None:
-    """Refuse, before any work, a stdout that cannot take its result.
-
-    Raises
-    ------
-    AdatpError
-        It is closed.
-    """
+    """Refuse, before any work, a stdout that cannot take its result."""
     if isinstance(sys.stdout, ClosedStdout):
         write_stdout("")
 
 
 def write_stdout(text: str) -> None:
-    """Write to stdout and flush.
-
-    Raises
-    ------
-    OutputClosedError
-        The reader has gone.
-    AdatpError
-        The output takes no more: it is closed, or a disk is full.
-    """
+    """Write to stdout and flush."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -115,13 +107,7 @@ def stdout_failure(error: OSError) -> OutputClosedError | AdatpError:
 
 
 class WordWrap:
-    """Breaks a text that comes in pieces between words; each word is given out once it is whole.
-
-    Parameters
-    ----------
-    columns
-        Of the terminal.
-    """
+    """Breaks a text that comes in pieces between words; each word is given out once it is whole."""
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
@@ -156,3 +142,52 @@ class WordWrap:
         self._at += cell_len(shown.removeprefix("\n"))
         self._gap = self._word = ""
         return shown
+
+
+def aligned(page: str, columns: int) -> str:
+    """A page of Markdown as plain text for a terminal: tables with their columns aligned.
+
+    A table that is wider than the terminal comes in parts, each with the first column.
+    """
+    lines: list[str] = []
+    table: list[list[str]] = []
+    for line in [*page.split("\n"), ""]:
+        if line.startswith("|"):
+            if not _RULE.fullmatch(line):
+                cells = _CELL_ENDS.split(line)[1:-1]
+                table.append([_plain(cell.strip()) for cell in cells])
+            continue
+        lines += _drawn(table, columns)
+        table = []
+        lines.append(_plain(re.sub(r"^#+ |\*\*", "", line)))
+    return "\n".join(lines[:-1])
+
+
+def _plain(text: str) -> str:
+    """Text without the backslashes that keep it text in Markdown."""
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def _drawn(table: list[list[str]], columns: int) -> list[str]:
+    if not table:
+        return []
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    parts: list[list[int]] = [[]]
+    left = columns - widths[0]
+    for number, width in enumerate(widths[1:], 1):
+        if parts[-1] and width + len(_BETWEEN) > left:
+            parts.append([])
+            left = columns - widths[0]
+        parts[-1].append(number)
+        left -= width + len(_BETWEEN)
+    lines: list[str] = []
+    for part in parts:
+        lines += [""] if lines else []
+        for cells in table:
+            shown = ""
+            for at in (0, *part):
+                room = " " * (widths[at] - cell_len(cells[at]))
+                right = at > 0 and all(_NUMBER.fullmatch(row[at]) for row in table[1:])
+                shown += (room + cells[at] if right else cells[at] + room) + _BETWEEN
+            lines.append(shown.rstrip())
+    return lines
