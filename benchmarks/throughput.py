@@ -37,7 +37,7 @@ SAID = re.compile(r"clips, ([\d.]+) a minute; the model waited for frames ([\d.]
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of the command came to: its own words, and seconds of a clip from its rows."""
+    """One run of the command: what it said, and seconds of a clip from its rows."""
 
     clips_a_minute: float
     waited_percent: float

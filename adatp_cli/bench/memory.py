@@ -20,7 +20,7 @@ _RESET_PEAK = "5"  # proc(5): set the peak of the resident set to what is reside
 
 @dataclass(slots=True)
 class Peak:
-    """Bytes held at the beginning, and the most at any moment; None where nobody tells."""
+    """Bytes held at the beginning, and the most at any moment; None where it is not measured."""
 
     before: int | None = None
     most: int | None = None
