@@ -17,6 +17,8 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _EXPECTED = "llava_onevision"
 _HINT = "name a LLaVA-OneVision checkpoint in Hugging Face layout, such as 0.5b or 7b"
+COPY_WHOLE = "download or copy the whole checkpoint"
+COPY_AGAIN = "download or copy it again"
 DESCRIPTION = "adatp.json"
 DEFAULT_FRAMES = 32  # what LLaVA-OneVision's own evaluations sample
 PREPROCESSORS = (
@@ -67,11 +69,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ModelError(f"{path} is nested too deeply", _HINT) from error
     except ValueError as error:
-        raise ModelError(
-            f"{path} is not valid JSON: {error}", "download or copy it again", kind=DAMAGED
-        ) from error
+        raise ModelError(f"{path} is not valid JSON: {error}", COPY_AGAIN, kind=DAMAGED) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object", "download or copy it again")
+        raise ModelError(f"{path} must hold a JSON object", COPY_AGAIN)
     return content
 
 
@@ -107,7 +107,7 @@ def check_layout(folder: Path) -> Path:
     if not _has_tokenizer(folder):
         raise ModelError(
             f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt)",
-            "download or copy the whole checkpoint",
+            COPY_WHOLE,
         )
     weight_headers(folder)
     return folder
@@ -118,7 +118,7 @@ def weight_files(folder: Path) -> list[str]:
     if (folder / _INDEX).is_file():
         mapping = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(mapping, dict) or not mapping:
-            raise ModelError(f"{folder / _INDEX} lists no weights", "download or copy it again")
+            raise ModelError(f"{folder / _INDEX} lists no weights", COPY_AGAIN)
         names = sorted({str(name) for name in mapping.values()})
         if any(Path(name).name != name for name in names):
             raise ModelError(
@@ -132,9 +132,7 @@ def weight_files(folder: Path) -> list[str]:
             f"{folder} has weights only in a format that can run code when it is read (*.bin)",
             "take a checkpoint with safetensors weights, or convert this one to safetensors",
         )
-    raise ModelError(
-        f"{folder} has no weights ({_SINGLE})", "download or copy the whole checkpoint"
-    )
+    raise ModelError(f"{folder} has no weights ({_SINGLE})", COPY_WHOLE)
 
 
 def weight_headers(folder: Path) -> list[Header]:
@@ -142,9 +140,7 @@ def weight_headers(folder: Path) -> list[Header]:
     headers = []
     for name in weight_files(folder):
         if not (folder / name).is_file():
-            raise ModelError(
-                f"{folder} lacks the weight file {name}", "download or copy the whole checkpoint"
-            )
+            raise ModelError(f"{folder} lacks the weight file {name}", COPY_WHOLE)
         headers.append(check_file(folder / name))
     if (folder / _INDEX).is_file():
         promised = set(read_json(folder / _INDEX)["weight_map"])
@@ -153,7 +149,7 @@ def weight_headers(folder: Path) -> list[Header]:
             raise ModelError(
                 f"{folder}'s weight files lack {len(lacking)} tensors of the index, "
                 f"{min(lacking)} among them",
-                "download or copy the whole checkpoint",
+                COPY_WHOLE,
             )
     return headers
 

@@ -23,7 +23,14 @@ from adatp_cli.model.checkpoints import (
 )
 from adatp_cli.model.device import choose_device, choose_dtype
 from adatp_cli.model.hub import Hub, Progress, fetch
-from adatp_cli.model.layout import check_layout, read_chat_template, read_description, weight_bytes
+from adatp_cli.model.layout import (
+    COPY_AGAIN,
+    COPY_WHOLE,
+    check_layout,
+    read_chat_template,
+    read_description,
+    weight_bytes,
+)
 from adatp_cli.model.memory import fitting_quantization, large_blocks_apart
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.prompt import try_template
@@ -248,7 +255,7 @@ def _keep_only_token_ids(model: LlavaOnevisionForConditionalGeneration, called: 
         if not all(isinstance(number, int) and 0 <= number < text.vocab_size for number in ids):
             raise ModelError(
                 f"{called}'s generation_config.json has the {name} {value!r}, which is no token's",
-                "download or copy it again",
+                COPY_AGAIN,
             )
     model.generation_config = settings(
         bos_token_id=given.bos_token_id,
@@ -269,13 +276,13 @@ def _tokenizer(
     template = read_chat_template(folder)
     if template is not None:
         tokenizer.chat_template = template
-    hint = "download or copy the whole checkpoint"
     if not tokenizer.chat_template:
-        raise ModelError(f"{folder} has no chat template", hint)
+        raise ModelError(f"{folder} has no chat template", COPY_WHOLE)
     try_template(tokenizer)
     if model.config.video_token_id not in tokenizer.added_tokens_decoder:
         raise ModelError(
-            f"{folder}'s tokenizer has no token for videos (id {model.config.video_token_id})", hint
+            f"{folder}'s tokenizer has no token for videos (id {model.config.video_token_id})",
+            COPY_WHOLE,
         )
     if model.generation_config.eos_token_id is None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatp_cli.errors import ModelError
-from adatp_cli.model.layout import read_json
+from adatp_cli.model.layout import COPY_WHOLE, read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,9 +111,7 @@ def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             return folder / name, read_json(folder / name)
-    raise ModelError(
-        f"{folder} has no preprocessor_config.json", "download or copy the whole checkpoint"
-    )
+    raise ModelError(f"{folder} has no preprocessor_config.json", COPY_WHOLE)
 
 
 def _side(size: Any) -> int:

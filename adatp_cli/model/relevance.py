@@ -27,7 +27,7 @@ from adatp_cli.model.checkpoints import (
     RelevanceFiles,
     encoder_config,
 )
-from adatp_cli.model.layout import read_json
+from adatp_cli.model.layout import COPY_AGAIN, read_json
 from adatp_cli.model.memory import LOOKS_AT_ONCE
 from adatp_cli.model.quiet import weights_progress
 from adatp_cli.model.shapes import encoder_bytes, relevance_shape
@@ -146,7 +146,7 @@ def _text_tower(
         raise ModelError(
             f"the relevance encoder {folder} lacks {len(lacking)} tensors of its text tower, "
             f"{lacking[0]} among them",
-            "download or copy it again",
+            COPY_AGAIN,
         )
     result: SiglipTextModel = tower.eval().requires_grad_(False)
     return result
@@ -173,7 +173,7 @@ def _vision_head(
         except RuntimeError as error:
             raise ModelError(
                 f"the relevance encoder {folder} does not hold a whole {prefix.rstrip('.')}",
-                "download or copy it again",
+                COPY_AGAIN,
             ) from error
         module.eval().requires_grad_(False)
     return norm, head
