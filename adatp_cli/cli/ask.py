@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from adatp_cli.answering.tasks import PrefillMode
 from adatp_cli.batch.walk import is_video_name
+from adatp_cli.cli.errors import failure_of
+from adatp_cli.cli.open_model import open_model
 from adatp_cli.cli.options import (
     RunOptions,
     Stats,
@@ -19,13 +23,19 @@ from adatp_cli.cli.options import (
     argument,
     option,
     trace_outputs,
+    trace_path,
 )
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.running import AskRun
+from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import UsageError
 from adatp_cli.files import check_outputs, read_whole
-from adatp_cli.text import decoded
-from adatp_cli.video.source import STDIN_NAME, local_path
+from adatp_cli.record import RunContext
+from adatp_cli.text import amount, decoded
+from adatp_cli.video.source import STDIN_NAME, check_source, local_path
+
+if TYPE_CHECKING:
+    from adatp_cli.answering.events import Answered, PrefillChosen, Stage, TextChunk
+    from adatp_cli.answering.run import Row
 
 STDIN = "-"
 # Held in memory; an hour of 1080p is seldom as large.
@@ -64,7 +74,177 @@ def ask(options: AskOptions, output: Output) -> None:
     check_outputs(traces, [video, options.profile_name], overwrite=options.overwrite)
     source = read_clip() if video == STDIN else video
     name = STDIN_NAME if video == STDIN else video
-    AskRun(source, asked, options, output, video_name=name, prefill=options.prefill).run()
+    ask_clip(source, asked, options, output, video_name=name, prefill=options.prefill)
+
+
+class AnswerWriter:
+    """Writes answers as they come; in JSON mode what gets none gets a failure record.
+
+    Parameters
+    ----------
+    trace
+        Where traces go, as `--trace` names it.
+    questions, contexts, headings
+        One for each answer to come: what is asked, what is known, and what is said above it where
+        there are several.
+    truths
+        What is true, to show beside the answers.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        trace: str | None,
+        questions: Sequence[str],
+        contexts: Sequence[RunContext],
+        headings: Sequence[str],
+        truths: Sequence[str] | None = None,
+    ) -> None:
+        self.contexts = list(contexts)
+        self.headings = headings
+        self.answers: list[Answered] = []
+        self._output = output
+        self._trace = trace
+        self._questions = questions
+        self._truths = truths
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """A block whose error ends all that has no answer yet; the error goes on."""
+        try:
+            yield
+        except (OutputClosedError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            info, done = failure_of(error).info, len(self.answers)
+            for context, question in zip(self.contexts[done:], self._questions[done:], strict=True):
+                self._output.failed(context.failure(question, info))
+            raise
+
+    def know(self, **facts: Any) -> None:
+        """Remember what a failure record will tell, should one be needed."""
+        self.contexts = [dataclasses.replace(one, **facts) for one in self.contexts]
+
+    def take(self, event: Stage | TextChunk | Row) -> None:
+        from adatp_cli.answering.events import Stage, TextChunk
+
+        number = len(self.answers)
+        if isinstance(event, Stage):
+            self._output.stage(f"{event.name}: {event.detail}")
+        elif isinstance(event, TextChunk):
+            self._introduce(number)
+            self._output.text_chunk(event.text)
+        elif event.answered is None:
+            raise event.error or RuntimeError("a question ended without an answer or an error")
+        else:
+            answered = event.answered
+            self._introduce(number)
+            if self._trace is not None and answered.trace is not None:
+                answered.trace.save(trace_path(self._trace, number))
+            self.answers.append(answered)
+            truth = None if self._truths is None else self._truths[number]
+            own = answered.own if number else None  # a later question waits for itself alone
+            self._output.answered(answered.record, own=own, truth=truth)
+
+    def _introduce(self, number: int) -> None:
+        if len(self._questions) > 1:
+            self._output.question(number, self.headings[number])
+
+
+def ask_clip(
+    source: str | bytes,
+    questions: Sequence[str],
+    options: RunOptions,
+    output: Output,
+    *,
+    video_name: str,
+    prefill: PrefillMode | None = None,
+    truths: Sequence[str] | None = None,
+) -> list[Answered]:
+    """Ask one clip everything and write the answers as they come; `demo` does it too.
+
+    `prefill` is how several questions get theirs. Not said: whichever costs less, unless something
+    was asked of the pruning.
+    """
+    from adatp_cli.model.quiet import quiet_libraries
+    from adatp_cli.video.isolated import IsolatedReader
+
+    contexts = [RunContext(video_name)] * len(questions)
+    writer = AnswerWriter(output, options.trace, questions, contexts, questions, truths)
+    with (
+        writer.failing(),
+        output.running(),
+        quiet_libraries(verbose=options.verbose),
+        IsolatedReader(options.limits()) as reader,
+    ):
+        profile = options.resolved_profile()
+        writer.know(profile=profile.to_dict())
+        wanted = options.sampling()  # a wrong one is told before anything is loaded
+        check_source(source, video_name)  # a wrong path must not wait for PyTorch
+        reader.start()
+        opened = open_model(
+            [profile],
+            options,
+            output,
+            check=lambda: reader.check(source, wanted, name=video_name),
+        )
+        from adatp_cli.answering.events import ClipReady, PrefillChosen
+        from adatp_cli.answering.run import RunLoop
+
+        run = opened.runs[0]
+        writer.contexts = [dataclasses.replace(run.context, video=video_name)] * len(questions)
+        sampling = opened.sampling(options, output, questions)
+        # What was asked of the pruning is held to.
+        asked = (options.profile, options.budget, options.trace)
+        held_to = profile.method != "vanilla" and any(item is not None for item in asked)
+        mode: PrefillMode = prefill or ("each" if held_to else "cheaper")
+        loop = RunLoop(
+            lambda error: failure_of(error).info,
+            share=mode != "each",
+            stream=not options.json,
+        )
+        events = loop.clip(
+            run,
+            source,
+            questions,
+            sampling,
+            reader=reader,
+            video_name=video_name,
+            prefill=mode,
+        )
+        # Closed at once when something goes wrong: that stops the thread that generates.
+        with contextlib.closing(events):
+            for event in events:
+                if isinstance(event, ClipReady):
+                    reader.close()  # the model can use its memory
+                    writer.know(video_info=event.video_info)
+                    output.note(*event.notes)
+                elif isinstance(event, PrefillChosen):
+                    writer.know(profile=event.profile.to_dict())
+                    output.note(*_told_of_prefills(event, len(questions), prefill))
+                else:
+                    writer.take(event)
+    return writer.answers
+
+
+def _told_of_prefills(
+    event: PrefillChosen, questions: int, prefill: PrefillMode | None
+) -> list[str]:
+    """What to say of how several questions get their prefills, where there is something to."""
+    cost = event.cost
+    if event.shared:
+        then = "nothing is pruned; --prefill each prunes"
+    elif not event.fits:
+        then = "one prefill for all does not fit the memory"
+    elif cost.shared < cost.pruned and prefill is None:
+        then = "--prefill shared would cost less, and prune nothing"
+    else:
+        return []
+    return [
+        f"{questions} questions: {amount(cost.shared)}FLOP on one unpruned prefill, "
+        f"{amount(cost.pruned)}FLOP pruned for each",
+        then,
+    ]
 
 
 def check_arguments(video: str, questions: Sequence[str], output: Output) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from adatp_cli.cli.ask import ask_clip
 from adatp_cli.cli.options import (
     Json,
     Overwrite,
@@ -21,7 +22,6 @@ from adatp_cli.cli.options import (
     option,
 )
 from adatp_cli.cli.output import Output
-from adatp_cli.cli.running import AskRun
 from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.text import plural
 
@@ -86,7 +86,7 @@ def _run(target: Path | None, options: RunOptions, output: Output) -> None:
 
 def _ask(made: DemoClip, name: str, options: RunOptions, output: Output) -> None:
     output.note("tiny, the bundled model, knows moving coloured shapes and nothing else")
-    interview = AskRun(
+    answers = ask_clip(
         str(made.path),
         [question.text for question in made.questions],
         options,
@@ -95,8 +95,11 @@ def _ask(made: DemoClip, name: str, options: RunOptions, output: Output) -> None
         prefill="each",
         truths=[question.answer for question in made.questions],
     )
-    interview.run()
-    output.note("", f"{interview.right} of {plural(len(made.questions), 'answer')} right")
+    right = sum(
+        answer.record.answer == question.answer
+        for answer, question in zip(answers, made.questions, strict=True)
+    )
+    output.note("", f"{right} of {plural(len(made.questions), 'answer')} right")
     if output.stats is Stats.short:
         output.note(
             "tokens kept: of the clip's, to the last layer; the LLM's work: its share of the "

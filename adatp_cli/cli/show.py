@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from adatp_cli.cli.ask import STDIN, check_arguments, read_clip, read_questions
+from adatp_cli.cli.ask import STDIN, AnswerWriter, check_arguments, read_clip, read_questions
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.open_model import load_profiles, open_model
 from adatp_cli.cli.options import (
@@ -20,10 +20,8 @@ from adatp_cli.cli.options import (
     argument,
     option,
     trace_outputs,
-    trace_path,
 )
 from adatp_cli.cli.output import Output, statistics
-from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.record import RunContext
@@ -34,14 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from adatp_cli.answering.events import Answered, Stage, TextChunk
-    from adatp_cli.answering.run import Row
-    from adatp_cli.answering.session import Session
     from adatp_cli.answering.tasks import ProfileRun
     from adatp_cli.pictures.scene import Scene
     from adatp_cli.video.frames import Frames, Resize
-    from adatp_cli.video.isolated import IsolatedReader
-    from adatp_cli.video.sampling import Sampling
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -83,6 +76,8 @@ def show(options: ShowOptions, output: Output) -> None:
 
     stdout gets the answer, or its record with --json; with --compare there are two.
     """
+    from adatp_cli.model.quiet import quiet_libraries
+
     video = check_arguments(options.video, [options.question], output)
     (asked, *more) = read_questions([options.question], stdin_is_video=video == STDIN)
     if more:
@@ -98,171 +93,102 @@ def show(options: ShowOptions, output: Output) -> None:
     check_outputs(outputs, [video, *names], overwrite=options.overwrite)
     source = read_clip() if video == STDIN else video
     name = STDIN_NAME if video == STDIN else video
-    Show(Clipping(source, name, asked), names, options.output, options, output).run()
+    draw = _drawer(options.output)
+    with output.running(), quiet_libraries(verbose=options.verbose):
+        scene = _scene(source, name, asked, names, options, output)
+        output.stage(f"drawing {options.output}")
+        with replacing(options.output, "the picture") as file:
+            draw(scene, file)
+    output.note(f"the picture is {options.output}")
 
 
-@dataclass(frozen=True, slots=True)
-class Clipping:
-    """A clip, what it is called, and what is asked about it."""
+def _scene(
+    source: str | bytes,
+    video: str,
+    question: str,
+    names: Sequence[str],
+    options: RunOptions,
+    output: Output,
+) -> Scene:
+    """Answer with each profile, write the answers as they come, and gather what is drawn."""
+    from adatp_cli.pictures.scene import Panel, Scene
+    from adatp_cli.video.isolated import IsolatedReader
 
-    source: str | bytes
-    name: str
-    question: str
-
-
-class Show:
-    """One run of `adatp show`."""
-
-    def __init__(
-        self,
-        about: Clipping,
-        profiles: Sequence[str],
-        target: Path,
-        options: RunOptions,
-        output: Output,
-    ) -> None:
-        self._about = about
-        self._profiles = profiles
-        self._target = target
-        self._options = options
-        self._output = output
-        self._contexts = [RunContext(about.name)] * len(profiles)
-        self._names: list[str] = []
-        self._answered: list[Answered] = []
-
-    def run(self) -> None:
-        """Answer, write the answers as they come, and draw.
-
-        In JSON mode each profile without an answer gets a failure record before the error goes on.
-
-        Raises
-        ------
-        AdatpError
-            Whatever keeps the picture from being drawn.
-        """
-        from adatp_cli.model.quiet import quiet_libraries
-
-        draw = _drawer(self._target)
-        with self._output.running(), quiet_libraries(verbose=self._options.verbose):
-            try:
-                scene = self._scene()
-            except (OutputClosedError, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                info = failure_of(error).info
-                for context in self._contexts[len(self._answered) :]:
-                    self._output.failed(context.failure(self._about.question, info))
-                raise
-            self._output.stage(f"drawing {self._target}")
-            with replacing(self._target, "the picture") as file:
-                draw(scene, file)
-        self._output.note(f"the picture is {self._target}")
-
-    def _scene(self) -> Scene:
-        from adatp_cli.pictures.scene import Panel, Scene
-        from adatp_cli.video.isolated import IsolatedReader
-
-        profiles = load_profiles(self._profiles, self._options.budget)
-        self._contexts = [
-            RunContext(self._about.name, profile=profile.to_dict()) for profile in profiles
-        ]
-        wanted = self._options.sampling()  # a wrong one is told before anything is read
-        source, name = self._about.source, self._about.name
-        check_source(source, name)
-        with IsolatedReader(self._options.limits()) as reader:
+    count = len(names)
+    contexts = [RunContext(video)] * count
+    writer = AnswerWriter(output, options.trace, [question] * count, contexts, names)
+    with writer.failing():
+        profiles = load_profiles(names, options.budget)
+        writer.contexts = [RunContext(video, profile=one.to_dict()) for one in profiles]
+        wanted = options.sampling()  # a wrong one is told before anything is read
+        check_source(source, video)
+        with IsolatedReader(options.limits()) as reader:
             reader.start()
             opened = open_model(
                 profiles,
-                self._options,
-                self._output,
+                options,
+                output,
                 keep_trace=True,
-                check=lambda: reader.check(source, wanted, name=name),
+                check=lambda: reader.check(source, wanted, name=video),
             )
-            self._contexts = [dataclasses.replace(run.context, video=name) for run in opened.runs]
-            self._names = [run.name for run in opened.runs]
-            sampling = opened.sampling(self._options, self._output)
-            session = opened.runs[0].session
-            frames, seconds = self._read(reader, session, sampling)
-            pixels = self._pixels(reader, session.plan.resize, sampling, frames)
-        self._answer(opened.runs, frames, seconds)
-        panels = []
-        for event in self._answered:
-            if event.trace is not None:
-                costs = statistics(event.record)
-                panels.append(Panel.of(event.record, event.trace.arrays, costs))
-        return Scene(pixels, panels)
+            runs = opened.runs
+            writer.contexts = [dataclasses.replace(run.context, video=video) for run in runs]
+            writer.headings = [run.name for run in runs]
+            session, sampling = runs[0].session, opened.sampling(options, output)
 
-    def _read(
-        self, reader: IsolatedReader, session: Session, sampling: Sampling
-    ) -> tuple[Frames, float]:
-        from adatp_cli.answering.records import video_facts
+            def read(resize: Resize) -> Frames:
+                return reader.read(source, sampling, name=video, resize=resize)
 
-        about = self._about
-        self._output.stage(f"decode: {about.name}")
-        started = time.perf_counter()
-        frames = reader.read(about.source, sampling, name=about.name, resize=session.plan.resize)
-        seconds = time.perf_counter() - started
-        facts = video_facts(frames)
-        self._contexts = [dataclasses.replace(one, video_info=facts) for one in self._contexts]
-        for note in frames.notes + session.remarks(frames):
-            self._output.note(note)
-        return frames, seconds
+            from adatp_cli.answering.records import video_facts
 
-    def _pixels(
-        self, reader: IsolatedReader, resize: Resize, sampling: Sampling, frames: Frames
-    ) -> Pixels:
-        """The frames to draw: those that the model sees, sharper where it sees them coarsely."""
-        if resize.size >= _SIDE or frames.pixels.shape[1:3] != (resize.size, resize.size):
-            return frames.pixels
-        sharper = dataclasses.replace(resize, size=_SIDE)
-        about = self._about
-        again = reader.read(about.source, sampling, name=about.name, resize=sharper)
-        same = again.timestamps_s.tolist() == frames.timestamps_s.tolist()
-        return again.pixels if same else frames.pixels
+            output.stage(f"decode: {video}")
+            started = time.perf_counter()
+            frames = read(session.plan.resize)
+            seconds = time.perf_counter() - started
+            writer.know(video_info=video_facts(frames))
+            output.note(*frames.notes, *session.remarks(frames))
+            pixels = _pixels(read, session.plan.resize, frames)
+        _answer(runs, question, video, frames, seconds, writer, output)
+    panels = [
+        Panel.of(event.record, event.trace.arrays, statistics(event.record))
+        for event in writer.answers
+        if event.trace is not None
+    ]
+    return Scene(pixels, panels)
 
-    def _answer(self, runs: Sequence[ProfileRun], frames: Frames, seconds: float) -> None:
-        from adatp_cli.answering.run import Row, RunLoop, encode_for
-        from adatp_cli.answering.tasks import Ask, ClipTask, FileClip
 
-        about, output = self._about, self._output
-        for run in runs:
-            prompt = run.session.plan.prompt(about.question, len(frames))
-            run.session.plan.check_memory(len(frames), prompt.text_tokens)
-        output.stage(f"vision: {plural(len(frames), 'frame')}")
-        clips = encode_for(runs, about.name, frames, seconds)
-        task = ClipTask(FileClip(about.name), tuple(Ask(about.question, run) for run in runs))
-        loop = RunLoop(lambda error: failure_of(error).info, stream=not output.json)
-        # Closed at once when something goes wrong: that stops the thread that generates.
-        with contextlib.closing(loop.answers(task, clips, frames)) as events:
-            for event in events:
-                if isinstance(event, Row):
-                    self._keep(event)
-                else:
-                    self._tell(event)
+def _pixels(read: Callable[[Resize], Frames], resize: Resize, frames: Frames) -> Pixels:
+    """The frames to draw: those that the model sees, sharper where it sees them coarsely."""
+    if resize.size >= _SIDE or frames.pixels.shape[1:3] != (resize.size, resize.size):
+        return frames.pixels
+    again = read(dataclasses.replace(resize, size=_SIDE))
+    same = again.timestamps_s.tolist() == frames.timestamps_s.tolist()
+    return again.pixels if same else frames.pixels
 
-    def _tell(self, event: Stage | TextChunk) -> None:
-        from adatp_cli.answering.events import TextChunk
 
-        if isinstance(event, TextChunk):
-            self._introduce()
-            self._output.text_chunk(event.text)
-        else:
-            self._output.stage(f"{event.name}: {event.detail}")
+def _answer(
+    runs: Sequence[ProfileRun],
+    question: str,
+    video: str,
+    frames: Frames,
+    seconds: float,
+    writer: AnswerWriter,
+    output: Output,
+) -> None:
+    from adatp_cli.answering.run import RunLoop, encode_for
+    from adatp_cli.answering.tasks import Ask, ClipTask, FileClip
 
-    def _keep(self, row: Row) -> None:
-        answered, number = row.answered, len(self._answered)
-        if answered is None:
-            raise row.error or RuntimeError("a question ended without an answer or an error")
-        self._introduce()
-        if self._options.trace is not None and answered.trace is not None:
-            answered.trace.save(trace_path(self._options.trace, number))
-        self._answered.append(answered)
-        self._output.answered(answered.record, own=answered.own if number else None)
-
-    def _introduce(self) -> None:
-        if len(self._profiles) > 1:
-            number = len(self._answered)
-            self._output.question(number, self._names[number])
+    for run in runs:
+        prompt = run.session.plan.prompt(question, len(frames))
+        run.session.plan.check_memory(len(frames), prompt.text_tokens)
+    output.stage(f"vision: {plural(len(frames), 'frame')}")
+    clips = encode_for(runs, video, frames, seconds)
+    task = ClipTask(FileClip(video), tuple(Ask(question, run) for run in runs))
+    loop = RunLoop(lambda error: failure_of(error).info, stream=not output.json)
+    # Closed at once when something goes wrong: that stops the thread that generates.
+    with contextlib.closing(loop.answers(task, clips, frames)) as events:
+        for event in events:
+            writer.take(event)
 
 
 def _drawer(target: Path) -> Callable[[Scene, Path], None]:
