@@ -52,15 +52,12 @@ class BatchOptions(RunOptions):
     questions: Annotated[
         list[str] | None,
         option(
-            "Batch",
-            "--question -q",
-            "Ask this about every clip; may be given several times.",
-            "TEXT",
+            "Batch", "--question -q TEXT", "Ask this about every clip; may be given several times."
         ),
     ] = None
     questions_file: Annotated[
         Path | None,
-        option("Batch", "--questions", "Ask every line of this file about every clip.", "FILE"),
+        option("Batch", "--questions FILE", "Ask every line of this file about every clip."),
     ] = None
     null_separated: Annotated[
         bool,
@@ -82,9 +79,8 @@ class BatchOptions(RunOptions):
         Path | None,
         option(
             "Results",
-            "--output -o",
+            "--output -o FILE",
             "Write the rows here, each the moment it is known. Default: stdout.",
-            "FILE",
         ),
     ] = None
     output_format: Annotated[
@@ -101,19 +97,17 @@ class BatchOptions(RunOptions):
         str | None,
         option(
             "Batch",
-            "--shard",
+            "--shard I/N",
             "Only the I-th of N parts of the clips, the same clips on every machine.",
-            "I/N",
         ),
     ] = None
     decoders: Annotated[
         int | None,
         option(
             "Batch",
-            "--decoders",
+            "--decoders N",
             "Decode N clips at the same time, ahead of the model. 0: none ahead, one clip "
             "after the other. Default: 1, or up to 4 for a model on a GPU.",
-            "N",
             min=0,
             max=64,
         ),

@@ -58,29 +58,24 @@ class BenchOptions(RunOptions):
         list[str] | None,
         option(
             "Measurement",
-            "--frames -n",
+            "--frames -n N",
             "Frames to look at, spread evenly; several with commas, or one option for each. "
             "Three and more show how time and memory grow. Default: the profiles', else the "
             "model's.",
-            "N",
         ),
     ] = None
     questions: Annotated[
         int,
         option(
             "Measurement",
-            "--questions",
+            "--questions N",
             "Questions asked one after the other about the encoded clip.",
-            "N",
         ),
     ] = 2
     repeat: Annotated[
         int,
         option(
-            "Measurement",
-            "--repeat",
-            "Rounds in which everything is measured once, in turns.",
-            "N",
+            "Measurement", "--repeat N", "Rounds in which everything is measured once, in turns."
         ),
     ] = 3
     max_new_tokens: MaxNewTokens = 32
@@ -95,15 +90,14 @@ class BenchOptions(RunOptions):
     ] = True
     output: Annotated[
         Path | None,
-        option("Result", "--output -o", "Write the result here too, as JSON.", "FILE.json"),
+        option("Result", "--output -o FILE.json", "Write the result here too, as JSON."),
     ] = None
     plot: Annotated[
         Path | None,
         option(
             "Result",
-            "--plot",
+            "--plot FILE.png",
             "Draw where the time goes, and how it grows; needs matplotlib.",
-            "FILE.png",
         ),
     ] = None
 

@@ -37,7 +37,7 @@ class BiasOptions(DatasetOptions):
     ] = None
     report: Annotated[
         Path | None,
-        option("Results", "--report", "Write a report here: Markdown, CSV and plots.", "FOLDER"),
+        option("Results", "--report FOLDER", "Write a report here: Markdown, CSV and plots."),
     ] = None
 
     def check(self) -> None:

@@ -32,24 +32,22 @@ class DatasetOptions(RunOptions):
         Path | None,
         option(
             "Dataset",
-            "--data",
+            "--data FOLDER",
             "Where the benchmark's files are, as they are downloaded and unpacked.",
-            "FOLDER",
         ),
     ] = None
     annotations: Annotated[
         Path | None,
         option(
             "Dataset",
-            "--annotations",
+            "--annotations FILE",
             "The annotation file, where it is not in its usual place.",
-            "FILE",
         ),
     ] = None
-    clips: Annotated[int, option("Dataset", "--clips", "shapes: how many clips.", "N")] = 100
+    clips: Annotated[int, option("Dataset", "--clips N", "shapes: how many clips.")] = 100
     clips_seed: Annotated[
         int,
-        option("Dataset", "--clips-seed", "shapes: which clips; training saw none of any.", "N"),
+        option("Dataset", "--clips-seed N", "shapes: which clips; training saw none of any."),
     ] = 0
 
     def check(self) -> None:

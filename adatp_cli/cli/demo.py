@@ -35,9 +35,8 @@ class DemoOptions:
         Path | None,
         option(
             None,
-            "--save-clip",
+            "--save-clip FILE",
             "Write the clip here and keep it (an .mp4). Default: a temporary file.",
-            "FILE",
         ),
     ] = None
     overwrite: Overwrite = False

@@ -23,10 +23,9 @@ class DoctorOptions:
         str | None,
         option(
             None,
-            "--model -m",
+            "--model -m NAME",
             "Demand that this model is here and ready, named as in ask. Default: what ask "
             "takes when it is not told, which may still have to be fetched.",
-            "NAME",
             envvar="ADATP_MODEL",
         ),
     ] = None

@@ -49,19 +49,15 @@ class EvalOptions(DatasetOptions):
         str | None,
         option(
             "Pruning",
-            "--budgets",
+            "--budgets LIST",
             "Each profile that prunes at each of these, such as 0.3,0.1; one that cannot "
             "reach a budget is left out there.",
-            "LIST",
         ),
     ] = None
     against: Annotated[
         str | None,
         option(
-            "Pruning",
-            "--against",
-            "Set every profile against this one too, at equal budgets.",
-            "NAME",
+            "Pruning", "--against NAME", "Set every profile against this one too, at equal budgets."
         ),
     ] = None
     rule: Annotated[
@@ -77,9 +73,8 @@ class EvalOptions(DatasetOptions):
         Path | None,
         option(
             "Results",
-            "--output -o",
+            "--output -o FILE",
             "Write every answer's record here, each the moment it is known.",
-            "FILE",
         ),
     ] = None
     resume: Resume = False
@@ -88,9 +83,8 @@ class EvalOptions(DatasetOptions):
         Path | None,
         option(
             "Results",
-            "--report",
+            "--report FOLDER",
             "Write a report here: Markdown, CSV, JSON Lines and plots.",
-            "FOLDER",
         ),
     ] = None
 

@@ -54,13 +54,14 @@ class Dtype(StrEnum):
 
 def option(
     panel: str | None,
-    names: str,
+    spelled: str,
     help: str,  # noqa: A002 - typer's name
-    metavar: str | None = None,
     **more: Any,
 ) -> Any:
-    """An option: where its help stands, its spellings, the help, and what stands for a value."""
-    return typer.Option(*names.split(), rich_help_panel=panel, help=help, metavar=metavar, **more)
+    """An option in a panel of the help, spelled as there: its names, and a word for its value."""
+    names = [word for word in spelled.split() if word.startswith("-")]
+    metavar = next((word for word in spelled.split() if not word.startswith("-")), None)
+    return typer.Option(*names, metavar=metavar, rich_help_panel=panel, help=help, **more)
 
 
 def argument(metavar: str, help: str) -> Any:  # noqa: A002 - typer's name
@@ -99,10 +100,9 @@ ProfileName = Annotated[
     str | None,
     option(
         "Pruning",
-        "--profile -p",
+        "--profile -p NAME",
         "Name of a pruning profile (see `adatp profiles list`) or a YAML file. Default: "
         f"{DEFAULT_PROFILE}.",
-        "NAME",
         envvar="ADATP_PROFILE",
     ),
 ]
@@ -115,9 +115,7 @@ StatsKind = Annotated[
         "stage's time.",
     ),
 ]
-MaxNewTokens = Annotated[
-    int, option("Answer", "--max-new-tokens", "Longest answer, in tokens.", "N")
-]
+MaxNewTokens = Annotated[int, option("Answer", "--max-new-tokens N", "Longest answer, in tokens.")]
 Resume = Annotated[
     bool,
     option(
@@ -134,7 +132,7 @@ RetryFailed = Annotated[
 
 def profiles_option(help: str) -> Any:  # noqa: A002 - typer's name
     """Several profiles, in place of the one of `RunOptions`."""
-    return option("Pruning", "--profile --profiles -p", help, "NAME", envvar="ADATP_PROFILE")
+    return option("Pruning", "--profile --profiles -p NAME", help, envvar="ADATP_PROFILE")
 
 
 COMPARED = ("vanilla", "adatp")
@@ -157,11 +155,10 @@ class RunOptions:
         str,
         option(
             "Model",
-            "--model -m",
+            "--model -m NAME",
             "auto, tiny, 0.5b, 7b, 72b, a hub id, or a local folder. auto: the 7b on CUDA, the "
             "0.5b without. tiny comes with adatp and knows moving coloured shapes and nothing "
             "else.",
-            "NAME",
             envvar="ADATP_MODEL",
         ),
     ] = "auto"
@@ -169,29 +166,26 @@ class RunOptions:
         Quantize,
         option(
             "Model",
-            "--quantize -Q",
+            "--quantize -Q KIND",
             "Weights of the language model's layers: none, int8, nf4, fp4, or auto: nf4 where a "
             "GPU lacks room for them.",
-            "KIND",
         ),
     ] = Quantize.auto
     device: Annotated[
         str,
         option(
             "Model",
-            "--device",
+            "--device DEVICE",
             "auto, cpu, cuda or cuda:N. auto: the first CUDA device, else the CPU.",
-            "DEVICE",
         ),
     ] = "auto"
     dtype: Annotated[
         Dtype,
         option(
             "Model",
-            "--dtype",
+            "--dtype TYPE",
             "Number format: bfloat16, float16, float32, or auto: bfloat16 where the device is "
             "fast at it, else float32.",
-            "TYPE",
         ),
     ] = Dtype.auto
     offline: Annotated[
@@ -202,11 +196,10 @@ class RunOptions:
         float | None,
         option(
             "Pruning",
-            "--budget",
+            "--budget SHARE",
             "Share of the unpruned language model's cost to spend, above 0 and at most 1, such "
             "as 0.25 or 25%, in the paper's convention (visual tokens only); overrides the "
             "profile's.",
-            "SHARE",
             parser=read_share,
         ),
     ] = None
@@ -214,36 +207,33 @@ class RunOptions:
         str | None,
         option(
             "Clip",
-            "--frames -n",
+            "--frames -n N|auto",
             "Frames to look at, spread evenly; with --fps the most to take. Default: the "
             "profile's, else the model's (32 for LLaVA-OneVision). auto: as many as cost the "
             "pruned language model what the default costs it unpruned.",
-            "N|auto",
         ),
     ] = None
     fps: Annotated[
         float | None,
         option(
             "Clip",
-            "--fps",
+            "--fps RATE",
             "Frames per second of video to look at, in place of a fixed number.",
-            "RATE",
         ),
     ] = None
     start: Annotated[
         str | None,
-        option("Clip", "--start", "Look from here on: seconds, mm:ss or hh:mm:ss.", "TIME"),
+        option("Clip", "--start TIME", "Look from here on: seconds, mm:ss or hh:mm:ss."),
     ] = None
-    end: Annotated[
-        str | None, option("Clip", "--end", "Look up to here, as for --start.", "TIME")
-    ] = None
+    end: Annotated[str | None, option("Clip", "--end TIME", "Look up to here, as for --start.")] = (
+        None
+    )
     clip_timeout: Annotated[
         float | None,
         option(
             "Clip",
-            "--clip-timeout",
+            "--clip-timeout SECONDS",
             "Most time that decoding one clip may take, over all attempts. Default: 300.",
-            "SECONDS",
         ),
     ] = None
     max_new_tokens: MaxNewTokens = DEFAULT_NEW_TOKENS
@@ -251,27 +241,24 @@ class RunOptions:
         float | None,
         option(
             "Answer",
-            "--temperature",
+            "--temperature T",
             "Sample at this temperature. 0, as without it: greedy decoding.",
-            "T",
         ),
     ] = None
     top_p: Annotated[
         float | None,
         option(
             "Answer",
-            "--top-p",
+            "--top-p P",
             "With --temperature: sample from the likeliest tokens that hold this probability.",
-            "P",
         ),
     ] = None
     seed: Annotated[
         int | None,
         option(
             "Answer",
-            "--seed",
+            "--seed N",
             "With --temperature: the same seed gives the same answer on this machine. Default: 0.",
-            "N",
         ),
     ] = None
     json: Json = False
@@ -279,9 +266,8 @@ class RunOptions:
         str | None,
         option(
             "Output",
-            "--trace",
+            "--trace FILE.npz",
             "Write every choice of the pruning as arrays; question 2 goes to FILE-2.npz.",
-            "FILE.npz",
         ),
     ] = None
     overwrite: Overwrite = False

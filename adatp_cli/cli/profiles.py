@@ -59,19 +59,18 @@ class ShowOptions:
         str,
         option(
             None,
-            "--model -m",
+            "--model -m NAME",
             "Tell the cost on auto, tiny, 0.5b, 7b, 72b, a cached hub id, or a folder.",
-            "NAME",
             envvar="ADATP_MODEL",
         ),
     ] = "7b"
     budget: Annotated[
         float | None,
-        option(None, "--budget", "At this budget, not its own.", "SHARE", parser=read_share),
+        option(None, "--budget SHARE", "At this budget, not its own.", parser=read_share),
     ] = None
     frames: Annotated[
         str | None,
-        option(None, "--frames -n", "For this many frames. Default: as in ask.", "N|auto"),
+        option(None, "--frames -n N|auto", "For this many frames. Default: as in ask."),
     ] = None
     json: Json = False
 

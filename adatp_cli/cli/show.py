@@ -52,20 +52,16 @@ class ShowOptions(RunOptions):
         Path,
         option(
             "Result",
-            "--output -o",
+            "--output -o FILE",
             "Where the picture goes. .png: a contact sheet; .html: a page with a slider over "
             "the layers; .mp4: the frames at their moments.",
-            "FILE",
             show_default=False,
         ),
     ]
     compare: Annotated[
         list[str] | None,
         option(
-            "Result",
-            "--compare",
-            "Show this profile beside the other, on the same frames.",
-            "PROFILE",
+            "Result", "--compare PROFILE", "Show this profile beside the other, on the same frames."
         ),
     ] = None
     stats: StatsKind = Stats.short
