@@ -100,6 +100,16 @@ def adatp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """The command `adatp` as a process of its own that begins at once."""
+    from tests.door import Door
+
+    door = Door(tmp_path_factory.mktemp("door"))
+    yield door.command
+    door.close()
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA-OneVision folder whose answers are noise."""
     return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint"))

@@ -228,14 +228,19 @@ def screen(text: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _serve(control: socket.socket) -> int:
-    """Fork a child for every request, until nobody asks any more."""
+def warm() -> None:
+    """Import all that the program may need, so that a fork of this process begins at once."""
     for module in pkgutil.walk_packages(adatp_cli.__path__, "adatp_cli."):
         if not module.name.endswith(("__main__", "lmms_adapter", "lmms_entry")):
             importlib.import_module(module.name)
     with tempfile.TemporaryFile("w") as nowhere, contextlib.redirect_stdout(nowhere):
         main(["demo", "--quiet"])  # what is imported in functions
     gc.freeze()  # the children share the memory
+
+
+def _serve(control: socket.socket) -> int:
+    """Fork a child for every request, until nobody asks any more."""
+    warm()
     control.send(b"ready")
     while True:
         message, fds, _, _ = socket.recv_fds(control, 1 << 20, 3)
@@ -245,7 +250,7 @@ def _serve(control: socket.socket) -> int:
         child = os.fork()
         if child == 0:
             control.close()
-            _program(request, fds)
+            be_the_program(request, fds)
         for fd in fds:
             os.close(fd)
         control.send(json.dumps({"child": child}).encode())
@@ -253,7 +258,7 @@ def _serve(control: socket.socket) -> int:
         control.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
 
 
-def _program(request: Mapping[str, Any], fds: list[int]) -> NoReturn:
+def be_the_program(request: Mapping[str, Any], fds: list[int]) -> NoReturn:
     """Be the program, from its first line to its end."""
     os.setsid()
     for number, opened in enumerate(request["open"]):

@@ -98,7 +98,7 @@ def test_one_clip_says_nothing_of_waiting(adatp: Run, checkpoint: Path, clip: Pa
 
 
 def test_ctrl_c_and_resume_with_several_decoders(
-    checkpoint: Path, clip: Path, tmp_path: Path
+    adatp: Run, checkpoint: Path, clip: Path, tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "many", tmp_path / "rows.jsonl"
     folder.mkdir()
@@ -118,8 +118,8 @@ def test_ctrl_c_and_resume_with_several_decoders(
     assert (child.returncode, 0 < done < 24) == (130, True), err
     assert f"--resume asks the {24 - done} questions that are left" in err
     assert "Traceback" not in err
-    finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    finished = adatp(*command[3:], "--resume")
+    assert finished.code == 0, finished.err
     videos = re.findall(r'"video": "[^"]*/(\d\d)\.mp4"', out.read_text(encoding="utf-8"))
     assert videos == [f"{number:02}" for number in range(24)]
 

@@ -322,11 +322,13 @@ def test_json_has_a_row_for_each_question_that_failed(
 
 
 def test_a_real_process_says_nothing_of_its_libraries_and_minds_no_closed_pipe(
-    checkpoint: Path, clip: Path
+    checkpoint: Path, clip: Path, program: tuple[str, ...]
 ) -> None:
     """Warnings at import come once a process, and a pipe breaks in a real one only."""
-    command = [sys.executable, "-m", "adatp_cli", "ask", str(clip), "-m", str(checkpoint), *FEW]
-    whole = subprocess.run([*command, "What?"], capture_output=True, text=True, check=False)
+    asked = ["ask", str(clip), "-m", str(checkpoint), *FEW]
+    cold = [sys.executable, "-m", "adatp_cli", *asked, "What?"]
+    whole = subprocess.run(cold, capture_output=True, text=True, check=False)
+    command = [*program, *asked]
     assert whole.returncode == 0
     assert len(whole.stderr.splitlines()) == 3  # the model, the cut and the cost
     with subprocess.Popen(

@@ -286,7 +286,7 @@ def test_no_question_and_no_clip(adatp: Run, clip: Path, tmp_path: Path) -> None
 
 
 def test_ctrl_c_finishes_the_row_and_the_rest_is_resumed(
-    checkpoint: Path, clip: Path, tmp_path: Path
+    adatp: Run, checkpoint: Path, clip: Path, tmp_path: Path
 ) -> None:
     clips = tmp_path / "many"
     clips.mkdir()
@@ -309,14 +309,15 @@ def test_ctrl_c_finishes_the_row_and_the_rest_is_resumed(
     assert "finishing this row" in err
     assert f"--resume asks the {30 - done} questions that are left" in err
     assert "Traceback" not in err
-    finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    finished = adatp(*command[3:], "--resume")
+    assert finished.code == 0, finished.err
     assert len({row["batch"]["key"] for row in rows_of(out)}) == len(rows_of(out)) == 30
 
 
-def test_a_reader_that_leaves_ends_it_quietly(checkpoint: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "adatp_cli", "batch", str(folder), "-q", "What?", "-m",
-               str(checkpoint), *FEW]  # fmt: skip
+def test_a_reader_that_leaves_ends_it_quietly(
+    checkpoint: Path, folder: Path, program: tuple[str, ...]
+) -> None:
+    command = [*program, "batch", str(folder), "-q", "What?", "-m", str(checkpoint), *FEW]
     read, write = os.pipe()
     child = subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)

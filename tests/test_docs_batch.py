@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,16 @@ KINDS = re.findall(r"^\| `([a-z_]+)` \|", SECTIONS["Kinds of errors"], flags=re.
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, program: tuple[str, ...]) -> Path:
     """A folder with clips, the program on the path, and `tiny` as its model."""
     home = tmp_path_factory.mktemp("recipes")
     (home / "clips" / "of a day").mkdir(parents=True)
     write_demo_clip(home / "clips" / "one.mp4")
     shutil.copy(home / "clips" / "one.mp4", home / "clips" / "of a day" / 'two\'s "döner".mp4')
     (home / "bin").mkdir()
-    program = home / "bin" / "adatp"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m adatp_cli "$@"\n')
-    program.chmod(0o755)
+    script = home / "bin" / "adatp"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
+    script.chmod(0o755)
     return home
 
 
@@ -40,8 +40,7 @@ def test_a_recipe_does_what_it_says(home: Path, recipe: str, tmp_path: Path) -> 
     path = f"{home / 'bin'}:{os.environ['PATH']}"
     run = subprocess.run(
         ["bash", "-e", "-c", recipe], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PATH": path, "ADATP_MODEL": "tiny",
-             "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PATH": path, "ADATP_MODEL": "tiny"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
