@@ -255,9 +255,8 @@ class Batch:
                 )
             )
             loop = RunLoop(lambda error: failure_of(error).info, share=True)
-            progress = self._output.progress(total, "questions", rows_seen=sink.on_terminal)
             remarks, said = Remarks(), set[str]()
-            try:
+            with self._output.progress(total, "questions", rows_seen=sink.on_terminal) as progress:
                 for row in loop.rows(prefetcher.results(interrupts.asked), interrupts.asked):
                     data = row_data(row)
                     sink.write(data)
@@ -267,8 +266,6 @@ class Batch:
                         if note not in said:
                             self._output.note(note)
                     said.update(row.notes)
-            finally:
-                progress.stop()
         self._summary(before, progress, remarks, prefetcher.throughput, decoders)
         failed = sum(progress.failed.values()) + list(before.values()).count(False)
         left = total - progress.rows

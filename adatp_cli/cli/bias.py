@@ -118,8 +118,7 @@ class Measurement:
             ) as prefetcher,
         ):
             loop = RunLoop(lambda error: failure_of(error).info, around=lambda: watch)
-            progress = output.progress(total, "passes", rows_seen=False)
-            try:
+            with output.progress(total, "passes", rows_seen=False) as progress:
                 for row in loop.rows(prefetcher.results(interrupts.asked), interrupts.asked):
                     if row.answered is None or row.answered.trace is None:
                         last = row.error
@@ -132,8 +131,6 @@ class Measurement:
                     if row.error_info is not None:
                         failed[row.error_info.kind] += 1
                     progress.advance(row.task.clip.name, row.error_info)
-            finally:
-                progress.stop()
         output.note(f"{plural(progress.answered, 'prefill')} in {duration(progress.seconds)}")
         for kind, count in failed.most_common():
             output.note(f"  {count} failed: {kind}")

@@ -58,18 +58,15 @@ def failure_of(error: BaseException) -> Failure:
 def reporting(output: Output, *, writes: bool = True) -> Iterator[None]:
     """Around a command's body: what every command needs, and `telling`.
 
-    Parameters
-    ----------
-    writes
-        Whether something will be written to stdout: a closed one is then refused at once.
-
-    Raises
-    ------
-    typer.Exit
-        As `telling`.
+    Where something will be written to stdout a closed one is refused at once.
     """
     with telling(output):
-        _need_a_folder()
+        try:
+            os.getcwd()
+        except OSError:  # libraries would end the process, each in its own way
+            raise UsageError(
+                "the current folder has been deleted", "cd to one that exists"
+            ) from None
         if writes:
             check_stdout()
         yield
@@ -100,14 +97,6 @@ def telling(output: Output) -> Iterator[None]:
         if failure.info.message:  # there is none where the help was the answer
             output.error(failure.info)
         raise typer.Exit(failure.exit_code) from None
-
-
-def _need_a_folder() -> None:
-    """Without a current folder libraries end the process, each in its own way."""
-    try:
-        os.getcwd()
-    except OSError:
-        raise UsageError("the current folder has been deleted", "cd to one that exists") from None
 
 
 class Interrupts:

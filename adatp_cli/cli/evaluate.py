@@ -241,8 +241,7 @@ class Evaluation:
         ):
             loop = RunLoop(lambda error: failure_of(error).info)
             seen = (output.json and sys.stdout.isatty()) or (file is not None and file.on_terminal)
-            progress = output.progress(total, "answers", rows_seen=seen)
-            try:
+            with output.progress(total, "answers", rows_seen=seen) as progress:
                 for row in loop.rows(prefetcher.results(interrupts.asked), interrupts.asked):
                     data = eval_row(row, dataset)
                     if file is not None:
@@ -251,8 +250,6 @@ class Evaluation:
                         output.data(data)
                     outcomes.append(self._outcome(dataset, row.ask, data))
                     progress.advance(row.task.clip.name, row.error_info)
-            finally:
-                progress.stop()
         if before:
             output.note(f"{plural(len(before), 'answer was', 'answers were')} there before")
         output.note(f"{plural(progress.rows, 'answer')} in {duration(progress.seconds)}")

@@ -276,7 +276,10 @@ class BatchProgress:
                 f"{self.rows} of {self._total} {self._noun}{tail}, about {duration(left)} left"
             )
 
-    def stop(self) -> None:
+    def __enter__(self) -> BatchProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Take the bar off the screen."""
         if self._bar is not None:
             self._bar.stop()
