@@ -37,6 +37,22 @@ settings.load_profile("adatp")
 _modules_frozen = 0
 
 
+# Files that take long begin first, so that two workers end at the same time.
+_LONGEST = (
+    "test_goldens.py", "test_streams.py", "test_tiny_bundle.py", "test_batch_hostile.py",
+    "test_session_sharing.py", "test_cli_eval.py", "test_cli_show.py", "test_cli_batch.py",
+    "test_cli_options.py", "test_pruning_methods.py", "test_batch_throughput.py",
+    "test_model_relevance.py", "test_cli_ask.py", "test_bench.py", "test_cli_bench.py",
+    "test_docs_batch.py", "test_cli_bias.py", "test_api.py", "test_pictures.py",
+    "test_cost_measured.py", "test_tiny_training.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def pytest_runtest_setup() -> None:
     """Keep what was imported out of garbage collections, which would walk through it each time."""
     global _modules_frozen
