@@ -51,7 +51,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 def _load(folder: Path, dtype: torch.dtype = torch.float32) -> RelevanceEncoder:
     files = find_relevance(str(folder), offline=True, hub=Hub())
-    return load_relevance(str(folder), files, device="cpu", dtype=dtype)
+    return load_relevance(str(folder), files, width=128, device="cpu", dtype=dtype)
 
 
 # The vectors
@@ -337,7 +337,7 @@ try:
     files = find_relevance("owner/siglip", offline="--offline" in sys.argv, hub=hub)
     if files.missing:
         fetch([files.missing], said.append, hub)
-    encoder = load_relevance("owner/siglip", files, device="cpu", dtype=torch.float32)
+    encoder = load_relevance("owner/siglip", files, width=128, device="cpu", dtype=torch.float32)
     print(json.dumps({"vector": encoder.text_vector("a red circle").tolist(), "said": said}))
 except AdatpError as error:
     print(json.dumps({"error": error.message, "hint": error.hint, "said": said}))

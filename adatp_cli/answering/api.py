@@ -15,7 +15,7 @@ from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.encode import TowerWatch, look_at
 from adatp_cli.answering.generate import line_break
 from adatp_cli.answering.session import Session
-from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER, find_relevance
 from adatp_cli.model.hub import Hub, fetch
 from adatp_cli.model.load import LoadRequest, load_model
@@ -379,15 +379,10 @@ def load_encoder(
     if found.missing:
         fetch([found.missing], lambda _line: None, hub)
     parameter = next(model.model.multi_modal_projector.parameters())
-    encoder = load_relevance(name, found, device=str(parameter.device), dtype=parameter.dtype)
     width = model_shape(model.config).vision.hidden
-    if encoder.shape.head_hidden != width:
-        raise ModelError(
-            f"the relevance encoder {name} reads features of width {encoder.shape.head_hidden}, "
-            f"and this model's are {width} wide",
-            "name the encoder that belongs to the model's vision tower",
-        )
-    return encoder
+    return load_relevance(
+        name, found, width=width, device=str(parameter.device), dtype=parameter.dtype
+    )
 
 
 def load(

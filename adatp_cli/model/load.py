@@ -160,13 +160,11 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     if encoder is not None:
         with readable_failures(f"the relevance encoder {encoder_name}"):
             relevance = load_relevance(
-                encoder_name, encoder, device=device, dtype=getattr(torch, dtype)
-            )
-        if relevance.shape.head_hidden != shape.vision.hidden:
-            raise ModelError(
-                f"the relevance encoder {encoder_name} reads features of width "
-                f"{relevance.shape.head_hidden}, and this model's are {shape.vision.hidden} wide",
-                "name the encoder that belongs to the model's vision tower, or none",
+                encoder_name,
+                encoder,
+                width=shape.vision.hidden,
+                device=device,
+                dtype=getattr(torch, dtype),
             )
     return LoadedModel(
         model=model,

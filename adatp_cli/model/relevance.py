@@ -96,13 +96,21 @@ class RelevanceEncoder:
 
 
 def load_relevance(
-    name: str, files: RelevanceFiles, *, device: str, dtype: torch.dtype
+    name: str, files: RelevanceFiles, *, width: int, device: str, dtype: torch.dtype
 ) -> RelevanceEncoder:
     """Load text tower, pooling head and post-layernorm of a SigLIP model, and nothing else of it.
 
-    `name` is for records, `dtype` the text tower's. What is not such a model is refused.
+    `name` is for records, `width` that of the vision tower's features, `dtype` the text tower's.
+    What is not such a model, or belongs to another vision tower, is refused.
     """
     config = encoder_config(files.folder)
+    shape = relevance_shape(config)
+    if shape.head_hidden != width:
+        raise ModelError(
+            f"the relevance encoder {name} reads features of width {shape.head_hidden}, and this "
+            f"model's are {width} wide",
+            "name the encoder that belongs to the model's vision tower, or none",
+        )
     state: dict[str, Tensor] = {}
     for path in files.weights:
         check_file(path)
@@ -111,7 +119,6 @@ def load_relevance(
             state |= {key: file.get_tensor(key) for key in wanted}
     tower: Any = _text_tower(config, state, dtype, files.folder)
     norm, head = _vision_head(config, state, files.folder)
-    shape = relevance_shape(config)
     tokenizer = QuestionTokenizer.from_folder(files.folder, length=shape.text_tokens)
     return RelevanceEncoder(
         tower.to(device), norm.to(device), head.to(device), tokenizer, shape, name
