@@ -33,38 +33,19 @@ def refusal(text: str) -> ProfileError:
     return caught.value
 
 
-BUDGETS = {
-    "adatp": 0.273,
-    "adatp-aggressive": 0.10,
-    "adatp-light": 0.273,
-    "adatp-plus": 0.10,
-    "adatp-progressive": 0.273,
-    "adatp-segments": 0.273,
-    "adatp-strict": 0.273,
-    "adatp-weights": 0.273,
-    "fastv": 0.2755,
-    "fastvid": 0.2197,
-    "pyramiddrop": 0.447,
-    "pyramiddrop-early": 0.273,
-    "random": 0.2755,
-    "unicomp": 0.2197,
-    "uniform": 0.2755,
-    "vanilla": None,
-    "vidcom2": 0.2197,
-}
+def test_every_profile_that_comes_along_is_whole() -> None:
+    profiles = {name: load_profile(name) for name in builtin_names()}
+    assert {profile.method for profile in profiles.values()} == set(METHODS)
+    for name, profile in profiles.items():
+        assert profile.name == name
+        assert profile.description
+        assert (profile.budget is None) == (profile.method == "vanilla")
+    assert profiles["adatp"].budget == profiles["adatp-light"].budget == 0.273
+    assert profiles["adatp-light"].encoder == "attention"
+    assert profiles["adatp"].encoder == "auto"
 
 
-def test_these_profiles_come_along() -> None:
-    assert {name: load_profile(name).budget for name in builtin_names()} == BUDGETS
-    assert list(BUDGETS) == builtin_names()
-    assert load_profile("adatp-light").relevance.encoder == "attention"
-    assert load_profile("adatp").relevance.encoder == "auto"
-    for name in builtin_names():
-        assert load_profile(name).name == name
-        assert load_profile(name).description
-
-
-@pytest.mark.parametrize("name", BUDGETS)
+@pytest.mark.parametrize("name", builtin_names())
 def test_a_profile_that_comes_along_sets_every_knob(name: str) -> None:
     """What a file leaves out it gets as a default; these leave out nothing."""
     text = (profile_folder() / f"{name}.yaml").read_text(encoding="utf-8")
@@ -105,7 +86,7 @@ def test_a_section_of_another_method_is_refused() -> None:
     assert refusal("name: v\nmethod: vanilla\nfastv: {}").hint == "sections of vanilla: none"
 
 
-@pytest.mark.parametrize("name", BUDGETS)
+@pytest.mark.parametrize("name", builtin_names())
 def test_a_profile_shows_its_own_sections_alone(name: str) -> None:
     profile = load_profile(name)
     general = {"name", "method", "description", "budget", "frames", "reuse_frames", "positions"}

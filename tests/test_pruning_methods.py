@@ -15,10 +15,12 @@ from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import Profile, builtin_names, load_profile
 from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
+from adatp_cli.pruning.input_compression import InputCompression
 from adatp_cli.pruning.knobs import PROFILES as KNOWN
 from adatp_cli.pruning.knobs import sections_of
 from adatp_cli.pruning.method import ClipSignals, LayerStep, PruningPlan, VisualLayout
 from adatp_cli.pruning.methods import METHODS, method_of
+from adatp_cli.pruning.methods.adatp_plus import AdaTPPlus
 from tests.pruning_case import LAYERS, SHAPE, build_model, build_prompt, enter, masked_run, prefill
 from tests.session_case import ask, hooks_on, load_random, noisy_clip, session_of
 
@@ -191,7 +193,7 @@ def test_prefill_and_decoding_equal_a_masked_run_at_full_length(
 
 @pytest.mark.parametrize("name", PRUNING)
 def test_positions_are_what_the_knob_says(name: str) -> None:
-    published = "compact" if name.startswith(("pyramid", "vidcom2", "unicomp")) else "original"
+    published = PRUNING[name].published
     for knob in ("auto", "original", "compact"):
         profile = PRUNING[name].replace(positions=knob)
         plan, _, _, _ = plan_within(profile, 0.5, 3)
@@ -260,7 +262,7 @@ def test_the_record_and_the_trace_tell_what_entered(loaded: LoadedModel, name: s
     assert paper.ratio <= budget
     assert paper.pruned == paper_cost(tokens.kept_per_layer, loaded.shape.language)
     assert len(arrays["visual_tokens"]) == visual + 1
-    before = PRUNING[name].method in ("vidcom2", "fastvid", "unicomp", "adatp-plus")
+    before = issubclass(METHODS[PRUNING[name].method], InputCompression | AdaTPPlus)
     assert ("entered_tokens" in arrays) == before == (tokens.kept_per_layer[0] < visual)
     if before:
         owner, breaks = arrays["entered_owner"], arrays["entered_break"]

@@ -12,6 +12,7 @@ from tests.conftest import Run
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = README.split("## Profiles")[1].split("## ")[0]
+METHODS = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -57,7 +58,8 @@ def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
 def test_the_profiles_are_those_that_come_along() -> None:
     named = re.findall(r"^\| ((?:`[a-z0-9-]+`(?:, )?)+) \|", SECTION, re.MULTILINE)
     names = [name for row in named for name in re.findall(r"`([a-z0-9-]+)`", row)]
-    assert sorted(names) == builtin_names()
+    controls = re.findall(r"^\| `([a-z0-9-]+)` \|.*\| a control \|", METHODS, re.MULTILINE)
+    assert sorted({*names, *controls}) == builtin_names()
 
 
 def test_the_forecast_is_what_the_program_prints(adatp: Run) -> None:

@@ -294,6 +294,18 @@ class UniCompKnobs(Knobs):
     token_threshold: _Apart = 0.2
 
 
+class GridKnobs(Knobs):
+    """Every n-th token of the clip, before the language model (a control, ours).
+
+    Parameters
+    ----------
+    offset
+        How many tokens of the even order are passed over: other offsets keep other tokens, as even.
+    """
+
+    offset: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
+
 class Profile(Knobs):
     """Everything that decides which visual tokens a run keeps. Each method has a class of its own.
 
@@ -493,6 +505,12 @@ class UniCompProfile(_EncoderProfile):
     unicomp: UniCompKnobs = UniCompKnobs()
 
 
+class GridProfile(Profile):
+    published: ClassVar[Positions] = "compact"
+    method: Literal["grid"] = "grid"
+    grid: GridKnobs = GridKnobs()
+
+
 class VanillaProfile(Profile):
     method: Literal["vanilla"] = "vanilla"
 
@@ -510,6 +528,7 @@ PROFILES: Mapping[str, type[Profile]] = {
         VidCom2Profile,
         FastVIDProfile,
         UniCompProfile,
+        GridProfile,
         VanillaProfile,
     )
 }

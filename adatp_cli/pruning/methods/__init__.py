@@ -11,6 +11,7 @@ from adatp_cli.pruning.methods.adatp import AdaTP
 from adatp_cli.pruning.methods.adatp_plus import AdaTPPlus
 from adatp_cli.pruning.methods.fastv import FastV
 from adatp_cli.pruning.methods.fastvid import FastVID
+from adatp_cli.pruning.methods.grid import Grid
 from adatp_cli.pruning.methods.pyramiddrop import PyramidDrop
 from adatp_cli.pruning.methods.random_tokens import RandomTokens
 from adatp_cli.pruning.methods.unicomp import UniComp
@@ -23,6 +24,7 @@ METHODS: Mapping[str, type[PruningMethod]] = {
     "adatp-plus": AdaTPPlus,
     "fastv": FastV,
     "fastvid": FastVID,
+    "grid": Grid,
     "pyramiddrop": PyramidDrop,
     "random": RandomTokens,
     "unicomp": UniComp,
