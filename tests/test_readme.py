@@ -11,6 +11,11 @@ from tests.conftest import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COST = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
+PAGES = README + "".join(
+    (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for page in ("asking", "cost", "models", "profiles")
+)
 SECTION = README.split("## Profiles")[1].split("## ")[0]
 METHODS = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
@@ -50,7 +55,7 @@ def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
         )
     )
     # Modules have options of their own.
-    text = re.sub(r"^python -m .*$", "", README, flags=re.MULTILINE)
+    text = re.sub(r"^python -m .*$", "", PAGES, flags=re.MULTILINE)
     for option in set(re.findall(r"(?<=[ `])--[a-z][a-z-]+", text)) - {"--extra-index-url"}:
         assert option in known, option
 
@@ -63,8 +68,15 @@ def test_the_profiles_are_those_that_come_along() -> None:
 
 
 def test_the_forecast_is_what_the_program_prints(adatp: Run) -> None:
-    (block,) = re.findall(r"```\n(# On 7b.*?)```", README, flags=re.DOTALL)
+    (block,) = re.findall(r"```\n(# On 7b.*?)```", COST, flags=re.DOTALL)
     assert adatp("profiles", "show", "adatp").out.endswith(block)
     small = adatp("profiles", "show", "adatp", "-m", "0.5b").out
     (share,) = re.findall(r"FLOP \(([\d.]+ %)\)", small)
-    assert f"40.8 % here, and {share} for the 0.5B" in README
+    assert f"40.8 % here, and {share} for the 0.5B" in COST
+
+
+def test_the_page_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) < 200
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), (page, link)
