@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from adatp_cli.video.container import open_clip
-from adatp_cli.video.cursor import Cursor
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import no_progress
 from adatp_cli.video.index import index_clip
+from adatp_cli.video.pyav_decoder import Cursor
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import check_source
 from tests.decode_case import EVERY, number_of, numbers, write_clip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from adatp_cli.errors import MemoryLimitError, UsageError
-from adatp_cli.video import clip as clip_module
+from adatp_cli.video import decode as decode_module
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling
 from tests.decode_case import failure
@@ -156,7 +156,7 @@ def test_a_range_beyond_the_clip_names_file_and_length(clips: Path) -> None:
 def test_more_pixels_than_the_memory_holds_is_said_before_decoding(
     monkeypatch: pytest.MonkeyPatch, clips: Path
 ) -> None:
-    monkeypatch.setattr(clip_module, "MAX_PIXEL_BYTES", 10 * 64 * 128 * 3)
+    monkeypatch.setattr(decode_module, "MAX_PIXEL_BYTES", 10 * 64 * 128 * 3)
     assert len(read_frames(clips / "plain.mp4", Sampling(frames=10))) == 10
     with pytest.raises(MemoryLimitError) as caught:
         read_frames(clips / "plain.mp4", Sampling(frames=11))

@@ -12,10 +12,10 @@ import pytest
 
 from adatp_cli.errors import UsageError
 from adatp_cli.video.container import open_clip
-from adatp_cli.video.cursor import Cursor
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames, VideoInfo, no_progress
 from adatp_cli.video.index import index_clip
+from adatp_cli.video.pyav_decoder import Cursor
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import check_source
 from tests.decode_case import EVERY, failure, numbers, wipe, write_clip

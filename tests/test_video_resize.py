@@ -9,7 +9,7 @@ import pytest
 
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model.preprocess import Preprocessor
-from adatp_cli.video import clip as clip_module
+from adatp_cli.video import decode as decode_module
 from adatp_cli.video import decord_decoder
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import FILTERS, Resize
@@ -95,7 +95,7 @@ def test_smaller_frames_are_left_alone() -> None:
 
 
 def test_the_memory_is_counted_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_module, "MAX_PIXEL_BYTES", 4 * 64 * 64 * 3)
+    monkeypatch.setattr(decode_module, "MAX_PIXEL_BYTES", 4 * 64 * 64 * 3)
     assert len(read_frames(PANCAKE, FOUR, resize=Resize(64, "bicubic"))) == 4
     with pytest.raises(MemoryLimitError, match="4 frames of 426x240 would take"):
         read_frames(PANCAKE, FOUR)

@@ -12,7 +12,7 @@ import pytest
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Resize
 from adatp_cli.video.sampling import Sampling
-from adatp_cli.video.tone import HLG, PQ, tone_map
+from adatp_cli.video.shown import HLG, PQ, tone_map
 from tests.decode_case import EVERY
 from tests.trials_case import TRIALS
 

@@ -21,10 +21,9 @@ import pytest
 from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, VideoError
 from adatp_cli.video import decord_decoder
 from adatp_cli.video.channel import Message
-from adatp_cli.video.child import Child, Limits
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
-from adatp_cli.video.isolated import IsolatedReader
+from adatp_cli.video.isolated import Child, IsolatedReader, Limits
 from adatp_cli.video.sampling import Sampling
 
 DATA = Path(__file__).parent / "data"

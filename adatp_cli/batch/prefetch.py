@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from adatp_cli.answering.tasks import Decoded
-from adatp_cli.video.child import NotStartedError
 from adatp_cli.video.frames import Frames
+from adatp_cli.video.isolated import NotStartedError
 
 Item = TypeVar("Item")
 

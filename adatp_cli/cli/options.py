@@ -21,7 +21,7 @@ from adatp_cli.model.memory import check_address_space
 from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile, read_share
 
 if TYPE_CHECKING:
-    from adatp_cli.video.child import Limits
+    from adatp_cli.video.isolated import Limits
     from adatp_cli.video.sampling import Sampling
 
 AUTO_FRAMES = "auto"
@@ -304,7 +304,7 @@ class RunOptions:
 
     def limits(self) -> Limits:
         """What decoding a clip may take."""
-        from adatp_cli.video.child import Limits
+        from adatp_cli.video.isolated import Limits
 
         return Limits() if self.clip_timeout is None else Limits(clip_s=self.clip_timeout)
 

@@ -17,9 +17,8 @@ import numpy.typing as npt
 from adatp_cli.video.container import MAX_THREADS
 from adatp_cli.video.frames import FrameBuffer, Pixels
 from adatp_cli.video.index import ClipIndex
-from adatp_cli.video.shown import FirstFrame
+from adatp_cli.video.shown import FirstFrame, is_hdr
 from adatp_cli.video.source import Source
-from adatp_cli.video.tone import is_hdr
 
 # Where it is faster than PyAV (docs/decoding.md): small frames of a clip that is soon read whole.
 _FASTER_PIXELS = 200_000
