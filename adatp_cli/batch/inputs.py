@@ -55,11 +55,6 @@ def collect_all(
 
     It is asked everything that is asked about it anywhere. A folder or pattern without a video is a
     note where another source has one. For the parameters see `collect`.
-
-    Raises
-    ------
-    UsageError
-        As `collect`, or stdin is named twice.
     """
     if list(sources).count(STDIN) > 1:
         raise UsageError("- is named twice, and there is one stdin", "name it once")
@@ -108,32 +103,11 @@ def collect(
 ) -> Collection:
     """Every clip that a source names, with what is asked about it.
 
-    Parameters
-    ----------
-    source
-        ``-``: a list on stdin, one path a line. A folder: all videos below it, by extension. A
-        ``.jsonl``, ``.csv`` or ``.tsv`` file: a manifest. Any other file: that one clip. Else a
-        pattern with ``*``, ``?``, ``[...]`` or ``**``.
-    questions
-        Asked about every clip; of a manifest, about the rows that have none of their own.
-    stdin
-        Where a list is read from; None where there is no standard input.
-    null_separated
-        The list is separated by NUL bytes, as `find -print0` writes it.
-    follow_links
-        Take what links in a folder or a pattern name outside of it.
-
-    Returns
-    -------
-    Collection
-        Folders and patterns sorted by path components, numbers by their value; lists and manifests
-        in the order in which each file first comes. A list's entry is always a job: what cannot be
-        read becomes a failed row. So is a file without an extension of videos that is named alone.
-
-    Raises
-    ------
-    UsageError
-        There is nothing to ask, nothing to ask about, or a list or manifest that cannot be read.
+    ``-`` is a list on stdin, one path a line; a folder, all videos below it; a manifest, its rows;
+    any other file, that one clip; else a pattern with ``*``, ``?``, ``[...]`` or ``**``. Folders
+    and patterns are sorted by path components, numbers by their value; lists and manifests keep
+    the order in which each file first comes. A list's entry is always a job: what cannot be read
+    becomes a failed row.
     """
     asked = tuple(dict.fromkeys(questions))
     if not all(question.strip() for question in asked):
@@ -166,13 +140,7 @@ def collect(
 
 
 def read_questions_file(path: str | os.PathLike[str]) -> list[str]:
-    """The questions in a text file, one a line; blank lines and those that start with # are none.
-
-    Raises
-    ------
-    UsageError
-        The file cannot be read, is not UTF-8, or holds no question.
-    """
+    """The questions in a text file, one a line; blank lines and those behind # are none."""
     shown = printable(os.fspath(path))
     hint = "write one question a line, as UTF-8 text"
     try:

@@ -11,24 +11,11 @@ from adatp_cli.batch.row_format import row_key
 
 @dataclass(frozen=True, slots=True)
 class ClipJob:
-    """One file and everything that is asked about it; decoded and encoded once.
+    """One file and everything that is asked about it; decoded and encoded once."""
 
-    Parameters
-    ----------
-    path
-        As records name it and as it is opened: a folder's name joined with the path below it, a
-        list's entry as it was given. Bytes that are no UTF-8 are surrogates, as `os.fsdecode`
-        makes them.
-    questions
-        At least one, each once.
-    relative
-        The path below the source folder, or as the list or the manifest gives it: what is the same
-        on every machine that has the same clips. Empty: `path`.
-    """
-
-    path: str
-    questions: tuple[str, ...]
-    relative: str = ""
+    path: str  # as records name it and as it is opened; no UTF-8 is surrogates, as of `os.fsdecode`
+    questions: tuple[str, ...]  # at least one, each once
+    relative: str = ""  # the same on every machine that has the clips; empty: `path`
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +28,11 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """All that a source holds.
-
-    Parameters
-    ----------
-    jobs
-        In the order in which they are to be done; at least one.
-    skipped
-        What looked like a clip or a folder of clips and is not taken.
-    ignored
-        How many files were seen that are no videos by their names.
-    notes
-        What else the user should know, a line each.
-    """
+    """All that a source holds."""
 
     jobs: tuple[ClipJob, ...]
     skipped: tuple[Skipped, ...] = ()
-    ignored: int = 0
+    ignored: int = 0  # files that are no videos by their names
     notes: tuple[str, ...] = ()
 
 

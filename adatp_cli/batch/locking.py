@@ -26,19 +26,7 @@ _ATTEMPTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """An open file.
-
-    Parameters
-    ----------
-    fd
-        Its descriptor; the lock lasts until it is closed.
-    path
-        Absolute and without links, or None for a pipe or device, which has no lock.
-    created
-        Whether it was not there before.
-    notes
-        What the user should know, a line each.
-    """
+    """An open file; its lock lasts until `fd` is closed, and `path` is None where there is none."""
 
     fd: int
     path: Path | None
@@ -47,13 +35,7 @@ class Locked:
 
 
 def open_stream(path: str | os.PathLike[str], name: str) -> Locked:
-    """Open a pipe or device to write to.
-
-    Raises
-    ------
-    AdatpError
-        It cannot be opened.
-    """
+    """Open a pipe or device to write to."""
     try:
         return Locked(files.open_stream(path), None, False)
     except OSError as error:
@@ -61,15 +43,7 @@ def open_stream(path: str | os.PathLike[str], name: str) -> Locked:
 
 
 def open_locked(path: str | os.PathLike[str], name: str, *, may_exist: bool) -> Locked:
-    """Open a regular file to read and write, made if need be, and lock it.
-
-    Raises
-    ------
-    UsageError
-        It exists and must not, or is locked by another run.
-    AdatpError
-        It cannot be opened.
-    """
+    """Open a regular file to read and write, made if need be, and lock it."""
     try:
         # The rewriting of the file replaces it by name, and must replace no link.
         real = Path(os.path.realpath(path))
@@ -89,13 +63,7 @@ def open_locked(path: str | os.PathLike[str], name: str, *, may_exist: bool) -> 
 
 
 def lock(fd: int) -> bool:
-    """Lock an open file for this process; False where the file system knows no locks.
-
-    Raises
-    ------
-    BlockingIOError
-        Another process has it.
-    """
+    """Lock an open file for this process; False where the file system knows no locks."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system
@@ -110,13 +78,7 @@ def lock(fd: int) -> bool:
 
 
 def sync(fd: int) -> None:
-    """See what was written onto the disk, where there is one: a pipe has none, nor has /dev/null.
-
-    Raises
-    ------
-    OSError
-        The disk took it not.
-    """
+    """Wait until what was written is on the disk; pipes and /dev/null have none."""
     try:
         os.fsync(fd)
     except OSError as error:

@@ -43,20 +43,7 @@ class _Row:
 
 
 def read_manifest(path: str, asked: tuple[str, ...]) -> Collection:
-    """The clips of a manifest, each with the questions of all of its rows.
-
-    Parameters
-    ----------
-    path
-        A file that ends in one of `MANIFEST_EXTENSIONS`.
-    asked
-        The questions for rows that have none.
-
-    Raises
-    ------
-    UsageError
-        The file cannot be read, a row is ill-formed, or a row has no question and `asked` is empty.
-    """
+    """The clips of a manifest, each with the questions of all of its rows."""
     read = MANIFEST_EXTENSIONS[os.path.splitext(path)[1].lower()]
     folder = os.path.dirname(path)
     questions: dict[str, dict[str, None]] = {}

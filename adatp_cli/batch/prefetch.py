@@ -25,19 +25,9 @@ class FramePrefetcher(Generic[Item]):
 
     Clips are begun in order, and come out in order whichever is there first.
 
-    Parameters
-    ----------
-    items
-        The clips.
-    read, more
-        Each gives a clip's frames, in a thread of its own; what it raises becomes that clip's
-        result.
-    ahead
-        Without it a clip is begun only when it is asked for.
-    clock
-        Seconds, for `throughput`.
-
-    `throughput` tells how long results were waited for; it is whole when `results` has ended.
+    Without `ahead` a clip is begun only when it is asked for. What a read raises becomes that
+    clip's result. `throughput` tells how long results were waited for, whole when `results` has
+    ended.
     """
 
     def __init__(
@@ -82,10 +72,7 @@ class FramePrefetcher(Generic[Item]):
     def results(self, stop: Callable[[], bool]) -> Iterator[Decoded[Item]]:
         """The clips in order, each as soon as it is there; ends early once `stop` says so.
 
-        Raises
-        ------
-        NotStartedError
-            Nothing decodes here: no fault of a clip, and the next ones would fare no better.
+        NotStartedError goes on: it is no fault of a clip, and the next ones would fare no better.
         """
         throughput = self.throughput
         for number in range(len(self._items)):
@@ -157,27 +144,13 @@ MOST_READERS = 4
 
 @dataclass(slots=True)
 class Throughput:
-    """Seconds of a run, added up as it goes on.
+    """Seconds of a run, added up as it goes on."""
 
-    Parameters
-    ----------
-    first_s
-        Until the first clip was decoded, which no decoding ahead can spare.
-    waited_s
-        In which the model stood still because a later clip was not decoded yet.
-    answering_s
-        In which somebody had a clip: encoding, answers, rows written.
-    decoding_s
-        All readers' together, for the clips that were taken.
-    clips
-        Taken, the ones that could not be read among them.
-    """
-
-    first_s: float = 0.0
-    waited_s: float = 0.0
-    answering_s: float = 0.0
-    decoding_s: float = 0.0
-    clips: int = 0
+    first_s: float = 0.0  # until the first clip was decoded, which no decoding ahead can spare
+    waited_s: float = 0.0  # the model stood still because a later clip was not decoded yet
+    answering_s: float = 0.0  # somebody had a clip: encoding, answers, rows written
+    decoding_s: float = 0.0  # all readers together, for the clips that were taken
+    clips: int = 0  # taken, the ones that could not be read among them
 
     @property
     def waited_share(self) -> float:

@@ -72,25 +72,9 @@ class ResultFile:
     ) -> ResultFile:
         """Open and lock a file for rows.
 
-        Parameters
-        ----------
-        path
-            In a folder that exists. A regular file, or one to be made, or a pipe or device.
-        format
-            `jsonl` or `csv`.
-        resume
-            Go on behind the rows of a file that exists; a torn last one is cut off.
-        overwrite
-            Replace a file that exists. Its rows stay until the first new one comes, so a run that
-            fails before has lost nothing.
-
-        Raises
-        ------
-        UsageError
-            As `check_outputs`; both options are given; another run writes the file; it holds
-            something else than rows of this format.
-        AdatpError
-            The file cannot be opened, read or written.
+        With `resume` it goes on behind the rows that are there, a torn last one cut off. With
+        `overwrite` old rows stay until the first new one comes, so a run that fails before has lost
+        nothing.
         """
         if format not in FORMATS:
             raise ValueError(f"{format!r} is none of the formats {FORMATS}")
@@ -151,13 +135,9 @@ class ResultFile:
             self._abandon()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row, and see it onto the disk.
+        """Add a row, and wait until it is on the disk.
 
-        Raises
-        ------
-        AdatpError
-            The file takes no more, or was changed by someone else. What was written of the row is
-            cut off again; the rows before it are whole.
+        Where the file takes no more, what was written of the row is cut off again.
         """
         key = row["batch"]["key"]
         line = csv_line(row, self._columns) if self._form == "csv" else jsonl_line(row)
@@ -169,11 +149,6 @@ class ResultFile:
         """Take the failed rows with these keys out of the file, all or none of them.
 
         The file is written anew beside the old one and then put into its place.
-
-        Raises
-        ------
-        AdatpError
-            The new file cannot be written; the old one is as it was.
         """
         wanted = {key for key in keys if self.done.get(key) is False}
         if not wanted or self._path is None:

@@ -102,22 +102,7 @@ def row_key(
 ) -> str:
     """What names a row: the same file, question and settings give the same key, on any machine.
 
-    Parameters
-    ----------
-    path
-        As the job has it. `clips/a.mp4` and `./clips//a.mp4` are one path, another folder's is
-        another.
-    size_bytes, mtime_ns
-        From `ClipSource.stamp`.
-    question
-        As it is asked.
-    settings
-        Whatever else decides the answer: resolved profile, model, sampling, generation. Plain data.
-
-    Returns
-    -------
-    str
-        SHA-256 of all these as canonical JSON, in hexadecimal.
+    SHA-256 of all these as canonical JSON. `clips/a.mp4` and `./clips//a.mp4` are one path.
     """
     named = {
         "path": os.path.normpath(path).replace(os.sep, "/"),

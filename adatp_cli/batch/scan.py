@@ -43,19 +43,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Scan:
-    """What a result file holds.
-
-    Parameters
-    ----------
-    done
-        The keys of its rows; True where a row of that key is an answer.
-    end
-        Where the last whole row ends, in bytes from the start.
-    torn
-        Whether something follows that is no whole row.
-    columns
-        Of a CSV table.
-    """
+    """What a result file holds: keys, True for answers; where whole rows end; CSV columns."""
 
     done: dict[str, bool] = field(default_factory=dict)
     end: int = 0
@@ -64,22 +52,7 @@ class Scan:
 
 
 def scan(stream: BufferedReader, form: str, name: str) -> Scan:
-    """Read a result file from its start.
-
-    Parameters
-    ----------
-    stream
-        The file.
-    form
-        `jsonl` or `csv`.
-    name
-        For messages, printable.
-
-    Raises
-    ------
-    UsageError
-        The file is none of ours: another kind of file, another format, a damaged row in its midst.
-    """
+    """Read a result file from its start."""
     result = Scan()
     for piece in pieces(stream, form, name):
         if piece is None:
@@ -94,13 +67,7 @@ def scan(stream: BufferedReader, form: str, name: str) -> Scan:
 
 
 def pieces(stream: BufferedReader, form: str, name: str) -> Iterator[Piece | None]:
-    """The rows of a result file; None at the end for a last one that is not whole.
-
-    Raises
-    ------
-    UsageError
-        As `scan`.
-    """
+    """The rows of a result file; None at the end for a last one that is not whole."""
     stream.seek(0)
     first, line = True, 1
     columns: Columns | None = None  # None: the header is still to come
@@ -122,13 +89,7 @@ def pieces(stream: BufferedReader, form: str, name: str) -> Iterator[Piece | Non
 
 
 def stored(stream: BufferedReader, name: str) -> Iterator[dict[str, Any] | None]:
-    """The records of a file of JSON Lines; None at the end for a last one that is not whole.
-
-    Raises
-    ------
-    UsageError
-        The file holds something else.
-    """
+    """The records of a file of JSON Lines; None at the end for a last one that is not whole."""
     for line, (raw, whole) in enumerate(_raw_rows(stream, quotes=False), 1):
         row = _record(raw)
         torn = _is_torn(raw, "jsonl", whole=whole, first=line == 1) and _at_end(stream)

@@ -31,13 +31,7 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """`2/5` as a shard.
-
-    Raises
-    ------
-    UsageError
-        The text is not two whole numbers with 1 <= index <= count.
-    """
+    """`2/5` as a shard."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if match is None:
         raise UsageError(f"--shard {printable(text)}: expects two numbers, i/n", _HINT)

@@ -69,20 +69,7 @@ def _columns(path: tuple[str, ...], schema: Any, defined: Any) -> Iterator[Colum
 def read_rows(
     paths: Sequence[Path], torn: Callable[[str], None]
 ) -> Iterator[tuple[str, list[object]]]:
-    """Each row's place for messages, and its cells.
-
-    Parameters
-    ----------
-    paths
-        Files of JSON Lines.
-    torn
-        Told the name of a file whose last row is cut short and left out.
-
-    Raises
-    ------
-    UsageError
-        One cannot be read, or holds something else.
-    """
+    """Each row's place for messages, and its cells."""
     for path in paths:
         name = printable(os.fspath(path))
         try:
@@ -136,13 +123,7 @@ def write_csv(rows: Iterable[tuple[str, list[object]]], path: Path) -> int:
 
 
 def write_parquet(rows: Iterable[tuple[str, list[object]]], path: Path) -> int:
-    """Write a Parquet file; how many rows it got.
-
-    Raises
-    ------
-    ModelError
-        pyarrow is not installed.
-    """
+    """Write a Parquet file; how many rows it got."""
     pyarrow, parquet = _pyarrow()
     fields = [
         pyarrow.field(c.name, pyarrow.type_for_alias("string" if c.type == _JSON else c.type))

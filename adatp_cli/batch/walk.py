@@ -63,11 +63,6 @@ def walk_folder(folder: str, *, follow_links: bool = False) -> Finds:
     Hidden files and folders and unfinished downloads are skipped. A link to a folder is followed
     where that folder is not walked anyway, and only once, so loops end. Links that lead out of the
     folder are skipped unless `follow_links`: a folder that somebody sent reads nothing else.
-
-    Raises
-    ------
-    OSError
-        The folder itself cannot be read.
     """
     with os.scandir(folder):
         pass
