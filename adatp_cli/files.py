@@ -32,33 +32,15 @@ _WRITABLE_HINT = "name a file in a folder that you may write to"
 
 @dataclass(frozen=True, slots=True)
 class OutputPath:
-    """A file that a run is to write.
+    """A file that a run is to write."""
 
-    Parameters
-    ----------
-    option
-        Where it was named, for messages: `-o`, `--trace`.
-    path
-        As it was given.
-    suffixes
-        What its name may end in; empty: anything.
-    what
-        What is written, with an article: "a trace".
-    makes_folder
-        The folders above it are made where they are missing.
-    resumable
-        It is written row by row, in place, and may be gone on with.
-    may_be_stdout
-        Nothing else goes to stdout.
-    """
-
-    option: str
-    path: Path
-    suffixes: tuple[str, ...] = ()
-    what: str = "the output"
-    makes_folder: bool = False
-    resumable: bool = False
-    may_be_stdout: bool = False
+    option: str  # where it was named, for messages: `-o`, `--trace`
+    path: Path  # as it was given
+    suffixes: tuple[str, ...] = ()  # what its name may end in; empty: anything
+    what: str = "the output"  # with an article: "a trace"
+    makes_folder: bool = False  # the folders above it are made where they are missing
+    resumable: bool = False  # written row by row, in place, and may be gone on with
+    may_be_stdout: bool = False  # nothing else goes to stdout
 
     @property
     def shown(self) -> str:
@@ -75,19 +57,10 @@ def check_outputs(
 ) -> None:
     """Refuse, before any work is done, what could not or must not be written in the end.
 
-    Parameters
-    ----------
-    inputs
-        What is read; what is no path of a file is passed over.
-    overwrite, resume
-        A file that exists is replaced, or gone on with.
-
-    Raises
-    ------
-    UsageError
-        A file is one of the inputs, also by another name; it is where stdin, stdout or stderr lead;
-        two are the same; it exists and may not be replaced; it is a folder, has none to be in, ends
-        in a wrong suffix, or cannot be written. Or there is nothing that `overwrite` is about.
+    Refused with a UsageError is a file that is one of the inputs, also by another name; where
+    stdin, stdout or stderr lead; two that are the same; one that exists and may not be replaced; a
+    folder, one without a folder to be in, a wrong suffix, what cannot be written; and `overwrite`
+    with nothing to replace. What is no path of a file among the inputs is passed over.
     """
     if overwrite and not outputs:
         raise UsageError("--overwrite has nothing to replace", "name a file or folder to write to")
@@ -136,13 +109,7 @@ def is_stream(path: StrPath) -> bool:
 
 
 def open_stream(path: StrPath) -> int:
-    """A descriptor of its own to write to a stream; a named pipe waits for its reader.
-
-    Raises
-    ------
-    OSError
-        It cannot be opened.
-    """
+    """A descriptor of its own to write to a stream; a named pipe waits for its reader."""
     descriptor = _descriptor(path)
     return os.open(path, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
 
@@ -150,10 +117,7 @@ def open_stream(path: StrPath) -> int:
 def read_whole(stream: BinaryIO, name: str, hint: str, *, most: int = _TEXT_BYTES) -> bytes:
     """All that a stream gives; `name` says in the error what it is.
 
-    Raises
-    ------
-    UsageError
-        More than `most` bytes come: another file than was meant, or one without an end.
+    More than `most` bytes are another file than was meant, or one without an end.
     """
     data = stream.read(most + 1)
     if len(data) > most:
@@ -166,17 +130,7 @@ def replacing(target: Path, what: str) -> Iterator[Path]:
     """A file beside `target` to write to; at the end of the block it takes the target's place.
 
     When the block fails nothing is left of it, and what stood at `target` stays. A link stays a
-    link. A stream gets the file's bytes.
-
-    Parameters
-    ----------
-    what
-        What is written, for the error: "the trace".
-
-    Raises
-    ------
-    UsageError
-        It cannot be written.
+    link. A stream gets the file's bytes. `what` is written, for the error: "the trace".
     """
     temporary: Path | None = None
     stream = is_stream(target)

@@ -26,23 +26,14 @@ LayerOrAuto = int | Literal["auto"]
 class Schedule:
     """How many visual tokens may enter each layer.
 
-    Parameters
-    ----------
-    counts
-        One number per decoder layer, never rising, at least 1; all visual tokens before the first
-        drop, the same number from the last one on.
-    drops
-        The layers (0-based, rising) before which tokens are dropped.
-    rho
-        The geometric factor that the counts follow, up to the last tokens that fill the budget.
-    share
-        Cost of `counts` over that of keeping everything, paper convention.
+    `counts` has one number per decoder layer, never rising, at least 1; all visual tokens before
+    the first drop, the same number from the last one on.
     """
 
     counts: tuple[int, ...]
-    drops: tuple[int, ...]
-    rho: float
-    share: float
+    drops: tuple[int, ...]  # layers, 0-based and rising, before which tokens are dropped
+    rho: float  # the factor that counts follow, up to the last tokens that fill the budget
+    share: float  # cost of `counts` over that of keeping everything, paper convention
 
 
 def pruned_layers(
@@ -50,21 +41,7 @@ def pruned_layers(
 ) -> tuple[int, int]:
     """First and last layer before which tokens are dropped, checked against the model's depth.
 
-    Parameters
-    ----------
-    layers
-        Decoder layers N.
-    first_layer
-        At least 1, since its scores come from the layer before. `auto` is the published 2, or in a
-        model with fewer than 24 layers the same relative depth, round(2/28 N): our choice.
-    last_layer
-        `auto` is the published N-12, or in a model with fewer than 24 layers the same relative
-        depth, round(4/7 N): our choice.
-
-    Raises
-    ------
-    UsageError
-        When the range is empty or lies outside the model.
+    `auto` is as `ScheduleKnobs` has it. A range that is empty or outside the model is a UsageError.
     """
     published = layers >= _PUBLISHED_FROM
     if isinstance(first_layer, int):
@@ -92,19 +69,7 @@ def pruned_layers(
 def drop_layer(layers: int, layer: LayerOrAuto, key: str) -> int:
     """The one layer before which a method drops tokens, checked against the model's depth.
 
-    Parameters
-    ----------
-    layers
-        Decoder layers N.
-    layer
-        At least 1; `auto` as for the first layer of `pruned_layers`.
-    key
-        What the profile calls it.
-
-    Raises
-    ------
-    UsageError
-        The layer lies outside the model.
+    `auto` is the first layer of `pruned_layers`; `key` is what the profile calls it.
     """
     if not isinstance(layer, int):
         return pruned_layers(layers, "auto", "auto")[0]
@@ -121,11 +86,6 @@ def keep_schedule(rho: float, visual: int, layers: int, drops: Sequence[int]) ->
 
     ``round(rho^(j + 1) * visual)`` from drop j on, at least 1; for AdaTP's published layers 2, 3,
     ... that is rho^(l-1) at layer l. The geometric form is our choice for AdaTP.
-
-    Returns
-    -------
-    tuple of int
-        One count per layer, never rising.
     """
     counts = [visual] * layers
     for power, layer in enumerate(drops, start=1):
