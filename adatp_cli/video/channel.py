@@ -54,13 +54,7 @@ class Channel:
         self._socket = end
 
     def send(self, message: Message, files: Sequence[int] = ()) -> None:
-        """Send a message, and copies of open files with it.
-
-        Raises
-        ------
-        ChannelClosedError
-            Nobody is there to take it.
-        """
+        """Send a message, and copies of open files with it."""
         body = json.dumps(message).encode()
         header = len(body).to_bytes(_HEADER_BYTES, "big")
         try:
@@ -74,17 +68,7 @@ class Channel:
     def receive(self, deadline: float | None = None) -> tuple[Message, list[int]]:
         """The next message, and the files that came with it, which the caller closes.
 
-        Parameters
-        ----------
-        deadline
-            Until when to wait, by `time.monotonic`; None for ever.
-
-        Raises
-        ------
-        ChannelClosedError
-            None will come.
-        TimeoutError
-            None has come.
+        `deadline` is by `time.monotonic`; a TimeoutError where none has come until then.
         """
         self._wait_until(deadline)
         try:
@@ -128,13 +112,7 @@ class Channel:
 
 @contextmanager
 def shared_file(content: bytes = b"") -> Iterator[int]:
-    """A file in memory without a name, for as long as anybody has it open.
-
-    Raises
-    ------
-    ModelError
-        The content is larger than files may be here.
-    """
+    """A file in memory without a name, for as long as anybody has it open."""
     try:
         file = os.memfd_create("adatp", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except (AttributeError, OSError):  # not Linux, or not allowed there
@@ -148,13 +126,7 @@ def shared_file(content: bytes = b"") -> Iterator[int]:
 
 
 def append(file: int, content: bytes) -> int:
-    """Write all of `content` where the file stands; how much that is.
-
-    Raises
-    ------
-    ModelError
-        The content is larger than files may be here.
-    """
+    """Write all of `content` where the file stands; how much that is."""
     rest = memoryview(content)
     while rest:
         try:
@@ -175,13 +147,7 @@ def file_limit_error(size: int) -> ModelError:
 
 
 def map_pixels(file: int, shape: tuple[int, ...]) -> Pixels:
-    """The first bytes of a shared file as an array that everybody who maps it sees.
-
-    Raises
-    ------
-    ValueError
-        The file is too short, or the shape is none.
-    """
+    """The first bytes of a shared file as an array that everybody who maps it sees."""
     size = int(np.prod(shape, dtype=np.int64)) if min(shape, default=0) > 0 else 0
     if size == 0 or size > os.fstat(file).st_size:
         raise ValueError(f"no room for {shape}")
@@ -203,14 +169,7 @@ def keep_size(file: int, *, growth: bool = True) -> None:
 def room_message(shape: tuple[int, ...], number: int, done: int) -> Message:
     """A sign of life that tells how far the frames in the shared file are.
 
-    Parameters
-    ----------
-    shape
-        Of all frames.
-    number
-        Of the room in the file: frames told of under another one are void.
-    done
-        How many frames at its front are there.
+    `number` is that of the room in the file: frames told of under another one are void.
     """
     return {"progress": True, "shape": list(shape), "room": number, "done": done}
 
@@ -227,13 +186,7 @@ def frames_message(frames: Frames) -> Message:
 
 
 def frames_of(message: Message, pixels: Pixels) -> Frames:
-    """The frames that a message and their pixels make up.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        They do not belong together.
-    """
+    """The frames that a message and their pixels make up."""
     return Frames(
         pixels=pixels,
         timestamps_s=np.asarray(message["timestamps_s"], dtype=np.float64),

@@ -97,13 +97,7 @@ def decoding_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def open_container(source: Source) -> Iterator[tuple[InputContainer, list[VideoStream]]]:
-    """The container and those of its streams that may be the clip, the likeliest first.
-
-    Raises
-    ------
-    VideoError
-        Every reason for which there is no video stream to be had.
-    """
+    """The container and those of its streams that may be the clip, the likeliest first."""
     import av
 
     kept = source.kept
@@ -136,11 +130,6 @@ def open_clip(
     """The container and its stream of this number, ready to demux and decode.
 
     Threads decode a frame each (fast), or share one frame with `share_frames`.
-
-    Raises
-    ------
-    VideoError
-        As `open_container`, or for frames that are too large.
     """
     if share_frames:
         source = dataclasses.replace(source, kept=None)  # an open decoder keeps its threads

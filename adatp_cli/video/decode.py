@@ -66,13 +66,7 @@ class Clip:
         )
 
     def whole(self) -> TimeArray:
-        """When the frames are shown that would be used if nothing were damaged or missing.
-
-        Raises
-        ------
-        UsageError
-            The time range is beyond even that.
-        """
+        """When the frames are shown that would be used if nothing were damaged or missing."""
         index = self.index
         missing = np.arange(1, min(index.missing, _MOST_MISSING) + 1) / index.fps
         times = np.concatenate([index.timestamps_s, index.timestamps_s[-1] + missing])
@@ -82,13 +76,6 @@ class Clip:
 
 def check_enough(clip: Clip, used: TimeArray, there: IndexArray) -> None:
     """VideoError where what is left of a damaged clip is not worth having.
-
-    Parameters
-    ----------
-    used
-        When the frames that would be used are shown.
-    there
-        Positions of all frames that decode, or are not known not to.
 
     Half of the frames asked for must be there, and they must stand for a third of the time: less
     leaves most moments unseen, and refusing at the first lost frame would throw away long
@@ -190,31 +177,11 @@ def read_frames(
 ) -> Frames:
     """The frames of a clip that `sampling` asks for.
 
-    Parameters
-    ----------
-    source
-        A local file, a clip's bytes, or either of them as checked before.
-    sampling
-        Which frames. A clip that has fewer gives each once, and a note says so. Of a clip that is
-        damaged or cut short, at least half of the frames that the whole one would have given.
-    decoder
-        ``auto``: decord where it is there, faster, and would be heard complaining, else PyAV.
-        ``decord`` or ``pyav``: this one or an error.
-    name
-        What messages call the clip. Default: the path, or "standard input" for bytes.
-    resize
-        Resize frames that are larger, each as it is decoded.
-    buffer
-        Where the pixels go, in place of memory of this process; its own `resize` counts then.
-
-    Raises
-    ------
-    VideoError
-        Nothing usable in the file; `kind` says what is wrong with it.
-    UsageError
-        A time range beyond the clip, or an unknown decoder.
-    MemoryLimitError
-        More frames than fit the memory; from a MemoryError where an allocation failed.
+    A clip that has fewer gives each once, and a note says so. Of a clip that is damaged or cut
+    short, it gives at least half of the frames that the whole one would have given, or an error.
+    `decoder` ``auto`` is decord where it is there, faster, and would be heard complaining, else
+    PyAV; ``decord`` or ``pyav`` is that one or an error. `name` is what messages call the clip;
+    `buffer` takes the pixels, in place of memory of this process, and its own `resize` counts then.
     """
     check_decoder(decoder)
     buffer = buffer or FrameBuffer(resize)

@@ -55,14 +55,7 @@ def decode(
     wanted: npt.NDArray[np.int64],
     buffer: FrameBuffer,
 ) -> Pixels:
-    """The frames at positions `wanted` of the index: (T, H, W, 3) uint8, upright, resized.
-
-    Raises
-    ------
-    DecordUnfitError
-        decord cannot open the file, sees other frames than the index holds, or had to make frames
-        up.
-    """
+    """The frames at positions `wanted` of the index: (T, H, W, 3) uint8, upright, resized."""
     reason = unfit(source, index, first)
     if reason is not None:
         raise DecordUnfitError(reason)

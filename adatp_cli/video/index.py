@@ -62,13 +62,6 @@ def read_clock(packets: Packets, base: float, start_s: float) -> Clock | None:
 
     Zero is where the earliest stream starts, as in a player: transport streams and cut recordings
     start their clocks anywhere.
-
-    Parameters
-    ----------
-    base
-        Seconds that a packet's unit of time takes.
-    start_s
-        When the earliest stream starts.
     """
     if not packets.timed:
         return None
@@ -197,13 +190,7 @@ class ClipIndex:
 
 
 def index_clip(source: Source, progress: Progress = no_progress) -> ClipIndex:
-    """Read all packets of the clip, decoding none.
-
-    Raises
-    ------
-    VideoError
-        No video to read, or a video stream without a single frame.
-    """
+    """Read all packets of the clip, decoding none."""
     with open_container(source) as (container, streams):
         found = read_packets(container, streams, progress)
         stream, packets = _moving(streams, found)
@@ -375,17 +362,7 @@ def _tagged_seconds(text: str) -> float | None:
 def times_of(
     index: ClipIndex, pts: list[int | None], before: int, *, partial: bool
 ) -> tuple[TimeArray, npt.NDArray[np.int64]]:
-    """When each frame that came out of decoding in a row is shown, and which of the clip it is.
-
-    Parameters
-    ----------
-    pts
-        The timestamps that they came with.
-    before
-        How many frames are known not to come out at the beginning.
-    partial
-        Whether decoding ended before the clip does.
-    """
+    """When each frame that came out of decoding in a row is shown, and which of the clip it is."""
     count = len(pts)
     ordinals = np.arange(count, dtype=np.int64)
     known = [moment for moment in pts if moment is not None]

@@ -165,11 +165,6 @@ class Child:
         """The child's reply to a request; `heard` gets the signs of life that come before it.
 
         The time that `heard` takes is not the child's.
-
-        Raises
-        ------
-        ChildFailedError
-            It died over it, or it was not heard of for too long.
         """
         self._clips += 1
         # Until it is heard of, the first clip waits for decord to load, which may be fatal.
@@ -303,13 +298,7 @@ class IsolatedReader:
         self._changing = threading.Lock()
 
     def start(self) -> None:
-        """Start the child ahead of the first clip, without waiting for it.
-
-        Raises
-        ------
-        ModelError
-            There is no starting it.
-        """
+        """Start the child ahead of the first clip, without waiting for it."""
         with self._reading:
             if can_isolate():
                 self._running(decord=True)
@@ -344,13 +333,7 @@ class IsolatedReader:
         decoder: str = "auto",
         on_frames: Filled = not_watched,
     ) -> Frames:
-        """See `FrameReader.read`; also ModelError where the child does not start.
-
-        Raises
-        ------
-        RuntimeError
-            The reader is closed, or was meanwhile.
-        """
+        """See `FrameReader.read`; also ModelError where the child does not start."""
         if not can_isolate():
             buffer = FrameBuffer(resize, filled=on_frames)
             return read_frames(source, sampling, decoder=decoder, name=name, buffer=buffer)
@@ -541,13 +524,7 @@ class _Rooms:
         self._pixels: Pixels | None = None
 
     def heard(self, message: Message) -> None:
-        """Tell how many frames are there, where the message does.
-
-        Raises
-        ------
-        ChildFailedError
-            It tells of what cannot be.
-        """
+        """Tell how many frames are there, where the message does."""
         if "done" not in message:
             return
         try:
@@ -557,13 +534,7 @@ class _Rooms:
         self._on_frames(pixels, done)
 
     def pixels(self, message: Message) -> Pixels:
-        """The frames that a message tells of: the same array for as long as they are the same.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            There are none.
-        """
+        """The frames that a message tells of: the same array for as long as they are the same."""
         shape = tuple(message["shape"])
         if self._pixels is None or message["room"] != self._number or shape != self._pixels.shape:
             self._pixels, self._number = map_pixels(self._file, shape), message["room"]
@@ -573,13 +544,7 @@ class _Rooms:
 def _found_or_error(
     reply: Message, rooms: _Rooms, limits: Limits, read: Callable[[Message, _Rooms], Found]
 ) -> Found | AdatpError:
-    """What the child found.
-
-    Raises
-    ------
-    ChildFailedError
-        It failed in a way that says nothing about the clip.
-    """
+    """What the child found."""
     if reply.get("overrun"):
         raise overrun(limits)
     if "unexpected" in reply:

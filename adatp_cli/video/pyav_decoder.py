@@ -228,11 +228,6 @@ def decode_by_pts(
     """The frames at positions `wanted` of the index, found by their timestamps.
 
     Seeks to the key frame before each, and decodes on where the next one is near.
-
-    Returns
-    -------
-    (T, H, W, 3) uint8, upright, resized; None where a frame is missing or a packet does not
-    decode, so that nothing but a pass over all frames can tell what is there.
     """
     if not index.exact or len(index.keys) == 0:
         return None

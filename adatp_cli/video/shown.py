@@ -113,15 +113,7 @@ class FirstFrame:
 
 
 def first_frame(frame: VideoFrame, pixel_shape: Fraction | None, before: int) -> FirstFrame:
-    """What is known from the first frame that decodes.
-
-    Parameters
-    ----------
-    pixel_shape
-        What the file says of it, None or 0 for nothing.
-    before
-        How many frames of the index are before it.
-    """
+    """What is known from the first frame that decodes."""
     orientation = _orientation(frame)
     width, height = frame.width, frame.height
     shape = pixel_shape or Fraction(1)

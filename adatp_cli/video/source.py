@@ -85,13 +85,7 @@ class Source:
     kept: Kept | None = None
 
     def open(self) -> BinaryIO:
-        """The bytes from the start; the caller closes.
-
-        Raises
-        ------
-        VideoError
-            ``unreadable``: there is no opening it any more.
-        """
+        """The bytes from the start; the caller closes."""
         if self.data is not None:
             return io.BytesIO(self.data)
         try:
@@ -146,13 +140,6 @@ def local_path(text: str, folder: str = "") -> str:
 
     ``file://`` goes and its percent signs are decoded; ``~`` is the home folder, which no shell
     expands in quotes, lists and ``--option=~/clip.mp4``. A file that is really called so stays.
-
-    Parameters
-    ----------
-    text
-        A path, or an address, which stays as it is.
-    folder
-        What a relative path is relative to.
     """
     path = os.path.join(folder, text)
     if os.path.lexists(path):
@@ -190,20 +177,7 @@ def refused_address(text: str) -> VideoError:
 def check_source(
     source: str | os.PathLike[str] | bytes | Source, name: str | None = None
 ) -> Source:
-    """The source of a clip, or the reason why it cannot be one.
-
-    Parameters
-    ----------
-    source
-        A path, the bytes of a clip, or a source that was checked before.
-    name
-        What messages call it. Default: the path as given, or "standard input" for bytes.
-
-    Raises
-    ------
-    VideoError
-        ``missing``, ``empty``, ``not_a_video`` (a folder, a pipe, a device) or ``unreadable``.
-    """
+    """The source of a clip, or the reason why it cannot be one."""
     if isinstance(source, Source):
         return source
     if isinstance(source, (bytes, bytearray, memoryview)):

@@ -58,15 +58,7 @@ _HEARD_BYTES = 1 << 12
 
 
 def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None:
-    """Answer requests until the parent has no more.
-
-    Parameters
-    ----------
-    end
-        The child's end of the connection.
-    read
-        Reads a clip; takes what `read_frames` takes.
-    """
+    """Answer requests until the parent has no more."""
     _end_with_the_parent()
     channel = Channel(end)
     with contextlib.suppress(ChannelClosedError), shared_file(bytes(_HEARD_BYTES)) as ear:
