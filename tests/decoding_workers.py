@@ -67,6 +67,16 @@ def talk_nonsense(_canvas: FrameBuffer) -> None:
     os.write(int(sys.argv[-1]), b"\xff\xff\xff\xffdecord")
 
 
+def send_files(_canvas: FrameBuffer) -> None:
+    """Open files that nobody asked for, with signs of life."""
+    end = socket.socket(fileno=int(sys.argv[-1]))
+    body = b'{"progress": true}'
+    for _ in range(20):
+        socket.send_fds(end, [len(body).to_bytes(4, "big")], [end.fileno()])
+        end.sendall(body)
+    end.detach()
+
+
 def reach(_canvas: FrameBuffer) -> None:
     """Whatever code that has taken over a decoder would want."""
     wants = {

@@ -130,6 +130,16 @@ def test_the_child_knows_no_model_and_no_screen() -> None:
     assert beside == {"adatp_cli", "adatp_cli.errors", "adatp_cli.text"}
 
 
+def test_files_that_the_child_sends_unasked_are_closed(faulty: Faulty) -> None:
+    reader = faulty("send_files")
+    held = []
+    for _ in range(2):
+        assert same(reader.read(CLIP, TWO), read_here())
+        gc.collect()
+        held.append(len(os.listdir("/proc/self/fd")))
+    assert held[0] == held[1]
+
+
 @pytest.mark.parametrize(
     ("fault", "limits", "kind", "said"),
     [

@@ -174,7 +174,7 @@ class Child:
             self._channel.send(request, files)
             while True:
                 now = time.monotonic()
-                reply, _ = self._channel.receive(min(now + limits.stall_s, deadline.at - kept))
+                reply = self._hear(min(now + limits.stall_s, deadline.at - kept))
                 if "progress" not in reply:
                     self._left_bytes = int(reply.get("memory_bytes", 0))
                     return reply
@@ -194,6 +194,13 @@ class Child:
             raise ChildFailedError("timeout", what) from None
         except ChannelClosedError:
             raise self._death(limits) from None
+
+    def _hear(self, deadline: float) -> Message:
+        """The child's next message; files that it sends along are not asked for, and closed."""
+        message, files = self._channel.receive(deadline)
+        for file in files:
+            os.close(file)
+        return message
 
     def kill(self) -> None:
         """End the process and all that it started, and wait for the end; for any thread.
@@ -218,7 +225,7 @@ class Child:
         if self._ready:
             return
         try:
-            hello, _ = self._channel.receive(time.monotonic() + _STARTING_S)
+            hello = self._hear(time.monotonic() + _STARTING_S)
         except TimeoutError:
             raise _not_started("it does not answer") from None
         except ChannelClosedError:
