@@ -114,17 +114,12 @@ def parse_profile(text: str, source: str) -> Profile:
     for section in sorted(foreign.intersection(data)):
         raise ProfileError(
             f"{source}: {section} does not belong to method {method}",
-            f"sections of {method}: {', '.join(sections_of(kind_name(kind))) or 'none'}",
+            f"sections of {method}: {', '.join(sections_of(str(method))) or 'none'}",
         )
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         raise _told(kind, data, error, source) from None
-
-
-def kind_name(kind: type[Profile]) -> str:
-    """The method that a profile's class is of."""
-    return str(kind.model_fields["method"].default)
 
 
 def _check_keys(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.encode import TowerWatch, look_at
-from adatp_cli.answering.generate import line_break
+from adatp_cli.answering.generate import let_in, line_break
 from adatp_cli.answering.session import Session
 from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER, find_relevance
@@ -149,7 +149,7 @@ class Pruning:
         self._pruned: PrunedPrefill | None = None
         self._cache: Any = None
         self._layout: VisualLayout | None = None
-        self._running: int | None = None  # the thread that prefills
+        self._running: int | None = None  # the thread in a pass of the model
         self._towers: dict[int, ClipSignals] = {}  # of the pass of each thread
         self._watch = TowerWatch(model.model, with_keys=needs.tower_keys, seen=self._saw_tower)
         self.reports: list[PruneReport] = []
@@ -209,19 +209,21 @@ class Pruning:
         ids: Tensor | None = args[0] if args else kwargs.get("input_ids")
         cache = kwargs.get("past_key_values")
         length = ids.shape[1] if ids is not None else kwargs["inputs_embeds"].shape[1]
+        with _guard:  # held from here to the end of this pass
+            if self._running not in (None, threading.get_ident()):
+                raise PruningError(
+                    "another thread runs this model inside prune()", "run one generate at a time"
+                )
+            self._running = threading.get_ident()
         if length == 1 and cache is not None and cache.get_seq_length() > 0:
-            if cache is not self._cache or self._running is not None:
+            if cache is not self._cache:
                 raise PruningError(
                     "two runs of generate are under way on one model inside prune()",
                     "finish one before the next begins, or give each a model of its own",
                 )
             return
-        if self._running not in (None, threading.get_ident()):
-            raise PruningError(
-                "another thread runs this model inside prune()", "run one generate at a time"
-            )
         self._layout = self._find_video(ids, cache, kwargs.get("attention_mask"))
-        self._cache, self._running = cache, threading.get_ident()
+        self._cache = cache
 
     def _find_video(self, ids: Tensor | None, cache: Any, mask: Tensor | None) -> VisualLayout:
         config = self._model.config
@@ -287,13 +289,8 @@ class Pruning:
         )
         if plan.entry is None:
             return None
-        places = layout.places(plan.entry.owners, embeddings.shape[1]).to(embeddings.device)
-        embeddings = embeddings[:, places]
-        entering = plan.entry.embeddings.to(embeddings, copy=True)
-        if bool(plan.entry.breaks.any()):
-            entering[plan.entry.breaks.to(entering.device)] = self._line_break()
-        embeddings[0, layout.start : layout.start + len(entering)] = entering
-        return args, kwargs | {"inputs_embeds": embeddings} | _FROM_CACHE
+        entered = let_in(embeddings, layout, plan.entry, self._line_break)
+        return args, kwargs | {"inputs_embeds": entered} | _FROM_CACHE
 
     def _signals(self, layout: VisualLayout, embeddings: Tensor) -> ClipSignals:
         seen = self._towers.pop(threading.get_ident(), None)
@@ -328,10 +325,10 @@ class Pruning:
     def _after_model(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if self._running != threading.get_ident():
             return
-        self._running = None
-        # `output` is None where the pass failed.
+        # `output` is None where the pass failed; a decoding step has no report of its own.
         if output is not None and self._pruned is not None:
             self.reports.append(self._pruned.report)
+        self._pruned = self._layout = self._running = None
 
 
 def _check_model(model: Any) -> None:

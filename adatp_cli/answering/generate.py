@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.errors import ModelError
 from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
-from adatp_cli.pruning.method import PruningPlan, VisualLayout
+from adatp_cli.pruning.method import PruningPlan, VisualEntry, VisualLayout
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
@@ -123,12 +123,21 @@ def _sequence(loaded: LoadedModel, request: Request) -> tuple[Tensor, Tensor]:
     if entry is None:
         return input_ids, embeddings
     places = request.layout.places(entry.owners, input_ids.shape[1]).to(loaded.device)
-    input_ids, embeddings = input_ids[:, places], embeddings[:, places]
-    entering = entry.embeddings.to(embeddings, copy=True)
+    made = let_in(embeddings, request.layout, entry, lambda: line_break(model, loaded.tokenizer))
+    return input_ids[:, places], made
+
+
+def let_in(
+    embeddings: Tensor, layout: VisualLayout, entry: VisualEntry, line_break: Callable[[], Tensor]
+) -> Tensor:
+    """A whole prompt's embeddings (1, L, D) with an entry in the place of the visual tokens."""
+    places = layout.places(entry.owners, embeddings.shape[1]).to(embeddings.device)
+    made = embeddings[:, places]
+    entering = entry.embeddings.to(made, copy=True)
     if bool(entry.breaks.any()):
-        entering[entry.breaks.to(entering.device)] = line_break(model, loaded.tokenizer)
-    embeddings[0, start : start + len(entering)] = entering
-    return input_ids, embeddings
+        entering[entry.breaks.to(entering.device)] = line_break()
+    made[0, layout.start : layout.start + len(entering)] = entering
+    return made
 
 
 def line_break(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:

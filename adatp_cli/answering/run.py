@@ -129,10 +129,11 @@ class RunLoop:
         """Ask everything about one clip, which each profile got encoded or as its error."""
         notes: tuple[str, ...] | None = None
         info = None if frames is None else video_facts(frames)
-        prefixes = {ask.run.name: SharedPrefix() for ask in task.asks}
+        sharing = self.share and len(task.asks) > 1
+        prefixes = {ask.run.name: SharedPrefix() for ask in task.asks} if sharing else {}
         for index, ask in enumerate(task.asks):
             session, clip = ask.run.session, clips[ask.run.name]
-            shared = prefixes[ask.run.name] if self.share and len(task.asks) > 1 else None
+            shared = prefixes.get(ask.run.name)
             try:
                 if isinstance(clip, Exception):
                     raise clip

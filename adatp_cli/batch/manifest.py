@@ -6,12 +6,8 @@ to the manifest's folder.
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +15,7 @@ from adatp_cli.batch.jobs import ClipJob, Collection
 from adatp_cli.errors import UsageError
 from adatp_cli.files import read_whole
 from adatp_cli.profile_yaml import shown
+from adatp_cli.tables import csv_lines, json_lines
 from adatp_cli.text import decoded, printable
 from adatp_cli.video.source import local_path
 
@@ -26,10 +23,6 @@ _VIDEO = "video"
 _QUESTION = "question"
 _HINT = "a manifest has the columns video and question"
 _CSV_HINT = 'a manifest has the columns video and question, a comma in a cell needs "quotes"'
-# Spreadsheets save with the separator of their country.
-_SEPARATORS = (",", ";", "\t")
-# Excel's own first line, which names the separator.
-_EXCEL_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?', re.IGNORECASE)
 # Between question_id, which is a name of its own, and quesiton.
 _ALIKE = 0.85
 
@@ -93,45 +86,15 @@ def _cell(row: _Row, name: str) -> str | None:
 
 
 def _json_rows(text: str, name: str) -> Iterator[_Row]:
-    # Not splitlines(): JSON may hold the other line separators of Unicode as they are.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        place = f"{name}, line {number}"
-        try:
-            data = json.loads(line)
-        except (ValueError, RecursionError):
-            raise UsageError(f"{place}: is not JSON", 'as in {"video": "clip.mp4"}') from None
-        if not isinstance(data, dict):
-            raise UsageError(
-                f"{place}: expects an object, not {shown(data)}", 'as in {"video": "clip.mp4"}'
-            )
+    for place, data in json_lines(text, name, 'as in {"video": "clip.mp4"}'):
         columns = [_column(key) for key in data]
         _check_columns(columns, place)
         yield _Row(place, dict(zip(columns, data.values(), strict=True)))
 
 
 def _csv_rows(text: str, name: str) -> Iterator[_Row]:
-    first, _, rest = text.partition("\n")
-    told = _EXCEL_SEPARATOR.fullmatch(first.strip("\r"))
-    if told:
-        text = rest
-    separator = told[1] if told else max(_SEPARATORS, key=first.count)
-    above = 1 if told else 0
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns: list[str] = []
-    line = 1 + above
-    while True:
-        place = f"{name}, line {line}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UsageError(f"{place}: is not CSV: {error}", _CSV_HINT) from None
-        line = reader.line_num + 1 + above
-        if not any(cell.strip() for cell in cells):  # what spreadsheets leave below a table
-            continue
+    for place, cells in csv_lines(text, name, _CSV_HINT):
         if not columns:
             columns = [_column(cell) for cell in cells]
             _check_columns(columns, place)

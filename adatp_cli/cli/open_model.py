@@ -163,6 +163,7 @@ def open_model(
         loaded, seconds = load(encoder, options, output, judge)
     else:
         loaded, seconds = load_model_for(encoder, options, output, judge, check)
+    from adatp_cli.answering.records import model_info, versions
     from adatp_cli.answering.session import Session
     from adatp_cli.answering.tasks import ProfileRun
 
@@ -182,10 +183,7 @@ def open_model(
         traced = keep_trace or options.trace is not None
         session = Session(own, profile, generation, keep_trace=traced, load_seconds=seconds)
         runs.append(ProfileRun.of(session, loaded))
-    context = runs[0].context
-    if context.model is None or context.versions is None:
-        raise TypeError("a loaded model is known")
-    return OpenModel(tuple(runs), generation, loaded, context.model, context.versions)
+    return OpenModel(tuple(runs), generation, loaded, model_info(loaded), versions())
 
 
 def _encoder(profiles: Sequence[Profile]) -> str:

@@ -60,14 +60,14 @@ def _broken(where: str, rule: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{rule}", {"where": where, "rule": rule})
 
 
-class _Layers(Knobs):
-    def _check_order(self, first: LayerOrAuto, last: LayerOrAuto) -> None:
-        lowest = 1 if first == AUTO else first
-        if last != AUTO and last < lowest:
-            raise _broken("last_layer", f"at least {lowest}, where the first layer is")
+def _layers_in_order(knobs: Any) -> Any:
+    lowest = 1 if knobs.first_layer == AUTO else knobs.first_layer
+    if knobs.last_layer != AUTO and knobs.last_layer < lowest:
+        raise _broken("last_layer", f"at least {lowest}, where the first layer is")
+    return knobs
 
 
-class ScheduleKnobs(_Layers):
+class ScheduleKnobs(Knobs):
     """In which decoder layers tokens are dropped.
 
     Parameters
@@ -84,10 +84,7 @@ class ScheduleKnobs(_Layers):
     first_layer: _Layer = AUTO
     last_layer: _LastLayer = AUTO
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        self._check_order(self.first_layer, self.last_layer)
-        return self
+    _in_order = model_validator(mode="after")(_layers_in_order)
 
 
 class SegmentKnobs(Knobs):
@@ -130,7 +127,7 @@ class RelevanceKnobs(Knobs):
     text_tokens: _Count = 64
 
 
-class LocalKnobs(_Layers):
+class LocalKnobs(Knobs):
     """Local debiasing: one representative per spatial position and segment.
 
     Parameters
@@ -151,10 +148,7 @@ class LocalKnobs(_Layers):
     first_layer: _Layer = AUTO
     last_layer: _LastLayer = AUTO
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        self._check_order(self.first_layer, self.last_layer)
-        return self
+    _in_order = model_validator(mode="after")(_layers_in_order)
 
 
 class ScoreKnobs(Knobs):
