@@ -5,7 +5,6 @@ are refused with the file and the line.
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from adatp_cli.errors import ProfileError
-from adatp_cli.text import decoded
+from adatp_cli.text import decoded, shown
 
 # A settings file is a page of text. Anything larger is some other file given by mistake.
 MAX_BYTES = 64 * 1024
@@ -67,11 +66,6 @@ def mapping(text: str, source: str) -> dict[Any, Any]:
 def dump(data: Mapping[str, Any]) -> str:
     """YAML text that `mapping` reads back as the same data, in the same order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def shown(value: object) -> str:
-    """A value for an error message: one line, never long, never expensive to render."""
-    return "null" if value is None else reprlib.repr(value)
 
 
 class _Loader(yaml.SafeLoader):

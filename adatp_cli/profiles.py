@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from adatp_cli import profile_yaml
 from adatp_cli.errors import ProfileError, UsageError
-from adatp_cli.profile_yaml import HINT, shown
+from adatp_cli.profile_yaml import HINT
 from adatp_cli.pruning.knobs import PROFILES, Knobs, Profile, Rule, sections_of
-from adatp_cli.text import nearest
+from adatp_cli.text import nearest, shown
 
 __all__ = [
     "DEFAULT_PROFILE",

@@ -15,8 +15,7 @@ from typing import Any
 
 from adatp_cli.errors import UsageError
 from adatp_cli.files import StrPath, read_whole
-from adatp_cli.profile_yaml import shown
-from adatp_cli.text import decoded, printable
+from adatp_cli.text import decoded, printable, shown
 
 # Spreadsheets save with the separator of their country.
 _SEPARATORS = (",", ";", "\t")

@@ -7,6 +7,7 @@ import csv
 import difflib
 import io
 import re
+import reprlib
 from collections.abc import Iterable
 
 # At the start of a CSV file: Excel takes one without it for the country's old encoding. Readers of
@@ -59,6 +60,11 @@ def one_line(text: str) -> str:
 def for_terminal(text: str) -> str:
     """Lines that a terminal shows as they are: what it would obey is written as escapes."""
     return "\r\n".join(part.translate(_OBEYED) for part in text.split("\r\n"))
+
+
+def shown(value: object) -> str:
+    """A value for an error message: one line, never long, never expensive to render."""
+    return "null" if value is None else reprlib.repr(value)
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from adatp_cli.batch.jobs import ClipJob, Collection
 from adatp_cli.errors import UsageError
 from adatp_cli.files import read_whole
-from adatp_cli.profile_yaml import shown
 from adatp_cli.tables import csv_lines, json_lines
-from adatp_cli.text import decoded, printable
+from adatp_cli.text import decoded, printable, shown
 from adatp_cli.video.source import local_path
 
 _VIDEO = "video"

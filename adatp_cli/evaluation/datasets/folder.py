@@ -17,9 +17,8 @@ from typing import Any
 from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.evaluation.questions import letters
-from adatp_cli.profile_yaml import shown
 from adatp_cli.tables import csv_lines, json_lines, read_bytes, read_text
-from adatp_cli.text import printable
+from adatp_cli.text import printable, shown
 
 LETTER_CLOSING = "Answer with the option's letter from the given choices directly."
 # Benchmarks name a video by its id, or with another ending than the copy on disk has.
