@@ -29,9 +29,9 @@ import av
 import numpy as np
 import psutil
 
-from adatp_cli.video.frames import Frames, Resize
+from adatp_cli.video.decode import InProcessReader
+from adatp_cli.video.frames import FrameReader, Frames, Resize
 from adatp_cli.video.isolated import IsolatedReader
-from adatp_cli.video.reader import FrameReader, InProcessReader
 from adatp_cli.video.sampling import Sampling
 
 FPS = 30

@@ -319,8 +319,8 @@ def test_profiles_run_at_several_budgets_and_against_one_of_them(
 def test_the_clips_of_shapes_are_videos(tmp_path: Path) -> None:
     """What is decoded is a real file of the generated clip, which is then gone."""
     from adatp_cli.evaluation.datasets.shapes import ShapesClip
+    from adatp_cli.video.decode import InProcessReader
     from adatp_cli.video.frames import Resize
-    from adatp_cli.video.reader import InProcessReader
     from adatp_cli.video.sampling import Sampling
 
     frames = ShapesClip(0, 0).read(InProcessReader(), Sampling(frames=3), Resize(96, "bicubic"))

@@ -24,8 +24,8 @@ from adatp_cli.model import memory as memory_module
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.pruning.knobs import RelevanceKnobs
 from adatp_cli.pruning.methods.adatp import AdaTPPlan
+from adatp_cli.video.decode import InProcessReader
 from adatp_cli.video.frames import Frames
-from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.sampling import Sampling
 from tests.session_case import (
     FRAMES,

@@ -15,9 +15,9 @@ from PIL import Image
 
 from adatp_cli.errors import AdatpError
 from adatp_cli.evaluation.datasets.mvbench import FrameFolder
+from adatp_cli.video.decode import InProcessReader
 from adatp_cli.video.frames import Resize
 from adatp_cli.video.isolated import IsolatedReader
-from adatp_cli.video.reader import InProcessReader
 from adatp_cli.video.sampling import Sampling
 
 TWO = Sampling(frames=2)

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from adatp_cli.answering.events import Clip
     from adatp_cli.answering.session import Session
     from adatp_cli.answering.tasks import PrefillMode
-    from adatp_cli.video.frames import Frames
-    from adatp_cli.video.reader import FrameReader
+    from adatp_cli.video.frames import FrameReader, Frames
     from adatp_cli.video.sampling import Sampling
 
 Describe = Callable[[BaseException], ErrorInfo]

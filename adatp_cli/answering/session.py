@@ -30,8 +30,7 @@ from adatp_cli.model.memory import memory_errors
 from adatp_cli.profiles import Profile, unpruned
 from adatp_cli.pruning.method import SignalNeeds, VisualLayout
 from adatp_cli.text import plural
-from adatp_cli.video.frames import Frames
-from adatp_cli.video.reader import FrameReader
+from adatp_cli.video.frames import FrameReader, Frames
 from adatp_cli.video.sampling import Sampling
 
 if TYPE_CHECKING:

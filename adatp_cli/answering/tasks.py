@@ -13,8 +13,7 @@ from adatp_cli.record import RunContext
 if TYPE_CHECKING:
     from adatp_cli.answering.session import Session
     from adatp_cli.model.load import LoadedModel
-    from adatp_cli.video.frames import Frames, Resize
-    from adatp_cli.video.reader import FrameReader
+    from adatp_cli.video.frames import FrameReader, Frames, Resize
     from adatp_cli.video.sampling import Sampling
 
 Item = TypeVar("Item")

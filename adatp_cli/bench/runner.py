@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from adatp_cli.answering.session import Session
     from adatp_cli.model.load import LoadedModel
     from adatp_cli.record import TokenCounts
-    from adatp_cli.video.frames import Frames, VideoInfo
-    from adatp_cli.video.reader import FrameReader
+    from adatp_cli.video.frames import FrameReader, Frames, VideoInfo
     from adatp_cli.video.sampling import Sampling
 
 _T = TypeVar("_T")

@@ -24,8 +24,7 @@ from adatp_cli.text import duration, percent, plural, printable
 if TYPE_CHECKING:
     from adatp_cli.batch.inputs import ClipJob
     from adatp_cli.batch.prefetch import Throughput
-    from adatp_cli.video.frames import Frames
-    from adatp_cli.video.reader import FrameReader
+    from adatp_cli.video.frames import FrameReader, Frames
     from adatp_cli.video.sampling import Sampling
 
 _SKIPPED_SHOWN = _CLIPS_SHOWN = 5

@@ -10,22 +10,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
-from adatp_cli.text import plural
+from adatp_cli.text import plural, printable
 from adatp_cli.video import decord_decoder, pyav_decoder
-from adatp_cli.video.container import Kept
+from adatp_cli.video.container import MAX_FRAME_PIXELS, Kept
 from adatp_cli.video.endings import encrypted, is_encrypted
-from adatp_cli.video.frames import FrameBuffer, Frames, Pixels, Resize, VideoInfo
+from adatp_cli.video.frames import (
+    Filled,
+    FrameBuffer,
+    Frames,
+    PictureList,
+    Pixels,
+    Resize,
+    VideoInfo,
+    not_watched,
+)
 from adatp_cli.video.index import ClipIndex, index_clip, times_of
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.shown import FirstFrame, Orientation
-from adatp_cli.video.source import Source, check_source
+from adatp_cli.video.source import Source, check_source, unreadable
 
 MAX_PIXEL_BYTES = 6 << 30
 # Of the time asked for, what the frames that are left must stand for.
@@ -408,3 +420,103 @@ def _frames(clip: Clip, picked: _Picked) -> Frames:
         ),
         notes=tuple(notes),
     )
+
+
+# Frames that come as a picture each, in named formats: whatever else a file is stays shut.
+_PICTURE_FORMATS = ("PNG", "JPEG")
+_MOST_PICTURE_BYTES = 64 << 20
+_PICTURES_HINT = "unpack the frames again"
+
+
+def picture_bytes(path: str) -> bytes:
+    """A picture's file; a VideoError where it is none, or cannot be read."""
+    try:
+        # A pipe must not be waited for.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise VideoError(
+                    f"{printable(path)}: is no file", _PICTURES_HINT, kind="unreadable"
+                )
+            content = file.read(_MOST_PICTURE_BYTES + 1)
+    except OSError as error:
+        raise unreadable(printable(path), error) from None
+    if len(content) > _MOST_PICTURE_BYTES:
+        raise VideoError(f"{printable(path)}: is too large for a picture", _PICTURES_HINT)
+    return content
+
+
+def read_pictures(contents: Sequence[bytes], pictures: PictureList, buffer: FrameBuffer) -> Frames:
+    """The frames in these files; a VideoError where one is no picture as large as the first."""
+    size: tuple[int, int] | None = None
+    try:
+        for slot, (path, content) in enumerate(zip(pictures.paths, contents, strict=True)):
+            image = _picture(printable(path), content)
+            height, width, _ = image.shape
+            if size is None:
+                size = (width, height)
+                pixels = buffer.room(len(contents), height, width)
+            if (width, height) != size:
+                raise VideoError(
+                    f"{printable(path)}: is not as large as the first one", _PICTURES_HINT
+                )
+            pixels[slot] = buffer.fit(image)
+            buffer.progress()
+    except MemoryError as error:
+        raise MemoryLimitError("no memory for these pictures", "use fewer --frames") from error
+    if size is None:
+        raise VideoError("no pictures", _PICTURES_HINT, kind="no_frames")
+    chosen = np.asarray(pictures.indices, dtype=np.int64)
+    info = VideoInfo(
+        decoder="pillow",
+        codec="pictures",
+        width=size[0],
+        height=size[1],
+        fps=pictures.fps,
+        duration_s=pictures.total / pictures.fps,
+        frames_total=pictures.total,
+        rotation=0,
+    )
+    return Frames(pixels, chosen / pictures.fps, chosen, info)
+
+
+def _picture(shown: str, content: bytes) -> npt.NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_FRAME_PIXELS:
+                raise VideoError(
+                    f"{shown}: {width}x{height} pixels are not decoded", _PICTURES_HINT
+                )
+            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    except UnidentifiedImageError:
+        kinds = " nor ".join(_PICTURE_FORMATS)
+        raise VideoError(
+            f"{shown}: is neither {kinds}", _PICTURES_HINT, kind="not_a_video"
+        ) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise VideoError(f"{shown}: the picture is damaged or cut short", _PICTURES_HINT) from None
+
+
+class InProcessReader:
+    """Decodes in this process: for clips that can be trusted, as tests and the demo's are."""
+
+    def read(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        sampling: Sampling,
+        *,
+        name: str | None = None,
+        resize: Resize | None = None,
+        decoder: str = "auto",
+        on_frames: Filled = not_watched,
+    ) -> Frames:
+        """See `FrameReader.read`."""
+        buffer = FrameBuffer(resize, filled=on_frames)
+        return read_frames(source, sampling, decoder=decoder, name=name, buffer=buffer)
+
+    def read_pictures(self, pictures: PictureList, resize: Resize | None = None) -> Frames:
+        """See `FrameReader.read_pictures`."""
+        contents = [picture_bytes(path) for path in pictures.paths]
+        return read_pictures(contents, pictures, FrameBuffer(resize))

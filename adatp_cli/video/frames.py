@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from adatp_cli.video.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,3 +238,40 @@ class Resize:
         # which Pillow takes for some tall frames, is off by up to 30 levels at sharp edges.
         narrow = Image.fromarray(image).resize((self.size, image.shape[0]), chosen)
         return np.asarray(narrow.resize((self.size, self.size), chosen), dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureList:
+    """Some of a clip's frames, each a file."""
+
+    paths: Sequence[str]  # of the pictures that are wanted
+    indices: Sequence[int]  # which of the clip's frames these are, ascending
+    fps: float
+    total: int  # frames of the clip
+
+
+class FrameReader(Protocol):
+    """Anything that reads clips as `adatp_cli.video.decode.read_frames` does."""
+
+    def read(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        sampling: Sampling,
+        *,
+        name: str | None = None,
+        resize: Resize | None = None,
+        decoder: str = "auto",
+        on_frames: Filled = not_watched,
+    ) -> Frames:
+        """The frames of a clip; the other parameters and the errors are those of `read_frames`.
+
+        `on_frames` is called while decoding goes on, or not at all, with an array of all frames'
+        size and how many of its first ones are there. They are the clip's only where the result's
+        `pixels` are that very array: a decoder that gives up leaves frames behind that do not
+        count. What it raises ends the reading and goes on to the caller.
+        """
+        ...
+
+    def read_pictures(self, pictures: PictureList, resize: Resize | None = None) -> Frames:
+        """Frames that are files; errors are those of `adatp_cli.video.decode.read_pictures`."""
+        ...

@@ -35,10 +35,20 @@ from adatp_cli.video.channel import (
     map_pixels,
     shared_file,
 )
-from adatp_cli.video.decode import check_clip, check_decoder, read_frames
-from adatp_cli.video.frames import Filled, FrameBuffer, Frames, Pixels, Resize, not_watched
-from adatp_cli.video.picture_list import PictureList, picture_bytes
-from adatp_cli.video.reader import InProcessReader
+from adatp_cli.video.decode import (
+    InProcessReader,
+    check_clip,
+    check_decoder,
+    picture_bytes,
+)
+from adatp_cli.video.frames import (
+    Filled,
+    Frames,
+    PictureList,
+    Pixels,
+    Resize,
+    not_watched,
+)
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, check_source, unreadable
 
@@ -342,8 +352,10 @@ class IsolatedReader:
     ) -> Frames:
         """See `FrameReader.read`; also ModelError where the child does not start."""
         if not can_isolate():
-            buffer = FrameBuffer(resize, filled=on_frames)
-            return read_frames(source, sampling, decoder=decoder, name=name, buffer=buffer)
+            here = InProcessReader()
+            return here.read(
+                source, sampling, name=name, resize=resize, decoder=decoder, on_frames=on_frames
+            )
         check_decoder(decoder)
         checked = check_source(source, name)
         with self._reading, _bytes_of(checked) as clip:

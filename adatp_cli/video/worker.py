@@ -40,9 +40,8 @@ from adatp_cli.video.channel import (
     room_message,
     shared_file,
 )
-from adatp_cli.video.decode import check_clip, read_frames
-from adatp_cli.video.frames import FrameBuffer, Frames, Pixels, Resize
-from adatp_cli.video.picture_list import PictureList, read_pictures
+from adatp_cli.video.decode import check_clip, read_frames, read_pictures
+from adatp_cli.video.frames import FrameBuffer, Frames, PictureList, Pixels, Resize
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source
 

@@ -20,9 +20,7 @@ from adatp_cli.evaluation.datasets.folder import (
 )
 from adatp_cli.evaluation.questions import Item
 from adatp_cli.text import printable
-from adatp_cli.video.frames import Frames, Resize
-from adatp_cli.video.picture_list import PictureList
-from adatp_cli.video.reader import FrameReader
+from adatp_cli.video.frames import FrameReader, Frames, PictureList, Resize
 from adatp_cli.video.sampling import Sampling, sample_indices
 
 _CLOSING = "Only give the best option.\n"

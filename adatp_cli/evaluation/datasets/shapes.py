@@ -12,8 +12,7 @@ from adatp_cli.evaluation.scoring import verbatim
 from adatp_cli.text import plural
 from adatp_cli.tiny.clips import clip_seconds, held_out_clip, write_mp4
 from adatp_cli.tiny.questions import draw_questions
-from adatp_cli.video.frames import Frames, Resize
-from adatp_cli.video.reader import FrameReader
+from adatp_cli.video.frames import FrameReader, Frames, Resize
 from adatp_cli.video.sampling import Sampling
 
 _QUESTIONS = 2  # a clip
