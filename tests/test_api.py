@@ -39,7 +39,9 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_demo_clip(tmp_path_factory.mktemp("clip") / "demo.mp4").path
+    path = tmp_path_factory.mktemp("clip") / "demo.mp4"
+    write_demo_clip(path)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_the_demo_tells_the_truth(adatp: Run, tmp_path: Path) -> None:
     records = done.records
     assert len(records) >= 5
     assert all(record["ok"] and record["model"]["name"] == "tiny" for record in records)
-    told = write_demo_clip(tmp_path / "again.mp4").questions
+    told = write_demo_clip(tmp_path / "again.mp4")
     assert [record["answer"] for record in records] == [question.answer for question in told]
     assert records[0]["tokens"]["visual"] == 576
     assert records[0]["tokens"]["kept_final"] < 100

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Tokenizer
 
-from adatp_cli.tiny.clips import clip_seconds, held_out_clip, write_mp4
+from adatp_cli.tiny.clips import held_out_clip, write_mp4
 from adatp_cli.tiny.questions import draw_questions
 from tests.checkpoint import spread
 from training import train
@@ -38,9 +38,9 @@ def write_clips(folder: Path, count: int, *, seed: int = 0, questions: int = 6) 
     index = folder / "questions.jsonl"
     with index.open("w", encoding="utf-8") as file:
         for number in range(count):
-            clip, rng = held_out_clip(seed, number)
+            clip, seconds, rng = held_out_clip(seed, number)
             name = f"{number:05d}.mp4"
-            write_mp4(folder / name, clip, clip_seconds(rng))
+            write_mp4(folder / name, clip, seconds)
             for asked in draw_questions(clip, rng, questions):
                 row = {
                     "video": name,

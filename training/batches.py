@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from adatp_cli.tiny.clips import Pixels, render, sample_times
 from adatp_cli.tiny.questions import Question, draw_questions
-from adatp_cli.tiny.render import Pixels, render, sample_times
 from adatp_cli.tiny.world import MAX_SCENES, Clip, Thing, random_clip
 from training.architecture import GRID, IMAGE_SIZE, PATCHES
 from training.labels import LOOK_CODES, Labels, draw_lookups, evidence, label, look_code

@@ -23,8 +23,8 @@ from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from adatp_cli.model.relevance import QuestionTokenizer, canonical
+from adatp_cli.tiny.clips import Pixels, render, shown_at
 from adatp_cli.tiny.questions import draw_questions
-from adatp_cli.tiny.render import Pixels, render, shown_at
 from adatp_cli.tiny.world import Thing, random_clip
 from training.architecture import IMAGE_SIZE, TOWER_WIDTH, tower_settings, write_json
 from training.batches import normalise

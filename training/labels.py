@@ -9,8 +9,8 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from adatp_cli.tiny.clips import distance, shown_at
 from adatp_cli.tiny.questions import Question, Row, all_questions, vary
-from adatp_cli.tiny.render import distance, shown_at
 from adatp_cli.tiny.world import COLOURS, MOTIONS, SHAPES, Clip, Thing
 
 LOOK_CODES = (1 + len(SHAPES)) * (1 + len(COLOURS))

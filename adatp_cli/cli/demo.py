@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,7 @@ from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.text import plural
 
 if TYPE_CHECKING:
-    from adatp_cli.tiny.clips import DemoClip
+    from adatp_cli.tiny.questions import Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,29 +77,32 @@ def _run(target: Path | None, options: RunOptions, output: Output) -> None:
     output.note(f"{what}; --save-clip FILE keeps it" if target is None else f"{target}: {what}")
     output.stage("writing a clip")
     with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
-        made = write_demo_clip(Path(folder) / "demo.mp4")
+        clip = Path(folder) / "demo.mp4"
+        questions = write_demo_clip(clip)
         if target is not None:
             with replacing(target, "the clip") as file:
-                shutil.copyfile(made.path, file)
-        _ask(made, str(target or made.path), options, output)
+                shutil.copyfile(clip, file)
+        _ask(clip, questions, str(target or clip), options, output)
 
 
-def _ask(made: DemoClip, name: str, options: RunOptions, output: Output) -> None:
+def _ask(
+    clip: Path, questions: Sequence[Question], name: str, options: RunOptions, output: Output
+) -> None:
     output.note("tiny, the bundled model, knows moving coloured shapes and nothing else")
     answers = ask_clip(
-        str(made.path),
-        [question.text for question in made.questions],
+        str(clip),
+        [question.text for question in questions],
         options,
         output,
         video_name=name,
         prefill="each",
-        truths=[question.answer for question in made.questions],
+        truths=[question.answer for question in questions],
     )
     right = sum(
         answer.record.answer == question.answer
-        for answer, question in zip(answers, made.questions, strict=True)
+        for answer, question in zip(answers, questions, strict=True)
     )
-    output.note("", f"{right} of {plural(len(made.questions), 'answer')} right")
+    output.note("", f"{right} of {plural(len(questions), 'answer')} right")
     if output.stats is Stats.short:
         output.note(
             "tokens kept: of the clip's, to the last layer; the LLM's work: its share of the "

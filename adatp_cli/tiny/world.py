@@ -111,14 +111,7 @@ class Clip:
 def random_clip(rng: np.random.Generator, *, samples: int = 16, scenes: int | None = None) -> Clip:
     """Draw a clip whose every scene and flash is met when `samples` frames are taken evenly.
 
-    Parameters
-    ----------
-    rng
-        The only source of chance: equal generators give equal clips.
-    samples
-        Evenly spaced frames that must suffice to answer every question; at least 4.
-    scenes
-        Number of scenes; drawn when None, as many as `samples` allows.
+    `samples` is at least 4; the number of scenes is drawn where it is not given.
     """
     with_flash = bool(rng.random() < 0.4) and samples >= 6
     flash_length = rng.uniform(*FLASH_SAMPLES) / samples if with_flash else 0.0

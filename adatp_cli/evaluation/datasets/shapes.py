@@ -10,7 +10,7 @@ from pathlib import Path
 from adatp_cli.evaluation.questions import Dataset, Item
 from adatp_cli.evaluation.scoring import verbatim
 from adatp_cli.text import plural
-from adatp_cli.tiny.clips import clip_seconds, held_out_clip, write_mp4
+from adatp_cli.tiny.clips import held_out_clip, write_mp4
 from adatp_cli.tiny.questions import draw_questions
 from adatp_cli.video.frames import FrameReader, Frames, Resize
 from adatp_cli.video.sampling import Sampling
@@ -40,10 +40,10 @@ class ShapesClip:
         return None, None
 
     def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
-        clip, rng = held_out_clip(self.seed, self.number)
+        clip, seconds, _ = held_out_clip(self.seed, self.number)
         with tempfile.TemporaryDirectory(prefix="adatp-shapes-") as folder:
             path = Path(folder) / self.name
-            write_mp4(path, clip, clip_seconds(rng))
+            write_mp4(path, clip, seconds)
             return reader.read(os.fspath(path), sampling, name=self.name, resize=resize)
 
 
@@ -54,8 +54,7 @@ def shapes(clips: int, seed: int) -> Dataset:
     """
     items = []
     for number in range(clips):
-        clip, rng = held_out_clip(seed, number)
-        clip_seconds(rng)  # drawn before the questions, wherever this clip is made
+        clip, _, rng = held_out_clip(seed, number)
         for index, asked in enumerate(draw_questions(clip, rng, _QUESTIONS)):
             name = f"{seed}-{number}-{index}"
             source = ShapesClip(seed, number)
