@@ -69,3 +69,9 @@ class MemoryLimitError(AdatpError):
 
     exit_code = 5
     default_kind = "out_of_memory"
+
+
+class PruningError(AdatpError):
+    """A model call that cannot be pruned, or a method that broke a rule of the base."""
+
+    default_kind = "pruning"

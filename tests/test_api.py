@@ -17,10 +17,9 @@ import torch
 import adatp_cli
 from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.session import Session
-from adatp_cli.errors import UsageError
+from adatp_cli.errors import PruningError, UsageError
 from adatp_cli.model.load import LoadedModel, LoadRequest, load_model
 from adatp_cli.profiles import builtin_names, load_profile
-from adatp_cli.pruning.hooks import PruningError
 from adatp_cli.tiny.clips import write_demo_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames, Resize

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
+from adatp_cli.errors import PruningError
 from adatp_cli.evaluation import bias_report
 from adatp_cli.evaluation.bias import (
     PARTS,
@@ -29,7 +30,6 @@ from adatp_cli.evaluation.bias import (
 from adatp_cli.evaluation.report import write_report
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.pruning.hooks import PrunedPrefill
-from adatp_cli.pruning.report import PruningError
 from tests.pruning_case import LAYERS, LAYOUT, Fixed, build_model, build_prompt, masked_run
 from tests.session_case import QUESTION, answered, load_random, noisy_clip, profile, session_of
 

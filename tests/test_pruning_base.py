@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, Qwen2ForCausalLM
 
-from adatp_cli.errors import AdatpError, ProfileError
+from adatp_cli.errors import AdatpError, ProfileError, PruningError
 from adatp_cli.profiles import Profile
-from adatp_cli.pruning.hooks import PrunedPrefill, PruningError
+from adatp_cli.pruning.hooks import PrunedPrefill
 from adatp_cli.pruning.knobs import (
     AdaTPProfile,
     LocalKnobs,
@@ -24,7 +24,7 @@ from adatp_cli.pruning.knobs import (
 )
 from adatp_cli.pruning.method import ClipSignals, LayerStep, ScoreRequest
 from adatp_cli.pruning.methods import method_of
-from adatp_cli.pruning.selection import debiased_frame_relevance
+from adatp_cli.pruning.segments import debiased_frame_relevance
 from tests.pruning_case import (
     LAYERS,
     LAYOUT,

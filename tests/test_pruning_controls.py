@@ -27,7 +27,7 @@ from adatp_cli.pruning.methods.fastv import FastV
 from adatp_cli.pruning.methods.pyramiddrop import PyramidDrop, stage_layers
 from adatp_cli.pruning.methods.random_tokens import RandomTokens
 from adatp_cli.pruning.methods.uniform import Uniform, spread_positions
-from adatp_cli.pruning.selection import best
+from adatp_cli.pruning.selection import largest
 from tests.pruning_case import LAYOUT, SHAPE, build_model, build_prompt, masked_run, prefill
 
 SIGNALS = ClipSignals(tower_vectors=torch.zeros(4, 2))
@@ -46,9 +46,9 @@ def step(count: int, keep: int, scores: Tensor | None = None) -> LayerStep:
 
 def test_the_best_are_the_largest_and_the_earlier_of_equals() -> None:
     scores = torch.tensor([0.1, 0.5, 0.5, 0.2, 0.5])
-    assert best(scores, 2).tolist() == [1, 2]
-    assert best(scores, 4).tolist() == [1, 2, 3, 4]
-    assert best(scores, 5).tolist() == [0, 1, 2, 3, 4]
+    assert largest(scores, 2).tolist() == [1, 2]
+    assert largest(scores, 4).tolist() == [1, 2, 3, 4]
+    assert largest(scores, 5).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_fastv_ranks_by_the_layer_that_has_just_run(model: Qwen2ForCausalLM) -> None:

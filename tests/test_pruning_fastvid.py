@@ -15,9 +15,9 @@ from adatp_cli.profiles import load_profile
 from adatp_cli.pruning.knobs import FastVIDKnobs, FastVIDProfile
 from adatp_cli.pruning.method import ClipSignals, VisualLayout
 from adatp_cli.pruning.methods import method_of
-from adatp_cli.pruning.methods.fastvid import FastVID, cut, merge
+from adatp_cli.pruning.methods.fastvid import FastVID, cut, density_peaks, merge, squared_distances
 from adatp_cli.pruning.segments import neighbour_similarity
-from adatp_cli.pruning.selection import density_peaks, largest, squared_distances
+from adatp_cli.pruning.selection import largest
 
 SEVEN_B = KNOWN_SHAPES["7b"].language
 

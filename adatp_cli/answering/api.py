@@ -15,14 +15,14 @@ from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.encode import TowerWatch, look_at
 from adatp_cli.answering.generate import let_in, line_break
 from adatp_cli.answering.session import Session
-from adatp_cli.errors import UsageError
+from adatp_cli.errors import PruningError, UsageError
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER, find_relevance
 from adatp_cli.model.hub import Hub, fetch
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
 from adatp_cli.model.shapes import model_shape
 from adatp_cli.profiles import Profile, load_profile
-from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport, PruningError
+from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import ClipSignals, ModelContext, VisualLayout
 from adatp_cli.pruning.methods import check_fit, method_of, resolve_profile
 

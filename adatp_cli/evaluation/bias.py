@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from adatp_cli.pruning.attention_rows import project_query
-from adatp_cli.pruning.report import PruningError
-from adatp_cli.pruning.selection import attention_rows, best
+from adatp_cli.errors import PruningError
+from adatp_cli.pruning.attention_rows import attention_rows, project_query
+from adatp_cli.pruning.selection import largest
 
 Floats = npt.NDArray[np.float64]
 # The paper's clips have 32 frames, and its last eighth of them are 4.
@@ -248,7 +248,7 @@ def _sums(index: npt.NDArray[np.int64], weights: Floats, count: int) -> Floats:
 def top_tokens(attention: Floats, share: float = TOP) -> npt.NDArray[np.int64]:
     """Indices of the largest `share` of values, at least one; ties go to the earlier."""
     count = max(1, round(share * len(attention)))
-    chosen: npt.NDArray[np.int64] = best(torch.from_numpy(attention), count).numpy()
+    chosen: npt.NDArray[np.int64] = largest(torch.from_numpy(attention), count).numpy()
     return chosen
 
 

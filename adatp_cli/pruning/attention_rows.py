@@ -8,35 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adatp_cli.errors import PruningError
 from adatp_cli.pruning.method import ScoreRequest
-from adatp_cli.pruning.report import PruningError
-from adatp_cli.pruning.selection import attention_rows, rotate
 
 Rotary = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class QueryRows:
-    """Inputs of one layer at the rows whose attention will be computed from them.
+    """Inputs of one layer at the rows whose attention will be computed from them."""
 
-    Parameters
-    ----------
-    hidden
-        (1, rows, D).
-    cos, sin
-        (rows, head_dim).
-    seen
-        (rows,) int64: keys that each row may see.
-    last, context
-        How many rows are those of the last tokens, and of the text behind the newline.
-    """
-
-    hidden: Tensor
-    cos: Tensor
+    hidden: Tensor  # (1, rows, D)
+    cos: Tensor  # (rows, head_dim)
     sin: Tensor
-    seen: Tensor
-    last: int
-    context: int
+    seen: Tensor  # (rows,) int64: keys that each row may see
+    last: int  # rows of the last tokens
+    context: int  # rows of the text behind the newline
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -65,25 +52,13 @@ class QueryRows:
         )
 
     def attention(self, layer: nn.Module, keys: Tensor, name: str) -> Tensor:
-        """(rows, n) float32 on the CPU: attention of the rows to n keys, mean over heads.
+        """(rows, n) float32 on the CPU: attention of these rows of `layer` to n keys, over heads.
 
-        Parameters
-        ----------
-        layer
-            The decoder layer whose inputs these are.
-        keys
-            (kv_heads, n, head_dim), rotary embedding applied.
-        name
-            Of the layer, for the error.
-
-        Raises
-        ------
-        PruningError
-            The scores are not finite.
+        `keys` (kv_heads, n, head_dim) have their rotary embedding. A PruningError where the scores
+        are not finite.
         """
-        part: Any = layer
-        attention = part.self_attn
-        query = project_query(attention, part.input_layernorm(self.hidden), (self.cos, self.sin))
+        attention, normed = _normed(layer, self.hidden)
+        query = project_query(attention, normed, (self.cos, self.sin))
         table = attention_rows(query.to(keys.device), keys, self.seen, attention.scaling).cpu()
         if not bool(torch.isfinite(table).all()):
             raise PruningError(
@@ -96,23 +71,46 @@ class QueryRows:
 def project_query(attention: Any, normed: Tensor, rotary: Rotary) -> Tensor:
     """(heads, rows, head_dim) float32: queries of a layer's attention for its input (1, rows, D).
 
-    Parameters
-    ----------
-    rotary
-        Cosines and sines of the rows, (rows, head_dim) each.
+    `rotary` are cosines and sines of the rows, (rows, head_dim) each.
     """
-    query = attention.q_proj(normed)
-    query = query.view(*query.shape[:-1], -1, attention.head_dim).transpose(1, 2)[0]
-    cos, sin = rotary
-    return rotate(query.float(), cos.to(query).float(), sin.to(query).float())
+    return _turned(attention.q_proj(normed), attention, rotary)
 
 
 def project_keys(layer: nn.Module, hidden: Tensor, rotary: Rotary) -> Tensor:
     """(kv_heads, n, head_dim): keys that a layer will compute from its input (1, n, D)."""
+    attention, normed = _normed(layer, hidden)
+    keys = attention.k_proj(normed)
+    return _turned(keys, attention, (rotary[0][0], rotary[1][0])).to(keys.dtype)
+
+
+def _normed(layer: nn.Module, hidden: Tensor) -> tuple[Any, Tensor]:
     part: Any = layer
-    attention = part.self_attn
-    keys = attention.k_proj(part.input_layernorm(hidden))
-    keys = keys.view(*keys.shape[:-1], -1, attention.head_dim).transpose(1, 2)[0]
-    cos, sin = rotary
-    turned = rotate(keys.float(), cos[0].to(keys).float(), sin[0].to(keys).float())
-    return turned.to(keys.dtype)
+    return part.self_attn, part.input_layernorm(hidden)
+
+
+def _turned(made: Tensor, attention: Any, rotary: Rotary) -> Tensor:
+    """(heads, rows, head_dim) float32 of (1, rows, D): rotary embedding in Qwen2's halves."""
+    vectors = made.view(*made.shape[:-1], -1, attention.head_dim).transpose(1, 2)[0].float()
+    cos, sin = (part.to(made).float() for part in rotary)
+    half = vectors.shape[-1] // 2
+    turned = torch.cat((-vectors[..., half:], vectors[..., :half]), dim=-1)
+    return vectors * cos + turned * sin
+
+
+def attention_rows(query: Tensor, keys: Tensor, seen: Tensor, scaling: float) -> Tensor:
+    """(rows, n) float32: attention probabilities of a few queries to n keys, mean over heads.
+
+    `query` is (heads, rows, head_dim) and `keys` (kv_heads, n, head_dim), rotary embedding applied
+    to both; `seen` (rows,) int64 on the CPU: how many keys, from the first on, each query may see.
+    Every row sums to 1, and is 0 where the query must not look.
+    """
+    # Query heads that share a key head are folded into rows: keys are never repeated in memory.
+    heads, rows, width = query.shape
+    kv_heads, count, _ = keys.shape
+    folded = query.float().reshape(kv_heads, (heads // kv_heads) * rows, width)
+    products = torch.matmul(folded, keys.float().transpose(1, 2)) * scaling
+    products = products.view(heads, rows, count)
+    if int(seen.min()) < count:
+        hidden = torch.arange(count) >= seen[:, None]
+        products = products.masked_fill(hidden.to(products.device), float("-inf"))
+    return products.softmax(dim=-1).mean(dim=0)

@@ -1,4 +1,4 @@
-"""Pruning inside an unchanged language model: the only file here that touches one.
+"""Pruning inside an unchanged language model, as it runs.
 
 Forward pre-hooks on the decoder layers slice the hidden states where a method drops tokens, and
 replace position arguments where they are not those of the survivors. Each layer's cache is as long
@@ -7,6 +7,10 @@ as what entered it.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -14,31 +18,78 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adatp_cli.errors import PruningError
 from adatp_cli.pruning.attention_rows import QueryRows, project_keys
+from adatp_cli.pruning.knobs import Positions
 from adatp_cli.pruning.method import LayerStep, PruningPlan, VisualEntry, VisualLayout
-from adatp_cli.pruning.positions import SequencePositions
-from adatp_cli.pruning.report import PruneReport, PruneStep, PruningError, Stopwatch
-
-__all__ = ["PruneReport", "PruneStep", "PrunedPrefill", "PruningError"]
 
 _NO_SCORES = torch.zeros(0)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneStep:
+    """One place where tokens went, as it happened.
+
+    Parameters
+    ----------
+    layer
+        The layer that the survivors entered; 0 for what was done before the language model.
+    alive_before, kept
+        Ascending int64 indices of original visual tokens, before and after.
+    score
+        (len(alive_before),) float32; empty where the method looked at no attention.
+    rows, keys
+        Attention rows that were computed for it, and tokens whose keys were projected for it alone.
+    """
+
+    layer: int
+    alive_before: Tensor
+    kept: Tensor
+    score: Tensor
+    rows: int
+    keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prefill really did.
+
+    Parameters
+    ----------
+    visual_per_layer
+        Visual tokens that entered each layer, from the lengths of the layers' caches.
+    text_tokens
+        All other prompt tokens, the newline among them.
+    steps
+        One per place where tokens could go, in order.
+    macs
+        Multiply-accumulates that a method spent before the language model.
+    """
+
+    visual_per_layer: tuple[int, ...]
+    text_tokens: int
+    steps: tuple[PruneStep, ...]
+    macs: int = 0
+
+    @property
+    def score_rows(self) -> Mapping[int, int]:
+        """Pruning layer -> computed rows, as `cost.scoring_cost` takes it."""
+        return {step.layer: step.rows for step in self.steps if step.rows}
+
+    @property
+    def score_keys(self) -> Mapping[int, int]:
+        """Pruning layer -> keys projected for its rows, as `cost.scoring_cost` takes it."""
+        return {step.layer: step.keys for step in self.steps if step.keys}
 
 
 class PrunedPrefill:
     """Context manager that prunes the one prefill which runs inside it.
 
-    Hooks are removed on leaving, whatever happened; until then they see to the positions of decoded
-    tokens too. A plan that prunes nowhere adds no hook to any layer.
-
-    Parameters
-    ----------
-    language_model
-        The decoder stack with `layers`, such as ``model.model.language_model``.
-    plan
-        What to keep, from `PruningMethod.plan`; serves once. Where it has an `entry`, the sequence
-        given to the model holds that in the place of the clip's visual tokens.
-    layout
-        Where the visual tokens stand in the unpruned sequence.
+    `language_model` is the decoder stack with `layers`, such as ``model.model.language_model``;
+    `layout` is that of the unpruned sequence. Where the plan has an `entry`, the sequence given to
+    the model holds that in the place of the clip's visual tokens. Hooks are removed on leaving,
+    whatever happened; until then they see to the positions of decoded tokens too. A plan that
+    prunes nowhere adds no hook to any layer.
 
     Raises
     ------
@@ -238,10 +289,7 @@ class PrunedPrefill:
         return step, len(rows), projected
 
     def _save_rows(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-        """Keep what the scores before layer `index` will be made of: the layer before is entered.
-
-        Nothing for a method that looks at no attention, or at that of layer `index` itself.
-        """
+        """Keep what the scores before layer `index` are made of, if of the layer before it."""
         if index not in self._plan.keep_counts:
             return
         request = self._plan.request(index)
@@ -286,3 +334,108 @@ def _check_entry(entry: VisualEntry, layout: VisualLayout, most: int) -> None:
         problem = "returned tokens out of order"
     if problem:
         raise PruningError(f"the pruning method {problem} before layer 0")
+
+
+class SequencePositions:
+    """Replaces a layer's position arguments where its sequence is not 0, 1, 2, ... any more.
+
+    The model counts positions from the length of layer 0's cache. With `original` positions that
+    is wrong once tokens went before layer 0; with `compact` ones it is wrong in the layers behind a
+    drop.
+    """
+
+    def __init__(self, mode: Positions, ids: Tensor, rotary: nn.Module) -> None:
+        self._mode = mode
+        self._entered = len(ids)  # ids: (n,) positions in the unpruned sequence
+        self._rotary = rotary  # from (hidden, position ids) to (cos, sin)
+        counted = torch.arange(len(ids))
+        self._ids = ids if mode == "original" else counted
+        self._as_counted = torch.equal(self._ids, counted)
+        self._table: tuple[Tensor, Tensor] | None = None
+        self._shift: dict[int, int] = {}
+        self._step: dict[int, dict[str, Any]] = {}
+        self._latest = 0
+
+    def cut(self, places: Tensor) -> None:
+        """Let only these places of the sequence, ascending, go on."""
+        compact = self._mode == "compact"
+        self._ids = torch.arange(len(places)) if compact else self._ids[places]
+        self._as_counted = False
+
+    def in_prefill(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments to replace when the current sequence enters layer `index`."""
+        self._shift[index] = int(self._ids[-1]) + 1 - self._entered
+        if self._as_counted:
+            return {}
+        cos, sin = self._source(hidden, kwargs)
+        there = self._ids.to(cos.device)
+        ids = self._ids[None]
+        if kwargs.get("position_ids") is not None:
+            ids = ids.to(kwargs["position_ids"].device)
+        return {
+            "position_embeddings": (cos.index_select(1, there), sin.index_select(1, there)),
+            "position_ids": ids,
+        }
+
+    def in_decoding(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments to replace when the next token enters layer `index`."""
+        shift = self._shift.get(index, 0)
+        if shift == 0:
+            return {}
+        if index <= self._latest:  # a new token
+            self._step.clear()
+        self._latest = index
+        if shift not in self._step:
+            ids = kwargs["position_ids"] + shift
+            embeddings = self._rotary(hidden, ids)
+            self._step[shift] = {"position_ids": ids, "position_embeddings": embeddings}
+        return self._step[shift]
+
+    def _source(self, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """(1, n, head_dim) each: a table with a row for every position id in use."""
+        highest = int(self._ids[-1])
+        if self._mode == "compact" or highest < self._entered:
+            given: tuple[Tensor, Tensor] = kwargs["position_embeddings"]
+            return given
+        if self._table is None:
+            every = torch.arange(highest + 1, device=hidden.device)
+            self._table = self._rotary(hidden, every[None])
+        return self._table
+
+
+class Stopwatch:
+    """Adds up the seconds of several blocks.
+
+    On CUDA work is queued, so events are put into the queue around each block: between two of them
+    lie the block's own work and the time that the device waited for it. Elsewhere the CPU's clock
+    is read.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """Count a block whose tensors are on `device`."""
+        if device.type == "cuda":
+            event: Any = torch.cuda.Event  # its constructor is not annotated
+            first, last = event(enable_timing=True), event(enable_timing=True)
+            stream = torch.cuda.current_stream(device)
+            first.record(stream)
+            yield
+            last.record(stream)
+            self._pairs.append((first, last))
+            return
+        started = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - started
+
+    @property
+    def seconds(self) -> float:
+        """So far; waits for the device to reach the end of the last block."""
+        for first, last in self._pairs:
+            last.synchronize()
+            self._seconds += first.elapsed_time(last) / 1000
+        self._pairs.clear()
+        return self._seconds

@@ -31,6 +31,8 @@ class Rule:
 Auto = Literal["auto"]
 Positions = Literal["original", "compact"]
 LayerOrAuto = int | Auto
+LocalMode = Literal["strict", "refill", "off"]
+Representative = Literal["score", "first", "middle"]
 _Layer = Annotated[int, Field(ge=1)] | Auto
 _LastLayer = Annotated[int, Field(ge=1), Rule("at least 1, where the first layer is")] | Auto
 _OneLayer = Annotated[int, Field(ge=1, le=1000)] | Auto
@@ -143,8 +145,8 @@ class LocalKnobs(Knobs):
         Layers in which the step acts, both included; `auto` is the schedule's own (our choice).
     """
 
-    mode: Literal["strict", "refill", "off"] = "refill"
-    representative: Literal["score", "first", "middle"] = "score"
+    mode: LocalMode = "refill"
+    representative: Representative = "score"
     first_layer: _Layer = AUTO
     last_layer: _LastLayer = AUTO
 

@@ -92,6 +92,40 @@ def frame_relevance(frame_vectors: Tensor, question_vector: Tensor) -> Tensor:
     return frames @ question
 
 
+def debiased_frame_relevance(
+    question: Tensor, baseline: Tensor, frame: Tensor, frames: int
+) -> Tensor:
+    """Relevance of each frame from the model's own attention, without its position bias.
+
+    The log of the attention that the question's tokens pay to a frame, less the log of what the
+    newline token pays to it. The newline closes the video and has not seen the question, so it
+    carries the pull towards the ends of the video but not the question's interest. Our choice; it
+    needs no encoder.
+
+    Parameters
+    ----------
+    question, baseline
+        (n,) float32 attention to each visual token: mean over the question's rows, and the
+        newline's row.
+    frame
+        (n,) int64: the frame of each token.
+    frames
+        T.
+
+    Returns
+    -------
+    Tensor
+        (T,) float64.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+
+    def mass(row: Tensor) -> Tensor:
+        total = torch.zeros(frames, dtype=torch.float64)
+        return total.index_add_(0, frame, row.double()).clamp_min(tiny)
+
+    return mass(question).log() - mass(baseline).log()
+
+
 def weigh_segments(
     bounds: tuple[int, ...], similarity: Tensor, relevance: Tensor | None, weight: float
 ) -> SegmentTable:

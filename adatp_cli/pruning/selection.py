@@ -1,53 +1,15 @@
-"""Density peaks: which tokens of a set stand for the others, as pure functions."""
+"""Which tokens stay: the largest scores, and AdaTP's local debiasing, as pure functions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-
-def squared_distances(points: Tensor) -> Tensor:
-    """(n, n) float32: mean squared difference per channel between the rows of (n, D)."""
-    points = points.float()
-    norms = points.square().sum(-1)
-    products = points @ points.T
-    squared = (norms[:, None] + norms[None] - 2 * products).clamp_min(0.0)
-    squared.fill_diagonal_(0.0)
-    return squared / points.shape[-1]
-
-
-def density_peaks(points: Tensor, neighbours: int) -> Tensor:
-    """How well each point serves as a cluster's centre: dense, and far from anything denser.
-
-    Density is ``exp(-mean of the k smallest squared distances)``, the point itself among them; the
-    score is density times the distance to the nearest denser point, or to the farthest of all pairs
-    for the densest. Of equally dense points the earlier counts as denser (our choice; the published
-    codes add noise).
-
-    Parameters
-    ----------
-    points
-        (n, D), any float type.
-    neighbours
-        k; at most n are used.
-
-    Returns
-    -------
-    Tensor
-        (n,) float32.
-    """
-    squared = squared_distances(points)
-    count = len(squared)
-    if count == 0:
-        return squared.new_zeros(0)
-    nearest = squared.topk(min(neighbours, count), largest=False).values
-    density = (-nearest.mean(-1)).exp()
-    distance = squared.sqrt()
-    order = torch.arange(count, device=squared.device)
-    denser = density[None] > density[:, None]
-    denser |= (density[None] == density[:, None]) & (order[None] < order[:, None])
-    apart = distance.masked_fill(~denser, float("inf")).min(-1).values
-    return density * torch.where(denser.any(-1), apart, distance.max())
+from adatp_cli.pruning.knobs import LocalMode, Representative
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -59,88 +21,81 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return order[..., :count].sort(dim=-1).values
 
 
-def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding in the half-split layout of Qwen2.
-
-    Parameters
-    ----------
-    vectors
-        (heads, rows, head_dim).
-    cos, sin
-        (rows, head_dim).
-    """
-    half = vectors.shape[-1] // 2
-    turned = torch.cat((-vectors[..., half:], vectors[..., :half]), dim=-1)
-    return vectors * cos + turned * sin
-
-
-def attention_rows(query: Tensor, keys: Tensor, seen: Tensor, scaling: float) -> Tensor:
-    """Attention probabilities of a few queries, mean over heads.
-
-    Query heads that share a key head are folded into rows, so that keys are never repeated in
-    memory.
-
-    Parameters
-    ----------
-    query
-        (heads, rows, head_dim), rotary embedding applied.
-    keys
-        (kv_heads, n, head_dim), as the cache holds them.
-    seen
-        (rows,) int64 on the CPU: how many keys, from the first on, each query may see.
-    scaling
-        What products are multiplied with before the softmax.
-
-    Returns
-    -------
-    Tensor
-        (rows, n) float32; every row sums to 1, and is 0 where the query must not look.
-    """
-    heads, rows, width = query.shape
-    kv_heads, count, _ = keys.shape
-    folded = query.float().reshape(kv_heads, (heads // kv_heads) * rows, width)
-    products = torch.matmul(folded, keys.float().transpose(1, 2)) * scaling
-    products = products.view(heads, rows, count)
-    if int(seen.min()) < count:
-        hidden = torch.arange(count) >= seen[:, None]
-        products = products.masked_fill(hidden.to(products.device), float("-inf"))
-    return products.softmax(dim=-1).mean(dim=0)
-
-
-def best(scores: Tensor, count: int) -> Tensor:
-    """Ascending int64 indices of the `count` largest scores (n,); ties go to the earlier one."""
-    return scores.sort(descending=True, stable=True).indices[:count].sort().values
-
-
-def debiased_frame_relevance(
-    question: Tensor, baseline: Tensor, frame: Tensor, frames: int
+def select_tokens(
+    scores: Tensor,
+    segment: Tensor,
+    position: Tensor,
+    budgets: Sequence[int],
+    *,
+    mode: LocalMode = "refill",
+    representative: Representative = "score",
 ) -> Tensor:
-    """Relevance of each frame from the model's own attention, without its position bias.
+    """Choose tokens segment by segment, representatives of spatial positions first.
 
-    The log of the attention that the question's tokens pay to a frame, less the log of what the
-    newline token pays to it. The newline closes the video and has not seen the question, so it
-    carries the pull towards the ends of the video but not the question's interest. Our choice; it
-    needs no encoder.
+    In each segment every spatial position has one representative among its alive tokens, and the
+    best ``budgets[k]`` representatives stay. When the budget exceeds their number, `strict` stops
+    there and `refill` goes on with the next best tokens (both our reading; the published text
+    leaves it open). `off` skips the step: the best ``budgets[k]`` tokens stay. Equal scores go to
+    the earlier token.
 
     Parameters
     ----------
-    question, baseline
-        (n,) float32 attention to each visual token: mean over the question's rows, and the
-        newline's row.
-    frame
-        (n,) int64: the frame of each token.
-    frames
-        T.
+    scores
+        (n,) one score per alive token, in the tokens' order.
+    segment, position
+        (n,) int64: each token's segment and its spatial position in the frame.
+    budgets
+        Tokens to keep per segment.
+    representative
+        Which alive token stands for a position: the one with the largest `score`, or by time the
+        `first` or the `middle` one (the earlier of two middles). Our choice; the default is
+        `score`.
 
     Returns
     -------
     Tensor
-        (T,) float64.
+        Ascending int64 indices into `scores`.
     """
-    tiny = torch.finfo(torch.float32).tiny
+    by_score = np.argsort(-scores.numpy(), kind="stable")
+    second = np.zeros(len(by_score), dtype=bool)
+    if mode != "off":
+        second = ~representatives(scores, segment, position, representative).numpy()
+    # Segment by segment, representatives first, each group from the best score down.
+    group = (2 * segment.numpy() + second).astype(np.int32)
+    order = by_score[np.argsort(group[by_score], kind="stable")]
+    rank = _rank_within(group[order] >> 1)
+    stays = rank < np.asarray(budgets)[group[order] >> 1]
+    if mode == "strict":
+        stays &= ~second[order]
+    return torch.from_numpy(np.sort(order[stays]))
 
-    def mass(row: Tensor) -> Tensor:
-        total = torch.zeros(frames, dtype=torch.float64)
-        return total.index_add_(0, frame, row.double()).clamp_min(tiny)
 
-    return mass(question).log() - mass(baseline).log()
+def representatives(
+    scores: Tensor, segment: Tensor, position: Tensor, representative: Representative
+) -> Tensor:
+    """(n,) bool: the one token per segment and spatial position that stands for it."""
+    key = segment.numpy() * (int(position.max()) + 1) + position.numpy()
+    if representative == "middle":
+        # Tokens stand in the order of time, so a stable sort keeps it within each position.
+        order = np.argsort(key, kind="stable")
+        rank = _rank_within(key[order])
+        _, sizes = np.unique(key[order], return_counts=True)
+        chosen = order[rank == np.repeat((sizes - 1) // 2, sizes)]
+    else:
+        order = np.arange(len(key))
+        if representative == "score":
+            order = np.argsort(-scores.numpy(), kind="stable")
+        # Written from the worst to the best, each place ends up with its best.
+        holder = np.full(int(key.max()) + 1, -1)
+        holder[key[order[::-1]]] = order[::-1]
+        chosen = holder[holder >= 0]
+    stands = np.zeros(len(key), dtype=bool)
+    stands[chosen] = True
+    return torch.from_numpy(stands)
+
+
+def _rank_within(sorted_groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Place of each element in its run of equal values."""
+    index = np.arange(len(sorted_groups))
+    starts = np.r_[True, sorted_groups[1:] != sorted_groups[:-1]]
+    return index - np.maximum.accumulate(np.where(starts, index, 0))

@@ -15,8 +15,7 @@ from torch import Tensor
 from adatp_cli.cost import LanguageShape
 from adatp_cli.errors import ProfileError, UsageError
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_budget
-from adatp_cli.pruning.knobs import NO_ENCODER, AdaTPProfile, LocalKnobs, Positions
-from adatp_cli.pruning.local import LocalMode, select_tokens
+from adatp_cli.pruning.knobs import NO_ENCODER, AdaTPProfile, LocalKnobs, LocalMode, Positions
 from adatp_cli.pruning.method import (
     ClipSignals,
     LayerStep,
@@ -30,13 +29,14 @@ from adatp_cli.pruning.method import (
 )
 from adatp_cli.pruning.segments import (
     SegmentTable,
+    debiased_frame_relevance,
     frame_relevance,
     neighbour_similarity,
     segment_bounds,
     segment_budgets,
     weigh_segments,
 )
-from adatp_cli.pruning.selection import debiased_frame_relevance
+from adatp_cli.pruning.selection import select_tokens
 
 
 class AdaTP(PruningMethod):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from adatp_cli.pruning.method import LayerStep, VisualLayout
-from adatp_cli.pruning.selection import best
+from adatp_cli.pruning.selection import largest
 from adatp_cli.pruning.single_layer import DropOnce
 
 
@@ -21,4 +21,4 @@ class FastV(DropOnce):
 
     def choose(self, step: LayerStep, layout: VisualLayout) -> Tensor:
         del layout  # where a token stands does not matter
-        return step.alive[best(step.scores, step.keep)]
+        return step.alive[largest(step.scores, step.keep)]

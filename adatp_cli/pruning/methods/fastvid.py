@@ -24,7 +24,7 @@ from adatp_cli.pruning.method import (
     VisualLayout,
 )
 from adatp_cli.pruning.segments import neighbour_similarity, weigh_segments
-from adatp_cli.pruning.selection import density_peaks, largest
+from adatp_cli.pruning.selection import largest
 
 
 class FastVID(InputCompression):
@@ -149,3 +149,47 @@ def _merged(points: Tensor, centres: Tensor, nearest: Tensor, own: float) -> Ten
     mean = torch.zeros_like(centres).index_add_(0, nearest, points) / count.clamp_min(1)
     share = (1 / (count + 1)).clamp_min(own)
     return share * centres + (1 - share) * mean
+
+
+def squared_distances(points: Tensor) -> Tensor:
+    """(n, n) float32: mean squared difference per channel between the rows of (n, D)."""
+    points = points.float()
+    norms = points.square().sum(-1)
+    products = points @ points.T
+    squared = (norms[:, None] + norms[None] - 2 * products).clamp_min(0.0)
+    squared.fill_diagonal_(0.0)
+    return squared / points.shape[-1]
+
+
+def density_peaks(points: Tensor, neighbours: int) -> Tensor:
+    """How well each point serves as a cluster's centre: dense, and far from anything denser.
+
+    Density is ``exp(-mean of the k smallest squared distances)``, the point itself among them; the
+    score is density times the distance to the nearest denser point, or to the farthest of all pairs
+    for the densest. Of equally dense points the earlier counts as denser (our choice; the published
+    codes add noise).
+
+    Parameters
+    ----------
+    points
+        (n, D), any float type.
+    neighbours
+        k; at most n are used.
+
+    Returns
+    -------
+    Tensor
+        (n,) float32.
+    """
+    squared = squared_distances(points)
+    count = len(squared)
+    if count == 0:
+        return squared.new_zeros(0)
+    nearest = squared.topk(min(neighbours, count), largest=False).values
+    density = (-nearest.mean(-1)).exp()
+    distance = squared.sqrt()
+    order = torch.arange(count, device=squared.device)
+    denser = density[None] > density[:, None]
+    denser |= (density[None] == density[:, None]) & (order[None] < order[:, None])
+    apart = distance.masked_fill(~denser, float("inf")).min(-1).values
+    return density * torch.where(denser.any(-1), apart, distance.max())

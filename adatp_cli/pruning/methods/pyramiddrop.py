@@ -26,7 +26,7 @@ from adatp_cli.pruning.method import (
     TokenSchedule,
     VisualLayout,
 )
-from adatp_cli.pruning.selection import best
+from adatp_cli.pruning.selection import largest
 
 
 class PyramidDrop(PruningMethod):
@@ -70,7 +70,7 @@ class PyramidDropPlan(PruningPlan):
         return ScoreRequest(own_layer=True)
 
     def choose(self, step: LayerStep) -> Tensor:
-        return step.alive[best(step.scores, step.keep)]
+        return step.alive[largest(step.scores, step.keep)]
 
 
 def stage_layers(layers: int, stages: Literal["quarters", "early"]) -> tuple[int, ...]:
