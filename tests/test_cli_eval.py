@@ -318,7 +318,7 @@ def test_profiles_run_at_several_budgets_and_against_one_of_them(
 
 def test_the_clips_of_shapes_are_videos(tmp_path: Path) -> None:
     """What is decoded is a real file of the generated clip, which is then gone."""
-    from adatp_cli.evaluation.datasets.shapes import ShapesClip
+    from adatp_cli.evaluation.datasets import ShapesClip
     from adatp_cli.video.decode import InProcessReader
     from adatp_cli.video.frames import Resize
     from adatp_cli.video.sampling import Sampling

@@ -10,8 +10,8 @@ import pytest
 from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.datasets import open_dataset
-from adatp_cli.evaluation.datasets.mvbench import TASKS, FrameFolder
-from adatp_cli.evaluation.datasets.shapes import shapes as read_shapes
+from adatp_cli.evaluation.datasets import shapes as read_shapes
+from adatp_cli.evaluation.datasets.benchmarks import TASKS, FrameFolder
 from adatp_cli.evaluation.questions import Dataset
 from tests.dataset_folders import (
     BUILD,

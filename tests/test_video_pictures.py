@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from adatp_cli.errors import AdatpError
-from adatp_cli.evaluation.datasets.mvbench import FrameFolder
+from adatp_cli.evaluation.datasets.benchmarks import FrameFolder
 from adatp_cli.video.decode import InProcessReader
 from adatp_cli.video.frames import Resize
 from adatp_cli.video.isolated import IsolatedReader

@@ -79,7 +79,7 @@ class DatasetOptions(RunOptions):
                 "shapes are generated, so there is nothing for --data and --annotations to name",
                 "leave them out",
             )
-        from adatp_cli.evaluation.datasets.shapes import shapes
+        from adatp_cli.evaluation.datasets import shapes
 
         return shapes(self.clips, self.clips_seed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from adatp_cli.answering.tasks import ClipSource, FileClip
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.datasets import benchmarks
+from adatp_cli.evaluation.datasets.benchmarks import TASKS, mvbench
 from adatp_cli.evaluation.datasets.folder import (
     LETTER_CLOSING,
     Folder,
@@ -18,9 +20,13 @@ from adatp_cli.evaluation.datasets.folder import (
     lettered,
     place,
 )
-from adatp_cli.evaluation.datasets.mvbench import TASKS, mvbench
 from adatp_cli.evaluation.questions import Dataset, Item, Judge, Verdict
+from adatp_cli.evaluation.scoring import verbatim
 from adatp_cli.text import nearest, plural, printable
+from adatp_cli.tiny.clips import held_out_clip, write_mp4
+from adatp_cli.tiny.questions import draw_questions
+from adatp_cli.video.frames import FrameReader, Frames, Resize
+from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import local_path
 
 SHAPES = "shapes"
@@ -178,3 +184,57 @@ def _own_questions(folder: Folder) -> Iterator[Item]:
             answer = letter_of(answer, options) or row.letter("answer", options)
         name = row.maybe("id") or str(number)
         yield Item(name, FileClip(video), question, answer, options, row.maybe("kind"))
+
+
+_QUESTIONS = 2  # a clip
+
+
+@dataclass(frozen=True, slots=True)
+class ShapesClip:
+    """Clip `number` of evaluation set `seed`; written as an mp4 only while it is read."""
+
+    seed: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"shapes-{self.seed}-{self.number:05d}.mp4"
+
+    @property
+    def key(self) -> str:
+        return f"ShapesClip(seed={self.seed}, number={self.number})"
+
+    def exists(self) -> bool:
+        return True
+
+    def stamp(self) -> tuple[None, None]:
+        return None, None
+
+    def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
+        clip, seconds, _ = held_out_clip(self.seed, self.number)
+        with tempfile.TemporaryDirectory(prefix="adatp-shapes-") as folder:
+            path = Path(folder) / self.name
+            write_mp4(path, clip, seconds)
+            return reader.read(os.fspath(path), sampling, name=self.name, resize=resize)
+
+
+def shapes(clips: int, seed: int) -> Dataset:
+    """`clips` clips of set `seed` with up to two questions each; training saw none.
+
+    A larger set begins with the clips of a smaller one.
+    """
+    items = []
+    for number in range(clips):
+        clip, _, rng = held_out_clip(seed, number)
+        for index, asked in enumerate(draw_questions(clip, rng, _QUESTIONS)):
+            name = f"{seed}-{number}-{index}"
+            source = ShapesClip(seed, number)
+            items.append(Item(name, source, asked.text, asked.answer, kind=asked.kind))
+    return Dataset(
+        "shapes",
+        f"shapes, {plural(clips, 'clip')} of set {seed}",
+        tuple(items),
+        verbatim,
+        max_new_tokens=48,
+        kind_title="kind of question",
+    )
