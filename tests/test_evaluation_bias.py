@@ -27,7 +27,6 @@ from adatp_cli.evaluation.bias import (
     spread,
     top_tokens,
 )
-from adatp_cli.evaluation.report import write_report
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.pruning.hooks import PrunedPrefill
 from tests.pruning_case import LAYERS, LAYOUT, Fixed, build_model, build_prompt, masked_run
@@ -206,11 +205,8 @@ def test_tables_and_files(tmp_path: Path) -> None:
     assert "| layer | top 10 % by attention | own keeps |" in text
     assert "| 1 | 100.0 % | 50.0 % |" in text
     assert "| 8 | 100.0 % | 50.0 % |" in text
-    pictures = bias_report.pictures(found)
-    notes = write_report(
-        tmp_path, pictures, lambda drawn: bias_report.report_texts(found, ["a fact"], drawn)
-    )
-    drawn = [name for name in pictures if len(notes) == 1]
+    notes = bias_report.write_report(tmp_path, found, ["a fact"])
+    drawn = [name for name in bias_report.pictures(found) if len(notes) == 1]
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert page.startswith("# Biases of attention: made\n\n- a fact\n")
     assert "not measured, over all profiles: 2 missing" in page

@@ -12,7 +12,7 @@ from PIL import Image
 
 from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import AdatpError
-from adatp_cli.evaluation import plots, report
+from adatp_cli.evaluation import report
 from adatp_cli.evaluation.questions import Dataset, Item, ProfileSpec, Rule, Verdict
 from adatp_cli.evaluation.scoring import choice
 from adatp_cli.evaluation.summary import (
@@ -66,11 +66,7 @@ def specs(*names: str) -> list[ProfileSpec]:
 
 
 def written(folder: Path, found: Summary, *facts: str) -> list[str]:
-    return report.write_report(
-        folder,
-        plots.pictures(found),
-        lambda drawn: report.report_texts(found, outcomes(found.dataset), facts, drawn),
-    )
+    return report.write_report(folder, found, outcomes(found.dataset), facts)
 
 
 def summary(average: str = "") -> Summary:
@@ -165,7 +161,7 @@ def test_the_folder(tmp_path: Path) -> None:
     found = summary()
     notes = written(folder, found, "5 questions")
     assert notes[-1] == f"the report is {folder / 'report.md'}"
-    drawn = [name for name in plots.pictures(found) if len(notes) == 1]
+    drawn = [name for name in report.pictures(found) if len(notes) == 1]
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# A set\n\n- 5 questions\n")
     for name in drawn:
@@ -191,12 +187,12 @@ def test_pictures_of_odd_names_and_of_nothing(tmp_path: Path) -> None:
     found = [Outcome(asked.items[0], name, None, "A", choice("A", asked.items[0]),
                      costing(0.1, 0.2, 1, 1, 1.0, 1, 1, 1.0, 1.0)) for name in names]  # fmt: skip
     told = summarise(asked, specs(*names), found)
-    assert list(plots.pictures(told)) == ["accuracy-cost.png", "kinds.png"]
+    assert list(report.pictures(told)) == ["accuracy-cost.png", "kinds.png"]
     written(tmp_path, told)
     assert (tmp_path / "kinds.png").exists()
     failed = [Outcome(asked.items[0], "p", error="missing")]
     nothing = summarise(asked, specs("p"), failed)
-    assert "accuracy-cost.png" not in plots.pictures(nothing)
+    assert "accuracy-cost.png" not in report.pictures(nothing)
     assert "| p | - | - | 0 | - | - |" in report.tables(nothing)
 
 

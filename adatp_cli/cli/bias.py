@@ -148,7 +148,6 @@ class Measurement:
 
     def _finish(self, told: list[str], model: str, summary: BiasSummary) -> None:
         from adatp_cli.evaluation import bias_report
-        from adatp_cli.evaluation.report import write_report
 
         if model == "tiny":
             told.append(bias_report.SMALL_MODEL)
@@ -159,9 +158,5 @@ class Measurement:
             if model == "tiny":
                 self._output.line(f"\n{bias_report.SMALL_MODEL}.")
         if self._options.report is not None:
-            for note in write_report(
-                self._options.report,
-                bias_report.pictures(summary),
-                lambda drawn: bias_report.report_texts(summary, told, drawn),
-            ):
+            for note in bias_report.write_report(self._options.report, summary, told):
                 self._output.note(note)

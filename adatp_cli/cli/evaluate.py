@@ -170,10 +170,10 @@ class Evaluation:
             return self._answer(dataset, opened, sampling, places, file)
 
     def _check_outputs(self, inputs: Sequence[str | Path]) -> None:
-        from adatp_cli.evaluation import plots, report
+        from adatp_cli.evaluation import report
 
         wanted, overwrite = self._options, self._options.overwrite
-        outputs = report.report_outputs(wanted.report, (*report.FILES, *plots.FILES))
+        outputs = report.report_outputs(wanted.report, report.FILES)
         if wanted.output is not None:
             outputs.append(OutputPath("-o", wanted.output, resumable=True))
         read = [*inputs, wanted.annotations or ""]
@@ -286,7 +286,7 @@ class Evaluation:
         places: Sequence[ProfileSpec],
         outcomes: Sequence[Outcome],
     ) -> None:
-        from adatp_cli.evaluation import plots, report
+        from adatp_cli.evaluation import report
         from adatp_cli.evaluation.questions import Rule
         from adatp_cli.evaluation.summary import summarise
 
@@ -300,9 +300,5 @@ class Evaluation:
             self._output.page(report.tables(summary))
         if self._options.report is not None:
             told = facts(dataset, opened, sampling)
-            for note in report.write_report(
-                self._options.report,
-                plots.pictures(summary),
-                lambda drawn: report.report_texts(summary, outcomes, told, drawn),
-            ):
+            for note in report.write_report(self._options.report, summary, outcomes, told):
                 self._output.note(note)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adatp_cli.evaluation import plots
 from adatp_cli.evaluation.bias import EIGHTHS, PARTS, BiasSummary, LayerBias
-from adatp_cli.evaluation.report import PAGE, csv_text, markdown
+from adatp_cli.evaluation.report import PAGE, Figure, colour, csv_text, markdown, write_files
 from adatp_cli.pictures.style import label, legend, plot
 from adatp_cli.text import markdown_cell, percent
 
@@ -102,23 +102,19 @@ def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def report_texts(
-    summary: BiasSummary, facts: Sequence[str], drawn: Sequence[str]
-) -> dict[str, str]:
-    """The files but for the pictures that were `drawn`; `facts` is what was run, a line each."""
-    lines = [f"# Biases of attention: {markdown_cell(summary.title)}", ""]
-    lines += [f"- {markdown_cell(fact)}" for fact in facts]
+def write_report(folder: Path, summary: BiasSummary, facts: Sequence[str]) -> list[str]:
+    """Write the report, `facts` being what was run, a line each, and return what to tell of it."""
+    above = [f"# Biases of attention: {markdown_cell(summary.title)}", ""]
+    above += [f"- {markdown_cell(fact)}" for fact in facts]
     if summary.failed:
         told = ", ".join(f"{count} {kind}" for kind, count in summary.failed.items())
-        lines.append(f"- not measured, over all profiles: {told}")
-    lines += ["", tables(summary)]
-    lines += [f"![{name}]({name})\n" for name in drawn]
-    return {
+        above.append(f"- not measured, over all profiles: {told}")
+    texts = {
         _LAYERS: _layers_csv(summary),
         _FRAMES: frames_csv(summary),
         _PLACES: places_csv(summary),
-        PAGE: "\n".join(lines) + "\n" + _EXPLAINED,
     }
+    return write_files(folder, [*above, "", tables(summary)], _EXPLAINED, pictures(summary), texts)
 
 
 _Layers = list[tuple[list[object], LayerBias]]
@@ -162,13 +158,13 @@ def places_csv(summary: BiasSummary) -> str:
     return csv_text(["profile", "what", "layer", "row", "col", "share"], rows)
 
 
-def pictures(summary: BiasSummary) -> dict[str, Callable[[], plots.Figure]]:
+def pictures(summary: BiasSummary) -> dict[str, Callable[[], Figure]]:
     """What there is to draw, by file name."""
     drawn = {_BY_LAYER: _draw_by_layer, _ALONG: _draw_along, _OVER: _draw_places}
     return {name: partial(draw, summary) for name, draw in drawn.items()}
 
 
-def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
+def _draw_by_layer(summary: BiasSummary) -> Figure:
     figure = plot(11.0, 4.2, f"By layer: {summary.title}")
     axes = figure.subplots(1, 3)
     drawn: tuple[tuple[str, Callable[[LayerBias], float], float], ...] = (
@@ -182,8 +178,7 @@ def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
         axis.axhline(even, color="#777777", linewidth=0.8, linestyle=":", label="even")
         for number, (layers, name) in enumerate(views):
             values = [tell(layer) for layer in layers]
-            colour = plots.colour(number)
-            axis.plot(values, "o-", markersize=3, color=colour, label=label(name))
+            axis.plot(values, "o-", markersize=3, color=colour(number), label=label(name))
         axis.set_xlabel("layer")
         axis.locator_params(axis="x", integer=True)
         axis.set_title(title, fontsize=10)
@@ -193,7 +188,7 @@ def _draw_by_layer(summary: BiasSummary) -> plots.Figure:
     return figure
 
 
-def _draw_along(summary: BiasSummary) -> plots.Figure:
+def _draw_along(summary: BiasSummary) -> Figure:
     figure = plot(11.0, 4.4, f"Along the clip, 1 is even: {summary.title}")
     left, right = figure.subplots(1, 2)
     middles = (np.arange(PARTS) + 0.5) / PARTS
@@ -204,12 +199,12 @@ def _draw_along(summary: BiasSummary) -> plots.Figure:
         name = f"layer {number}" if number in (0, len(layers) - 1) else None
         left.plot(middles, PARTS * layer.parts, color=shade, linewidth=0.8, label=name, **steps)
     mean = PARTS * np.mean([layer.parts for layer in layers], axis=0)
-    left.plot(middles, mean, color=plots.colour(0), linewidth=2, label="mean over layers", **steps)
+    left.plot(middles, mean, color=colour(0), linewidth=2, label="mean over layers", **steps)
     left.set_title("attention", fontsize=10)
     for number, (profile, found) in enumerate(summary.kept.items(), 1):
         kept = PARTS * found[-1].parts
         name = label(f"{profile} keeps")
-        right.plot(middles, kept, color=plots.colour(number), label=name, **steps)
+        right.plot(middles, kept, color=colour(number), label=name, **steps)
     right.set_title("kept to the last layer", fontsize=10)
     for axis in (left, right):
         axis.axhline(1.0, color="#777777", linewidth=0.8, linestyle=":")
@@ -223,7 +218,7 @@ def _draw_along(summary: BiasSummary) -> plots.Figure:
     return figure
 
 
-def _draw_places(summary: BiasSummary) -> plots.Figure:
+def _draw_places(summary: BiasSummary) -> Figure:
     layers = summary.before
     count = min(_MAPS, len(layers))
     chosen = np.unique(np.linspace(0, len(layers) - 1, count).round().astype(int))

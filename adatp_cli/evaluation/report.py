@@ -1,27 +1,28 @@
-"""The summary as Markdown, CSV and JSON Lines, and the folder that a report is written into."""
+"""What an evaluation found, as Markdown, CSV, JSON Lines and pictures, in a folder."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from adatp_cli.errors import AdatpError
-from adatp_cli.evaluation.plots import Figure
 from adatp_cli.evaluation.questions import Rule
 from adatp_cli.evaluation.statistics import Share
 from adatp_cli.evaluation.summary import COSTS, Outcome, Result, Summary, Versus
 from adatp_cli.files import OutputPath
-from adatp_cli.pictures.style import can_draw, drawing
+from adatp_cli.pictures.style import can_draw, drawing, label, legend, plot
 from adatp_cli.record import json_line
 from adatp_cli.text import CSV_MARK, csv_line, markdown_cell, percent, printable
 
 PAGE = "report.md"
-_SUMMARY = "summary.csv"
-_PARTS = "parts.csv"
-_ANSWERS = "answers.jsonl"
-FILES = (PAGE, _SUMMARY, _PARTS, _ANSWERS)
-NONE = "-"
+_SUMMARY, _PARTS, _ANSWERS = "summary.csv", "parts.csv", "answers.jsonl"
+_COST, _KINDS = "accuracy-cost.png", "kinds.png"
+FILES = (PAGE, _SUMMARY, _PARTS, _ANSWERS, _COST, _KINDS)
+_NONE = "-"
 _DPI = 150
 _RULES = {
     Rule.strict: "an answer counts when it names exactly one option; any other is wrong",
@@ -35,6 +36,15 @@ changed is the share of answers that are other ones. Costs are means of the sing
 answers' ratios to the unpruned run. Seconds run from opening a clip to the end of the
 answer, as if each question were asked alone.
 """
+# Not matplotlib's own, which need not be installed; its axes come in arrays of any shape.
+Figure: TypeAlias = Any
+# Okabe and Ito's colours, which people with any colour vision tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# Profiles beyond the colours begin them again with another mark.
+_MARKERS = ("o", "s", "^", "D")
+_COUNTS = (("paper", "LLM cost, paper's count"), ("end_to_end", "end to end, FLOP"))
+# From here up the chart's colours are light.
+_BRIGHT = 55
 
 
 def report_outputs(folder: Path | None, names: Iterable[str]) -> list[OutputPath]:
@@ -44,15 +54,17 @@ def report_outputs(folder: Path | None, names: Iterable[str]) -> list[OutputPath
     return [OutputPath("--report", folder / name, makes_folder=True) for name in names]
 
 
-def write_report(
+def write_files(
     folder: Path,
+    above: Sequence[str],
+    explained: str,
     pictures: Mapping[str, Callable[[], Figure]],
-    texts: Callable[[Sequence[str]], Mapping[str, str]],
+    texts: Mapping[str, str],
 ) -> list[str]:
     """Draw and write a report's files by their names, and return what to tell of it.
 
-    `texts` gets the names of the pictures that were drawn. An `AdatpError` where the folder cannot
-    be made or a file not be written.
+    The page has the lines `above` the pictures, and below them what is `explained`. An `AdatpError`
+    where the folder cannot be made or a file not be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,11 +74,12 @@ def write_report(
             f"--report {shown}: cannot be made: {error.strerror}", "name another folder"
         ) from None
     drawn = list(pictures) if can_draw() else []
+    page = "\n".join([*above, *(f"![{name}]({name})\n" for name in drawn), explained])
     try:
         for name in drawn:
             with drawing():
                 pictures[name]().savefig(folder / name, dpi=_DPI)
-        for name, text in texts(drawn).items():
+        for name, text in {**texts, PAGE: page}.items():
             mark = CSV_MARK if name.endswith(".csv") else ""
             (folder / name).write_text(mark + text, encoding="utf-8", newline="")
     except OSError as error:
@@ -78,6 +91,25 @@ def write_report(
     return [*missing, f"the report is {folder / PAGE}"]
 
 
+def write_report(
+    folder: Path, summary: Summary, outcomes: Iterable[Outcome], facts: Sequence[str]
+) -> list[str]:
+    """Write the report, `facts` being what was run, a line each, and return what to tell of it."""
+    dataset = summary.dataset
+    listed = [*facts, *dataset.notes, f"scoring: {_RULES[summary.rule]}"]
+    above = [
+        f"# {markdown_cell(dataset.title)}",
+        "",
+        *(f"- {markdown_cell(one)}" for one in listed),
+    ]
+    texts = {
+        _SUMMARY: summary_csv(summary),
+        _PARTS: parts_csv(summary),
+        _ANSWERS: _answers_jsonl(outcomes),
+    }
+    return write_files(folder, [*above, "", tables(summary)], _EXPLAINED, pictures(summary), texts)
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of texts, a line for each row."""
     lines = [head, ["---"] * len(head), *rows]
@@ -87,22 +119,6 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table as CSV; None is an empty cell."""
     return "".join(csv_line(line) for line in (head, *rows))
-
-
-def report_texts(
-    summary: Summary, outcomes: Iterable[Outcome], facts: Sequence[str], drawn: Sequence[str]
-) -> dict[str, str]:
-    """The files but for the pictures that were `drawn`; `facts` is what was run, a line each."""
-    lines = [f"# {markdown_cell(summary.dataset.title)}", ""]
-    lines += [f"- {markdown_cell(fact)}" for fact in (*facts, *summary.dataset.notes)]
-    lines += [f"- scoring: {_RULES[summary.rule]}", "", tables(summary)]
-    lines += [f"![{name}]({name})\n" for name in drawn]
-    return {
-        _SUMMARY: summary_csv(summary),
-        _PARTS: parts_csv(summary),
-        _ANSWERS: _answers_jsonl(outcomes),
-        PAGE: "\n".join(lines) + "\n" + _EXPLAINED,
-    }
 
 
 def tables(summary: Summary) -> str:
@@ -137,49 +153,42 @@ def _accuracy(summary: Summary) -> str:
     head += ["not asked"] if unasked else []
     rows = []
     for result in summary.results:
-        share, versus = result.share, result.versus
+        share, versus, bounds = result.share, result.versus, result.share.interval
+        between = f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %" if bounds else _NONE
+        failed = str(sum(result.failed.values()))
+        if result.failed:
+            failed += f" ({', '.join(f'{count} {kind}' for kind, count in result.failed.items())})"
         cells = [
             result.name,
             percent(result.costs.get("paper")),
             percent(result.costs.get("end_to_end")),
             str(share.of),
             percent(share.value),
-            _interval(share),
+            between,
         ]
         cells += [percent(result.average)] if own else []
         if baseline is not None:
             cells += _difference(versus)
-            cells.append(NONE if versus is None else percent(versus.changed.value))
+            cells.append(_NONE if versus is None else percent(versus.changed.value))
         cells += _difference(result.rival) if against is not None else []
-        cells += [str(result.unparsed), _failed(result)]
+        cells += [str(result.unparsed), failed]
         cells += [str(result.unasked)] if unasked else []
         rows.append(cells)
     return markdown(head, rows)
 
 
-def _interval(share: Share) -> str:
-    bounds = share.interval
-    return NONE if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
-
-
 def _difference(versus: Versus | None) -> list[str]:
     """In percentage points, and the p-value of McNemar's test."""
     if versus is None:
-        return [NONE, NONE]
+        return [_NONE, _NONE]
     paired = versus.paired
-    difference = NONE if paired.difference is None else f"{100 * paired.difference:+.1f}"
+    difference = _NONE if paired.difference is None else f"{100 * paired.difference:+.1f}"
     return [difference, p_text(paired.p_value)]
 
 
 def p_text(p_value: float) -> str:
     """A p-value for people: three decimals, or `< 0.001`."""
     return "< 0.001" if p_value < 0.0005 else f"{p_value:.3f}"
-
-
-def _failed(result: Result) -> str:
-    total = sum(result.failed.values())
-    told = ", ".join(f"{count} {kind}" for kind, count in result.failed.items())
-    return f"{total} ({told})" if total else "0"
 
 
 def _costs(summary: Summary) -> str:
@@ -259,3 +268,121 @@ def _answers_jsonl(outcomes: Iterable[Outcome]) -> str:
         }
         lines.append(f"{json_line(row)}\n")
     return "".join(lines)
+
+
+def pictures(summary: Summary) -> dict[str, Callable[[], Figure]]:
+    """What there is to draw, by file name."""
+    found: dict[str, Callable[[], Figure]] = {}
+    if any(result.costs for result in summary.results):
+        found[_COST] = partial(_against_cost, summary)
+    if any(len(result.kinds) > 1 for result in summary.results):
+        # Bars of more profiles than colours are a picture that nobody reads.
+        many = len(summary.results) > len(_COLOURS)
+        found[_KINDS] = partial(_chart if many else _bars, summary)
+    return found
+
+
+def colour(number: int) -> str:
+    """The colour of a profile."""
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def _against_cost(summary: Summary) -> Figure:
+    """A line for each profile, through all of its budgets."""
+    families: dict[str, list[Result]] = {}
+    for result in summary.results:
+        families.setdefault(result.family, []).append(result)
+    drawn = plot(9.0, 4.2 + 0.2 * (len(families) // 5), summary.dataset.title)
+    axes = drawn.subplots(1, 2, sharey=True)
+    for axis, (count, title) in zip(axes, _COUNTS, strict=True):
+        for number, (family, results) in enumerate(families.items()):
+            points = sorted(
+                (100 * one.costs[count], 100 * one.share.value, one.share.interval)
+                for one in results
+                if count in one.costs and one.share.value is not None and one.share.interval
+            )
+            if not points:
+                continue
+            values = [value for _, value, _ in points]
+            marker = _MARKERS[number // len(_COLOURS) % len(_MARKERS)]
+            axis.errorbar(
+                [cost for cost, _, _ in points],
+                values,
+                yerr=_whiskers(values, [bounds for _, _, bounds in points]),
+                fmt=marker + ("-" if len(points) > 1 else ""),
+                linewidth=1.0,
+                elinewidth=0.8,
+                markersize=4.5,
+                capsize=3,
+                color=colour(number),
+                label=label(family),
+            )
+        axis.set_xlabel(f"{title} (% of unpruned)")
+        axis.set_xlim(0, 105)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("right (%), with 95 % intervals")
+    legend(drawn, axes[0], min(len(families), 5))
+    return drawn
+
+
+def _whiskers(values: Sequence[float], bounds: Sequence[tuple[float, float]]) -> list[list[float]]:
+    """How far each interval goes below its value and above it, in percent."""
+    pairs = list(zip(values, bounds, strict=True))
+    low = [max(value - 100 * bound[0], 0.0) for value, bound in pairs]
+    return [low, [max(100 * bound[1] - value, 0.0) for value, bound in pairs]]
+
+
+def _bars(summary: Summary) -> Figure:
+    """Bars with intervals: a group for each kind, a bar for each profile."""
+    kinds = list(summary.results[0].kinds)
+    count = len(summary.results)
+    height = max(2.5, 1.4 + len(kinds) * (0.12 + 0.11 * count))
+    title = f"{summary.dataset.title}, by {summary.dataset.kind_title}"
+    drawn = plot(8.0, height, title)
+    axis = drawn.subplots()
+    thick = 0.8 / count
+    for number, result in enumerate(summary.results):
+        offset = (number - (count - 1) / 2) * thick
+        shares = list(result.kinds.values())
+        values = [100 * (share.value or 0.0) for share in shares]
+        axis.barh(
+            [place + offset for place in range(len(kinds))],
+            values,
+            height=thick,
+            # A kind without answers has no bar, and no whiskers.
+            xerr=_whiskers(values, [share.interval or (0.0, 0.0) for share in shares]),
+            color=colour(number),
+            linewidth=0.0,
+            label=label(result.name),
+            error_kw={"elinewidth": 0.8, "capsize": 1.5, "alpha": 0.7},
+        )
+    axis.set_yticks(range(len(kinds)), [label(kind) for kind in kinds])
+    axis.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("right (%), with 95 % intervals")
+    axis.grid(axis="x", alpha=0.3)
+    legend(drawn, axis, min(count, 5))
+    return drawn
+
+
+def _chart(summary: Summary) -> Figure:
+    """Numbers on colours: a row for each profile, a column for each kind."""
+    results, kinds = summary.results, list(summary.results[0].kinds)
+    title = f"{summary.dataset.title}, right (%) by {summary.dataset.kind_title}"
+    drawn = plot(2.6 + 0.62 * len(kinds), 1.6 + 0.2 * len(results), title)
+    axis = drawn.subplots()
+    values = [
+        [math.nan if share.value is None else 100 * share.value for share in result.kinds.values()]
+        for result in results
+    ]
+    axis.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for row, shares in enumerate(values):
+        for column, value in enumerate(shares):
+            if not math.isnan(value):
+                ink = "black" if value > _BRIGHT else "white"
+                axis.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, size=7)
+    axis.set_yticks(range(len(results)), [label(result.name) for result in results], fontsize=7)
+    names = [label(kind) for kind in kinds]
+    axis.set_xticks(range(len(kinds)), names, fontsize=7, rotation=40, ha="left")
+    axis.xaxis.tick_top()
+    return drawn
