@@ -10,16 +10,16 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from adatp_cli.answering.tasks import PrefillMode
 from adatp_cli.batch.walk import is_video_name
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.open_model import open_model
 from adatp_cli.cli.options import (
+    STATS,
     RunOptions,
     Stats,
-    StatsKind,
     argument,
     option,
     trace_outputs,
@@ -46,21 +46,16 @@ _SWITCHES = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})
 
 @dataclass(frozen=True, kw_only=True)
 class AskOptions(RunOptions):
-    video: Annotated[str, argument("VIDEO", "A video file, or - for its bytes on stdin.")]
-    questions: Annotated[
-        list[str], argument("QUESTION...", "One or several; - reads one a line from stdin.")
-    ]
-    prefill: Annotated[
-        PrefillMode | None,
-        option(
-            "Pruning",
-            "--prefill",
-            "Several questions: prune for each, share one unpruned prefill, or the one of "
-            "both that takes fewer FLOP. Default: cheaper; each, with --profile, --budget or "
-            "--trace.",
-        ),
-    ] = None
-    stats: StatsKind = Stats.short
+    video: str = argument("VIDEO", "A video file, or - for its bytes on stdin.")
+    questions: list[str] = argument("QUESTION...", "One or several; - reads one a line from stdin.")
+    prefill: PrefillMode | None = option(
+        "Pruning",
+        "--prefill",
+        "Several questions: prune for each, share one unpruned prefill, or the one of "
+        "both that takes fewer FLOP. Default: cheaper; each, with --profile, --budget or "
+        "--trace.",
+    )
+    stats: Stats = STATS
 
 
 def ask(options: AskOptions, output: Output) -> None:

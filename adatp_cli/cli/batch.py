@@ -10,11 +10,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, Interrupts, failure_of
 from adatp_cli.cli.open_model import OpenModel, open_model
-from adatp_cli.cli.options import Resume, RetryFailed, RunOptions, argument, check_resuming, option
+from adatp_cli.cli.options import (
+    RESUME,
+    RETRY_FAILED,
+    RunOptions,
+    argument,
+    check_resuming,
+    flag,
+    option,
+)
 from adatp_cli.cli.output import BatchProgress, Output
 from adatp_cli.cli.streams import check_stdout
 from adatp_cli.errors import UsageError
@@ -39,78 +47,52 @@ class OutputFormat(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(RunOptions):
-    sources: Annotated[
-        list[str],
-        argument(
-            "SOURCE...",
-            "Folders, videos, quoted globs, manifests (.jsonl, .csv or .tsv with columns "
-            "video and question), or - for a list of files on stdin; a file that several name "
-            "comes once.",
-        ),
-    ]
-    questions: Annotated[
-        list[str] | None,
-        option(
-            "Batch", "--question -q TEXT", "Ask this about every clip; may be given several times."
-        ),
-    ] = None
-    questions_file: Annotated[
-        Path | None,
-        option("Batch", "--questions FILE", "Ask every line of this file about every clip."),
-    ] = None
-    null_separated: Annotated[
-        bool,
-        option(
-            "Batch",
-            "--null -0",
-            "The list on stdin is separated by NUL, as find -print0 writes it.",
-        ),
-    ] = False
-    follow_links: Annotated[
-        bool,
-        option(
-            "Batch",
-            "--follow-links",
-            "Take clips that links in a folder or pattern name outside of it.",
-        ),
-    ] = False
-    output_file: Annotated[
-        Path | None,
-        option(
-            "Results",
-            "--output -o FILE",
-            "Write the rows here, each the moment it is known. Default: stdout.",
-        ),
-    ] = None
-    output_format: Annotated[
-        OutputFormat,
-        option(
-            "Results",
-            "--output-format",
-            "jsonl: whole records (see `adatp schema`). csv: a few columns, for spreadsheets.",
-        ),
-    ] = OutputFormat.jsonl
-    resume: Resume = False
-    retry_failed: RetryFailed = False
-    shard: Annotated[
-        str | None,
-        option(
-            "Batch",
-            "--shard I/N",
-            "Only the I-th of N parts of the clips, the same clips on every machine.",
-        ),
-    ] = None
-    decoders: Annotated[
-        int | None,
-        option(
-            "Batch",
-            "--decoders N",
-            "Decode N clips at the same time, ahead of the model. 0: none ahead, one clip "
-            "after the other. Default: 1, or up to 4 for a model on a GPU.",
-            min=0,
-            max=64,
-        ),
-    ] = None
+    sources: list[str] = argument(
+        "SOURCE...",
+        "Folders, videos, quoted globs, manifests (.jsonl, .csv or .tsv with columns "
+        "video and question), or - for a list of files on stdin; a file that several name "
+        "comes once.",
+    )
+    questions: list[str] | None = option(
+        "Batch", "--question -q TEXT", "Ask this about every clip; may be given several times."
+    )
+    questions_file: Path | None = option(
+        "Batch", "--questions FILE", "Ask every line of this file about every clip."
+    )
+    null_separated: bool = flag(
+        "Batch", "--null -0", "The list on stdin is separated by NUL, as find -print0 writes it."
+    )
+    follow_links: bool = flag(
+        "Batch",
+        "--follow-links",
+        "Take clips that links in a folder or pattern name outside of it.",
+    )
+    output_file: Path | None = option(
+        "Results",
+        "--output -o FILE",
+        "Write the rows here, each the moment it is known. Default: stdout.",
+    )
+    output_format: OutputFormat = option(
+        "Results",
+        "--output-format",
+        "jsonl: whole records (see `adatp schema`). csv: a few columns, for spreadsheets.",
+        default=OutputFormat.jsonl,
+    )
+    resume: bool = RESUME
+    retry_failed: bool = RETRY_FAILED
+    shard: str | None = option(
+        "Batch",
+        "--shard I/N",
+        "Only the I-th of N parts of the clips, the same clips on every machine.",
+    )
+    decoders: int | None = option(
+        "Batch",
+        "--decoders N",
+        "Decode N clips at the same time, ahead of the model. 0: none ahead, one clip "
+        "after the other. Default: 1, or up to 4 for a model on a GPU.",
+        min=0,
+        max=64,
+    )
 
     def check(self) -> None:
         super().check()

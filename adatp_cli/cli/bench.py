@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from adatp_cli.cli.open_model import OpenModel, load_model_for, load_profiles, open_model
 from adatp_cli.cli.options import (
     AUTO_FRAMES,
     COMPARED,
-    MaxNewTokens,
-    ProfilesToCompare,
+    PROFILES_TO_COMPARE,
     RunOptions,
     argument,
     option,
@@ -49,57 +48,45 @@ _QUESTIONS = (
 class BenchOptions(RunOptions):
     MODELS: ClassVar = tuple(RANDOM)
 
-    video: Annotated[
-        str | None,
-        argument("[VIDEO]", "A video file. Default: a generated clip of 1080p, 8 seconds long."),
-    ] = None
-    profiles: ProfilesToCompare = None
-    counts: Annotated[
-        list[str] | None,
-        option(
-            "Measurement",
-            "--frames -n N",
-            "Frames to look at, spread evenly; several with commas, or one option for each. "
-            "Three and more show how time and memory grow. Default: the profiles', else the "
-            "model's.",
-        ),
-    ] = None
-    questions: Annotated[
-        int,
-        option(
-            "Measurement",
-            "--questions N",
-            "Questions asked one after the other about the encoded clip.",
-        ),
-    ] = 2
-    repeat: Annotated[
-        int,
-        option(
-            "Measurement", "--repeat N", "Rounds in which everything is measured once, in turns."
-        ),
-    ] = 3
-    max_new_tokens: MaxNewTokens = 32
-    vision: Annotated[
-        bool,
-        option(
-            "Measurement",
-            "--vision/--no-vision",
-            "Without it the tower is left out: the language model gets noise for visual "
-            "tokens, and what begins there is measured.",
-        ),
-    ] = True
-    output: Annotated[
-        Path | None,
-        option("Result", "--output -o FILE.json", "Write the result here too, as JSON."),
-    ] = None
-    plot: Annotated[
-        Path | None,
-        option(
-            "Result",
-            "--plot FILE.png",
-            "Draw where the time goes, and how it grows; needs matplotlib.",
-        ),
-    ] = None
+    video: str | None = argument(
+        "[VIDEO]", "A video file. Default: a generated clip of 1080p, 8 seconds long.", default=None
+    )
+    profiles: list[Path] | None = PROFILES_TO_COMPARE
+    counts: list[str] | None = option(
+        "Measurement",
+        "--frames -n N",
+        "Frames to look at, spread evenly; several with commas, or one option for each. "
+        "Three and more show how time and memory grow. Default: the profiles', else the "
+        "model's.",
+    )
+    questions: int = option(
+        "Measurement",
+        "--questions N",
+        "Questions asked one after the other about the encoded clip.",
+        default=2,
+    )
+    repeat: int = option(
+        "Measurement",
+        "--repeat N",
+        "Rounds in which everything is measured once, in turns.",
+        default=3,
+    )
+    max_new_tokens: int = option(
+        "Answer", "--max-new-tokens N", "Longest answer, in tokens.", default=32
+    )
+    vision: bool = option(
+        "Measurement",
+        "--vision/--no-vision",
+        "Without it the tower is left out: the language model gets noise for visual "
+        "tokens, and what begins there is measured.",
+        default=True,
+    )
+    output: Path | None = option(
+        "Result", "--output -o FILE.json", "Write the result here too, as JSON."
+    )
+    plot: Path | None = option(
+        "Result", "--plot FILE.png", "Draw where the time goes, and how it grows; needs matplotlib."
+    )
 
     def check(self) -> None:
         for name, value, most, limits in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from adatp_cli.cli.datasets import DatasetOptions, facts
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, Interrupts, failure_of
@@ -27,18 +27,14 @@ _BEFORE = "vanilla"
 
 @dataclass(frozen=True, kw_only=True)
 class BiasOptions(DatasetOptions):
-    profiles: Annotated[
-        list[Path] | None,
-        profiles_option(
-            "What is kept under this profile; several as in `adatp eval`. Default: "
-            "adatp-progressive, which prunes by attention as it is, and adatp. The unpruned run "
-            "always comes first."
-        ),
-    ] = None
-    report: Annotated[
-        Path | None,
-        option("Results", "--report FOLDER", "Write a report here: Markdown, CSV and plots."),
-    ] = None
+    profiles: list[Path] | None = profiles_option(
+        "What is kept under this profile; several as in `adatp eval`. Default: "
+        "adatp-progressive, which prunes by attention as it is, and adatp. The unpruned run "
+        "always comes first."
+    )
+    report: Path | None = option(
+        "Results", "--report FOLDER", "Write a report here: Markdown, CSV and plots."
+    )
 
     def check(self) -> None:
         super().check()

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -82,22 +82,22 @@ def _parameters(options: type) -> list[inspect.Parameter]:
     One that spells its option as a shared one does takes its place, and the shared one keeps its
     default.
     """
-    hints = typing.get_type_hints(options, include_extras=True)
+    hints = typing.get_type_hints(options)
     shared = dataclasses.fields(RunOptions) if issubclass(options, RunOptions) else ()
     own = [item for item in dataclasses.fields(options) if item not in shared]
     if shared:
         panels = (None, *OWN_PANELS)
-        own.sort(key=lambda item: panels.index(hints[item.name].__metadata__[0].rich_help_panel))
+        own.sort(key=lambda item: panels.index(item.metadata["declared"].rich_help_panel))
     found: dict[str, inspect.Parameter] = {}
     for item in (*own, *shared):
-        (declared,) = hints[item.name].__metadata__
+        declared = item.metadata["declared"]
         default = inspect.Parameter.empty if item.default is dataclasses.MISSING else item.default
         spelled = declared.default if isinstance(declared.default, str) else item.name
         given = inspect.Parameter(
             item.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=default,
-            annotation=hints[item.name],
+            annotation=Annotated[hints[item.name], declared],
         )
         found.setdefault(spelled, given)
     return list(found.values())

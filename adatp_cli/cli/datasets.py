@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from adatp_cli.cli.open_model import OpenModel
 from adatp_cli.cli.options import RunOptions, argument, option
@@ -20,35 +20,23 @@ if TYPE_CHECKING:
 class DatasetOptions(RunOptions):
     """What the commands that ask the questions of a dataset can be told."""
 
-    dataset: Annotated[
-        str,
-        argument(
-            "DATASET",
-            "shapes; videomme, mvbench, longvideobench, mlvu, egoschema or nextqa with "
-            "--data; or a .jsonl file with video, question and answer.",
-        ),
-    ]
-    data: Annotated[
-        Path | None,
-        option(
-            "Dataset",
-            "--data FOLDER",
-            "Where the benchmark's files are, as they are downloaded and unpacked.",
-        ),
-    ] = None
-    annotations: Annotated[
-        Path | None,
-        option(
-            "Dataset",
-            "--annotations FILE",
-            "The annotation file, where it is not in its usual place.",
-        ),
-    ] = None
-    clips: Annotated[int, option("Dataset", "--clips N", "shapes: how many clips.")] = 100
-    clips_seed: Annotated[
-        int,
-        option("Dataset", "--clips-seed N", "shapes: which clips; training saw none of any."),
-    ] = 0
+    dataset: str = argument(
+        "DATASET",
+        "shapes; videomme, mvbench, longvideobench, mlvu, egoschema or nextqa with "
+        "--data; or a .jsonl file with video, question and answer.",
+    )
+    data: Path | None = option(
+        "Dataset",
+        "--data FOLDER",
+        "Where the benchmark's files are, as they are downloaded and unpacked.",
+    )
+    annotations: Path | None = option(
+        "Dataset", "--annotations FILE", "The annotation file, where it is not in its usual place."
+    )
+    clips: int = option("Dataset", "--clips N", "shapes: how many clips.", default=100)
+    clips_seed: int = option(
+        "Dataset", "--clips-seed N", "shapes: which clips; training saw none of any.", default=0
+    )
 
     def check(self) -> None:
         super().check()

@@ -8,18 +8,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from adatp_cli.cli.ask import ask_clip
 from adatp_cli.cli.options import (
-    Json,
-    Overwrite,
-    ProfileName,
-    Quiet,
+    JSON,
+    OVERWRITE,
+    PROFILE,
+    QUIET,
+    STATS,
+    VERBOSE,
     RunOptions,
     Stats,
-    StatsKind,
-    Verbose,
     option,
 )
 from adatp_cli.cli.output import Output
@@ -32,20 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    save_clip: Annotated[
-        Path | None,
-        option(
-            None,
-            "--save-clip FILE",
-            "Write the clip here and keep it (an .mp4). Default: a temporary file.",
-        ),
-    ] = None
-    overwrite: Overwrite = False
-    profile: ProfileName = None
-    json: Json = False
-    stats: StatsKind = Stats.short
-    quiet: Quiet = False
-    verbose: Verbose = False
+    save_clip: Path | None = option(
+        None,
+        "--save-clip FILE",
+        "Write the clip here and keep it (an .mp4). Default: a temporary file.",
+    )
+    overwrite: bool = OVERWRITE
+    profile: str | None = PROFILE
+    json: bool = JSON
+    stats: Stats = STATS
+    quiet: bool = QUIET
+    verbose: bool = VERBOSE
 
 
 def demo(options: DemoOptions, output: Output) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from adatp_cli import __version__
-from adatp_cli.cli.options import Json, Verbose, option
+from adatp_cli.cli.options import JSON, VERBOSE, option
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import ModelError
 from adatp_cli.model.checkpoints import check_name
@@ -19,18 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    model: Annotated[
-        str | None,
-        option(
-            None,
-            "--model -m NAME",
-            "Demand that this model is here and ready, named as in ask. Default: what ask "
-            "takes when it is not told, which may still have to be fetched.",
-            envvar="ADATP_MODEL",
-        ),
-    ] = None
-    json: Json = False
-    verbose: Verbose = False
+    model: str | None = option(
+        None,
+        "--model -m NAME",
+        "Demand that this model is here and ready, named as in ask. Default: what ask "
+        "takes when it is not told, which may still have to be fetched.",
+        envvar="ADATP_MODEL",
+    )
+    json: bool = JSON
+    verbose: bool = VERBOSE
 
 
 def doctor(options: DoctorOptions, output: Output) -> int:

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from adatp_cli.cli.datasets import DatasetOptions, facts
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, Interrupts, failure_of
 from adatp_cli.cli.open_model import OpenModel, load_profiles, one_fits, open_model
 from adatp_cli.cli.options import (
     COMPARED,
-    ProfilesToCompare,
-    Resume,
-    RetryFailed,
+    PROFILES_TO_COMPARE,
+    RESUME,
+    RETRY_FAILED,
     check_resuming,
     option,
     profile_names,
@@ -44,49 +44,33 @@ class RuleOption(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(DatasetOptions):
-    profiles: ProfilesToCompare = None
-    budgets: Annotated[
-        str | None,
-        option(
-            "Pruning",
-            "--budgets LIST",
-            "Each profile that prunes at each of these, such as 0.3,0.1; one that cannot "
-            "reach a budget is left out there.",
-        ),
-    ] = None
-    against: Annotated[
-        str | None,
-        option(
-            "Pruning", "--against NAME", "Set every profile against this one too, at equal budgets."
-        ),
-    ] = None
-    rule: Annotated[
-        RuleOption,
-        option(
-            "Results",
-            "--rule",
-            "How a letter is read out of an answer. strict: it names exactly one option, or "
-            "is wrong. harness: as lmms-eval does, to compare with published numbers.",
-        ),
-    ] = RuleOption.strict
-    output: Annotated[
-        Path | None,
-        option(
-            "Results",
-            "--output -o FILE",
-            "Write every answer's record here, each the moment it is known.",
-        ),
-    ] = None
-    resume: Resume = False
-    retry_failed: RetryFailed = False
-    report: Annotated[
-        Path | None,
-        option(
-            "Results",
-            "--report FOLDER",
-            "Write a report here: Markdown, CSV, JSON Lines and plots.",
-        ),
-    ] = None
+    profiles: list[Path] | None = PROFILES_TO_COMPARE
+    budgets: str | None = option(
+        "Pruning",
+        "--budgets LIST",
+        "Each profile that prunes at each of these, such as 0.3,0.1; one that cannot "
+        "reach a budget is left out there.",
+    )
+    against: str | None = option(
+        "Pruning", "--against NAME", "Set every profile against this one too, at equal budgets."
+    )
+    rule: RuleOption = option(
+        "Results",
+        "--rule",
+        "How a letter is read out of an answer. strict: it names exactly one option, or "
+        "is wrong. harness: as lmms-eval does, to compare with published numbers.",
+        default=RuleOption.strict,
+    )
+    output: Path | None = option(
+        "Results",
+        "--output -o FILE",
+        "Write every answer's record here, each the moment it is known.",
+    )
+    resume: bool = RESUME
+    retry_failed: bool = RETRY_FAILED
+    report: Path | None = option(
+        "Results", "--report FOLDER", "Write a report here: Markdown, CSV, JSON Lines and plots."
+    )
 
     def check(self) -> None:
         super().check()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from adatp_cli.cli.options import Overwrite, Quiet, argument
+from adatp_cli.cli.options import OVERWRITE, QUIET, argument
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.streams import check_stdout
 from adatp_cli.files import OutputPath, check_outputs, is_stdout, replacing
@@ -15,13 +14,12 @@ from adatp_cli.text import plural
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    rows: Annotated[
-        list[Path],
-        argument("ROWS...", "Files of JSON Lines, as ask --json, batch and eval write them."),
-    ]
-    table: Annotated[Path, argument("OUT", "The table: OUT.parquet or OUT.csv.")]
-    overwrite: Overwrite = False
-    quiet: Quiet = False
+    rows: list[Path] = argument(
+        "ROWS...", "Files of JSON Lines, as ask --json, batch and eval write them."
+    )
+    table: Path = argument("OUT", "The table: OUT.parquet or OUT.csv.")
+    overwrite: bool = OVERWRITE
+    quiet: bool = QUIET
 
 
 def export(options: ExportOptions, output: Output) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from adatp_cli.cli.errors import INTERRUPTED
-from adatp_cli.cli.options import Json, Verbose, argument, option
+from adatp_cli.cli.options import JSON, VERBOSE, argument, flag, option
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import ModelError
 from adatp_cli.text import readable_bytes
@@ -19,15 +19,12 @@ if TYPE_CHECKING:
 
 _ASK_FROM = 1_000_000_000  # bytes from which on somebody at a terminal is asked first
 
-Name = Annotated[
-    str,
-    argument("NAME", "tiny, 0.5b, 7b, 72b, or the hub id of a model or of a relevance encoder."),
-]
+NAME = argument("NAME", "tiny, 0.5b, 7b, 72b, or the hub id of a model or of a relevance encoder.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    json: Json = False
+    json: bool = JSON
 
 
 def list_models(_options: ListOptions, output: Output) -> None:
@@ -50,8 +47,8 @@ def list_models(_options: ListOptions, output: Output) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PathOptions:
-    name: Name
-    json: Json = False
+    name: str = NAME
+    json: bool = JSON
 
 
 def path(options: PathOptions, output: Output) -> None:
@@ -72,19 +69,15 @@ def path(options: PathOptions, output: Output) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PullOptions:
-    name: Name
-    encoder: Annotated[
-        bool,
-        option(
-            None,
-            "--encoder/--no-encoder",
-            "With a model, fetch the relevance encoder that the default profile uses.",
-        ),
-    ] = True
-    yes: Annotated[bool, option(None, "--yes -y", "Fetch gigabytes without being asked first.")] = (
-        False
+    name: str = NAME
+    encoder: bool = option(
+        None,
+        "--encoder/--no-encoder",
+        "With a model, fetch the relevance encoder that the default profile uses.",
+        default=True,
     )
-    verbose: Verbose = False
+    yes: bool = flag(None, "--yes -y", "Fetch gigabytes without being asked first.")
+    verbose: bool = VERBOSE
 
 
 def pull(options: PullOptions, output: Output) -> int:

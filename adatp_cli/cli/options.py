@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
@@ -56,78 +56,68 @@ def option(
     panel: str | None,
     spelled: str,
     help: str,  # noqa: A002 - typer's name
+    *,
+    default: Any = None,
     **more: Any,
 ) -> Any:
-    """An option in a panel of the help, spelled as there: its names, and a word for its value."""
+    """A field that is an option, in a panel of the help; a default of `...`: it must be given.
+
+    `spelled` is how the help spells it: its names, and a word for its value.
+    """
     names = [word for word in spelled.split() if word.startswith("-")]
     metavar = next((word for word in spelled.split() if not word.startswith("-")), None)
-    return typer.Option(*names, metavar=metavar, rich_help_panel=panel, help=help, **more)
+    declared = typer.Option(*names, metavar=metavar, rich_help_panel=panel, help=help, **more)
+    return _field(declared, default)
 
 
-def argument(metavar: str, help: str) -> Any:  # noqa: A002 - typer's name
-    return typer.Argument(metavar=metavar, show_default=False, help=help)
+def flag(panel: str | None, spelled: str, help: str) -> Any:  # noqa: A002 - typer's name
+    """An option without a value."""
+    return option(panel, spelled, help, default=False)
 
 
-Json = Annotated[
-    bool,
-    option(
-        "Output",
-        "--json",
-        "One JSON record a line on stdout (see `adatp schema`); nothing is streamed.",
-    ),
-]
-Overwrite = Annotated[
-    bool,
-    option(
-        "Output",
-        "--overwrite",
-        "Replace what is written to and exists already. Without it that is an error.",
-    ),
-]
-Quiet = Annotated[
-    bool,
-    option("Output", "--quiet", "No progress, notes or statistics on stderr; errors still come."),
-]
-Verbose = Annotated[
-    bool,
-    option(
-        "Output",
-        "--verbose",
-        "Each stage, the libraries' own warnings, and tracebacks of errors, on stderr.",
-    ),
-]
-ProfileName = Annotated[
-    str | None,
-    option(
-        "Pruning",
-        "--profile -p NAME",
-        "Name of a pruning profile (see `adatp profiles list`) or a YAML file. Default: "
-        f"{DEFAULT_PROFILE}.",
-        envvar="ADATP_PROFILE",
-    ),
-]
-StatsKind = Annotated[
-    Stats,
-    option(
-        "Output",
-        "--stats",
-        "What an answer cost, on stderr. short: one line; full: five, with both counts and each "
-        "stage's time.",
-    ),
-]
-MaxNewTokens = Annotated[int, option("Answer", "--max-new-tokens N", "Longest answer, in tokens.")]
-Resume = Annotated[
-    bool,
-    option(
-        "Results",
-        "--resume",
-        "Go on with -o FILE: what has a row there is not asked again.",
-    ),
-]
-RetryFailed = Annotated[
-    bool,
-    option("Results", "--retry-failed", "With --resume: ask again what has failed before."),
-]
+def argument(metavar: str, help: str, *, default: Any = ...) -> Any:  # noqa: A002 - typer's name
+    """A field that is an argument."""
+    return _field(typer.Argument(metavar=metavar, show_default=False, help=help), default)
+
+
+def _field(declared: object, default: Any) -> Any:
+    told = {"declared": declared}
+    return field(metadata=told) if default is ... else field(default=default, metadata=told)
+
+
+# Fields that several classes have, under one name.
+JSON = flag(
+    "Output",
+    "--json",
+    "One JSON record a line on stdout (see `adatp schema`); nothing is streamed.",
+)
+OVERWRITE = flag(
+    "Output",
+    "--overwrite",
+    "Replace what is written to and exists already. Without it that is an error.",
+)
+QUIET = flag("Output", "--quiet", "No progress, notes or statistics on stderr; errors still come.")
+VERBOSE = flag(
+    "Output",
+    "--verbose",
+    "Each stage, the libraries' own warnings, and tracebacks of errors, on stderr.",
+)
+PROFILE = option(
+    "Pruning",
+    "--profile -p NAME",
+    "Name of a pruning profile (see `adatp profiles list`) or a YAML file. Default: "
+    f"{DEFAULT_PROFILE}.",
+    envvar="ADATP_PROFILE",
+)
+STATS = option(
+    "Output",
+    "--stats",
+    "What an answer cost, on stderr. short: one line; full: five, with both counts and each "
+    "stage's time.",
+    default=Stats.short,
+)
+RESUME = flag("Results", "--resume", "Go on with -o FILE: what has a row there is not asked again.")
+RETRY_FAILED = flag("Results", "--retry-failed", "With --resume: ask again what has failed before.")
 
 
 def profiles_option(help: str) -> Any:  # noqa: A002 - typer's name
@@ -136,13 +126,10 @@ def profiles_option(help: str) -> Any:  # noqa: A002 - typer's name
 
 
 COMPARED = ("vanilla", "adatp")
-ProfilesToCompare = Annotated[
-    list[Path] | None,
-    profiles_option(
-        "As for `adatp ask`; several to compare with commas, or one option for each. Default: "
-        "vanilla and adatp."
-    ),
-]
+PROFILES_TO_COMPARE = profiles_option(
+    "As for `adatp ask`; several to compare with commas, or one option for each. Default: "
+    "vanilla and adatp."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,128 +138,91 @@ class RunOptions:
 
     MODELS: ClassVar[tuple[str, ...]] = ()  # names that only this command knows
 
-    model: Annotated[
-        str,
-        option(
-            "Model",
-            "--model -m NAME",
-            "auto, tiny, 0.5b, 7b, 72b, a hub id, or a local folder. auto: the 7b on CUDA, the "
-            "0.5b without. tiny comes with adatp and knows moving coloured shapes and nothing "
-            "else.",
-            envvar="ADATP_MODEL",
-        ),
-    ] = "auto"
-    quantize: Annotated[
-        Quantize,
-        option(
-            "Model",
-            "--quantize -Q KIND",
-            "Weights of the language model's layers: none, int8, nf4, fp4, or auto: nf4 where a "
-            "GPU lacks room for them.",
-        ),
-    ] = Quantize.auto
-    device: Annotated[
-        str,
-        option(
-            "Model",
-            "--device DEVICE",
-            "auto, cpu, cuda or cuda:N. auto: the first CUDA device, else the CPU.",
-        ),
-    ] = "auto"
-    dtype: Annotated[
-        Dtype,
-        option(
-            "Model",
-            "--dtype TYPE",
-            "Number format: bfloat16, float16, float32, or auto: bfloat16 where the device is "
-            "fast at it, else float32.",
-        ),
-    ] = Dtype.auto
-    offline: Annotated[
-        bool, option("Model", "--offline", "Use what is on this machine; download nothing.")
-    ] = False
-    profile: ProfileName = None
-    budget: Annotated[
-        float | None,
-        option(
-            "Pruning",
-            "--budget SHARE",
-            "Share of the unpruned language model's cost to spend, above 0 and at most 1, such "
-            "as 0.25 or 25%, in the paper's convention (visual tokens only); overrides the "
-            "profile's.",
-            parser=read_share,
-        ),
-    ] = None
-    frames: Annotated[
-        str | None,
-        option(
-            "Clip",
-            "--frames -n N|auto",
-            "Frames to look at, spread evenly; with --fps the most to take. Default: the "
-            "profile's, else the model's (32 for LLaVA-OneVision). auto: as many as cost the "
-            "pruned language model what the default costs it unpruned.",
-        ),
-    ] = None
-    fps: Annotated[
-        float | None,
-        option(
-            "Clip",
-            "--fps RATE",
-            "Frames per second of video to look at, in place of a fixed number.",
-        ),
-    ] = None
-    start: Annotated[
-        str | None,
-        option("Clip", "--start TIME", "Look from here on: seconds, mm:ss or hh:mm:ss."),
-    ] = None
-    end: Annotated[str | None, option("Clip", "--end TIME", "Look up to here, as for --start.")] = (
-        None
+    model: str = option(
+        "Model",
+        "--model -m NAME",
+        "auto, tiny, 0.5b, 7b, 72b, a hub id, or a local folder. auto: the 7b on CUDA, the "
+        "0.5b without. tiny comes with adatp and knows moving coloured shapes and nothing "
+        "else.",
+        default="auto",
+        envvar="ADATP_MODEL",
     )
-    clip_timeout: Annotated[
-        float | None,
-        option(
-            "Clip",
-            "--clip-timeout SECONDS",
-            "Most time that decoding one clip may take, over all attempts. Default: 300.",
-        ),
-    ] = None
-    max_new_tokens: MaxNewTokens = DEFAULT_NEW_TOKENS
-    temperature: Annotated[
-        float | None,
-        option(
-            "Answer",
-            "--temperature T",
-            "Sample at this temperature. 0, as without it: greedy decoding.",
-        ),
-    ] = None
-    top_p: Annotated[
-        float | None,
-        option(
-            "Answer",
-            "--top-p P",
-            "With --temperature: sample from the likeliest tokens that hold this probability.",
-        ),
-    ] = None
-    seed: Annotated[
-        int | None,
-        option(
-            "Answer",
-            "--seed N",
-            "With --temperature: the same seed gives the same answer on this machine. Default: 0.",
-        ),
-    ] = None
-    json: Json = False
-    trace: Annotated[
-        str | None,
-        option(
-            "Output",
-            "--trace FILE.npz",
-            "Write every choice of the pruning as arrays; question 2 goes to FILE-2.npz.",
-        ),
-    ] = None
-    overwrite: Overwrite = False
-    quiet: Quiet = False
-    verbose: Verbose = False
+    quantize: Quantize = option(
+        "Model",
+        "--quantize -Q KIND",
+        "Weights of the language model's layers: none, int8, nf4, fp4, or auto: nf4 where a "
+        "GPU lacks room for them.",
+        default=Quantize.auto,
+    )
+    device: str = option(
+        "Model",
+        "--device DEVICE",
+        "auto, cpu, cuda or cuda:N. auto: the first CUDA device, else the CPU.",
+        default="auto",
+    )
+    dtype: Dtype = option(
+        "Model",
+        "--dtype TYPE",
+        "Number format: bfloat16, float16, float32, or auto: bfloat16 where the device is "
+        "fast at it, else float32.",
+        default=Dtype.auto,
+    )
+    offline: bool = flag("Model", "--offline", "Use what is on this machine; download nothing.")
+    profile: str | None = PROFILE
+    budget: float | None = option(
+        "Pruning",
+        "--budget SHARE",
+        "Share of the unpruned language model's cost to spend, above 0 and at most 1, such "
+        "as 0.25 or 25%, in the paper's convention (visual tokens only); overrides the "
+        "profile's.",
+        parser=read_share,
+    )
+    frames: str | None = option(
+        "Clip",
+        "--frames -n N|auto",
+        "Frames to look at, spread evenly; with --fps the most to take. Default: the "
+        "profile's, else the model's (32 for LLaVA-OneVision). auto: as many as cost the "
+        "pruned language model what the default costs it unpruned.",
+    )
+    fps: float | None = option(
+        "Clip", "--fps RATE", "Frames per second of video to look at, in place of a fixed number."
+    )
+    start: str | None = option(
+        "Clip", "--start TIME", "Look from here on: seconds, mm:ss or hh:mm:ss."
+    )
+    end: str | None = option("Clip", "--end TIME", "Look up to here, as for --start.")
+    clip_timeout: float | None = option(
+        "Clip",
+        "--clip-timeout SECONDS",
+        "Most time that decoding one clip may take, over all attempts. Default: 300.",
+    )
+    max_new_tokens: int = option(
+        "Answer", "--max-new-tokens N", "Longest answer, in tokens.", default=DEFAULT_NEW_TOKENS
+    )
+    temperature: float | None = option(
+        "Answer",
+        "--temperature T",
+        "Sample at this temperature. 0, as without it: greedy decoding.",
+    )
+    top_p: float | None = option(
+        "Answer",
+        "--top-p P",
+        "With --temperature: sample from the likeliest tokens that hold this probability.",
+    )
+    seed: int | None = option(
+        "Answer",
+        "--seed N",
+        "With --temperature: the same seed gives the same answer on this machine. Default: 0.",
+    )
+    json: bool = JSON
+    trace: str | None = option(
+        "Output",
+        "--trace FILE.npz",
+        "Write every choice of the pruning as arrays; question 2 goes to FILE-2.npz.",
+    )
+    overwrite: bool = OVERWRITE
+    quiet: bool = QUIET
+    verbose: bool = VERBOSE
 
     def check(self) -> None:
         """Refuse what can be refused before anything is imported or read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from adatp_cli import profile_yaml
 from adatp_cli.cli.cost_estimate import (
@@ -21,7 +21,7 @@ from adatp_cli.cli.cost_estimate import (
 from adatp_cli.cli.options import (
     AUTO_FRAMES,
     DEFAULT_NEW_TOKENS,
-    Json,
+    JSON,
     argument,
     frame_number,
     option,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    json: Json = False
+    json: bool = JSON
 
 
 def list_profiles(_options: ListOptions, output: Output) -> None:
@@ -54,25 +54,21 @@ def list_profiles(_options: ListOptions, output: Output) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    name: Annotated[str, argument("NAME", "A profile's name or a YAML file.")]
-    model: Annotated[
-        str,
-        option(
-            None,
-            "--model -m NAME",
-            "Tell the cost on auto, tiny, 0.5b, 7b, 72b, a cached hub id, or a folder.",
-            envvar="ADATP_MODEL",
-        ),
-    ] = "7b"
-    budget: Annotated[
-        float | None,
-        option(None, "--budget SHARE", "At this budget, not its own.", parser=read_share),
-    ] = None
-    frames: Annotated[
-        str | None,
-        option(None, "--frames -n N|auto", "For this many frames. Default: as in ask."),
-    ] = None
-    json: Json = False
+    name: str = argument("NAME", "A profile's name or a YAML file.")
+    model: str = option(
+        None,
+        "--model -m NAME",
+        "Tell the cost on auto, tiny, 0.5b, 7b, 72b, a cached hub id, or a folder.",
+        default="7b",
+        envvar="ADATP_MODEL",
+    )
+    budget: float | None = option(
+        None, "--budget SHARE", "At this budget, not its own.", parser=read_share
+    )
+    frames: str | None = option(
+        None, "--frames -n N|auto", "For this many frames. Default: as in ask."
+    )
+    json: bool = JSON
 
 
 def show(options: ShowOptions, output: Output) -> None:
@@ -102,7 +98,7 @@ def show(options: ShowOptions, output: Output) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateOptions:
-    file: Annotated[str, argument("FILE", "A YAML file, or a profile's name.")]
+    file: str = argument("FILE", "A YAML file, or a profile's name.")
 
 
 def validate(options: ValidateOptions, output: Output) -> None:

@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from adatp_cli.cli.ask import STDIN, AnswerWriter, check_arguments, read_clip, read_questions
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.open_model import load_profiles, open_model
 from adatp_cli.cli.options import (
+    STATS,
     RunOptions,
     Stats,
-    StatsKind,
     argument,
     option,
     trace_outputs,
@@ -46,25 +46,20 @@ _SIDE = 384
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(RunOptions):
-    video: Annotated[str, argument("VIDEO", "A video file, or - for its bytes on stdin.")]
-    question: Annotated[str, argument("QUESTION", "One; - reads it from stdin.")]
-    output: Annotated[
-        Path,
-        option(
-            "Result",
-            "--output -o FILE",
-            "Where the picture goes. .png: a contact sheet; .html: a page with a slider over "
-            "the layers; .mp4: the frames at their moments.",
-            show_default=False,
-        ),
-    ]
-    compare: Annotated[
-        list[str] | None,
-        option(
-            "Result", "--compare PROFILE", "Show this profile beside the other, on the same frames."
-        ),
-    ] = None
-    stats: StatsKind = Stats.short
+    video: str = argument("VIDEO", "A video file, or - for its bytes on stdin.")
+    question: str = argument("QUESTION", "One; - reads it from stdin.")
+    output: Path = option(
+        "Result",
+        "--output -o FILE",
+        "Where the picture goes. .png: a contact sheet; .html: a page with a slider over "
+        "the layers; .mp4: the frames at their moments.",
+        default=...,
+        show_default=False,
+    )
+    compare: list[str] | None = option(
+        "Result", "--compare PROFILE", "Show this profile beside the other, on the same frames."
+    )
+    stats: Stats = STATS
 
 
 def show(options: ShowOptions, output: Output) -> None:
