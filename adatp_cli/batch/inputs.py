@@ -7,20 +7,20 @@ import stat
 from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
-from adatp_cli.batch.jobs import ClipJob, Collection, Skipped
 from adatp_cli.batch.manifest import MANIFEST_EXTENSIONS, read_manifest
 from adatp_cli.batch.shards import Shard, parse_shard, select
 from adatp_cli.batch.walk import (
     VIDEO_EXTENSIONS,
-    Finds,
-    Found,
+    ClipJob,
+    Collection,
+    Skipped,
     expand_pattern,
     is_pattern,
     walk_folder,
 )
 from adatp_cli.errors import UsageError
 from adatp_cli.files import read_whole
-from adatp_cli.text import decoded, is_utf16, printable
+from adatp_cli.text import decoded, is_utf16, plural, printable
 from adatp_cli.video.source import is_address, local_path, refused_address
 
 __all__ = [
@@ -125,11 +125,17 @@ def collect(
         if not is_pattern(source):
             hint = _SOURCES if asked else f"{_SOURCES}; {_NO_QUESTION_HINT}"
             raise UsageError(f"{printable(source) or repr('')}: no such file or folder", hint)
-        finds = expand_pattern(source, follow_links=follow_links)
-        return _searched(source, finds, asked, "no video matches the pattern")
+        found = expand_pattern(source, asked, follow_links=follow_links)
+        return _some(found, source, "no video matches the pattern")
     if stat.S_ISDIR(mode):
-        finds = _walked(source, follow_links=follow_links)
-        return _searched(source, finds, asked, "no video in it or below it")
+        try:
+            found = walk_folder(source, asked, follow_links=follow_links)
+        except OSError as error:
+            raise UsageError(
+                f"{printable(source)}: the folder cannot be read: {error.strerror}",
+                "check its rights",
+            ) from None
+        return _some(found, source, "no video in it or below it")
     if not stat.S_ISREG(mode):
         what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
         raise UsageError(f"{printable(source)}: is {what}, which is no source", _SOURCES)
@@ -170,41 +176,22 @@ def _mode(path: str) -> int | None:
         ) from None
 
 
-def _walked(folder: str, *, follow_links: bool) -> Finds:
-    try:
-        return walk_folder(folder, follow_links=follow_links)
-    except OSError as error:
-        raise UsageError(
-            f"{printable(folder)}: the folder cannot be read: {error.strerror}", "check its rights"
-        ) from None
-
-
-def _searched(source: str, finds: Finds, asked: tuple[str, ...], nothing: str) -> Collection:
-    if not finds.files:
-        seen = _seen(finds)
-        raise NoVideoError(
-            f"{printable(source)}: {nothing}{seen}",
-            f"videos are told by their extensions: {' '.join(sorted(VIDEO_EXTENSIONS))}",
-        )
-    _need_questions(asked)
-    jobs = tuple(_job(found, asked) for found in finds.files)
-    return Collection(jobs, tuple(finds.skipped), finds.ignored)
-
-
-def _seen(finds: Finds) -> str:
-    """` (3 other files; 2 skipped, the first: clips/.a.mp4, hidden)`, or nothing."""
-    parts = []
-    if finds.ignored:
-        parts.append(f"{finds.ignored} other file{'s' * (finds.ignored > 1)}")
-    if finds.skipped:
-        first = finds.skipped[0]
+def _some(found: Collection, source: str, nothing: str) -> Collection:
+    """What was found, or, where that is no video, an error that says what else was seen."""
+    if found.jobs:
+        _need_questions(found.jobs[0].questions)
+        return found
+    seen = []
+    if found.ignored:
+        seen.append(plural(found.ignored, "other file"))
+    if found.skipped:
+        first = found.skipped[0]
         told = f"{printable(first.path)}, {printable(first.reason)}"
-        parts.append(f"{len(finds.skipped)} skipped, the first: {told}")
-    return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _job(found: Found, asked: tuple[str, ...]) -> ClipJob:
-    return ClipJob(found.path, asked, found.relative)
+        seen.append(f"{len(found.skipped)} skipped, the first: {told}")
+    raise NoVideoError(
+        f"{printable(source)}: {nothing}" + (f" ({'; '.join(seen)})" if seen else ""),
+        f"videos are told by their extensions: {' '.join(sorted(VIDEO_EXTENSIONS))}",
+    )
 
 
 def _listed(entries: Iterable[str], asked: tuple[str, ...]) -> Collection:

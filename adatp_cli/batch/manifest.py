@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from adatp_cli.batch.jobs import ClipJob, Collection
+from adatp_cli.batch.walk import ClipJob, Collection
 from adatp_cli.errors import UsageError
 from adatp_cli.files import read_whole
 from adatp_cli.tables import csv_lines, json_lines

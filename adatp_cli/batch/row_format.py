@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from adatp_cli.answering.tasks import Ask, ClipSource, ClipTask
 from adatp_cli.record import json_line
 from adatp_cli.text import csv_line as line_of_cells
 
@@ -121,6 +123,30 @@ def _as_in_keys(settings: Mapping[str, object]) -> Mapping[str, object]:
         return settings
     described = _DESCRIBED_IN_KEYS[profile["description"]]
     return {**settings, "profile": {**profile, "description": described}}
+
+
+def task_of(clip: ClipSource, asks: Iterable[Ask], settings: Mapping[str, object]) -> ClipTask:
+    """A clip with its questions and the keys of their rows.
+
+    `settings` is whatever else decides an answer beside clip, question and profile: the model,
+    which frames, how answers are decoded.
+    """
+    size, mtime = clip.stamp()
+    keyed = []
+    for ask in asks:
+        named = {**settings, "profile": ask.run.context.profile, **ask.names}
+        keyed.append(replace(ask, key=row_key(clip.name, size, mtime, ask.text, named)))
+    return ClipTask(clip, tuple(keyed), size, mtime)
+
+
+def without(planned: Sequence[ClipTask], done: Mapping[str, bool]) -> list[ClipTask]:
+    """What is left of a plan when the rows with the keys of `done` exist."""
+    left = []
+    for task in planned:
+        asks = tuple(ask for ask in task.asks if ask.key not in done)
+        if asks:
+            left.append(replace(task, asks=asks))
+    return left
 
 
 def stamp(key: str, size_bytes: int | None, mtime_ns: int | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from adatp_cli.batch.jobs import ClipJob
+from adatp_cli.batch.walk import ClipJob
 from adatp_cli.errors import UsageError
 from adatp_cli.text import printable
 

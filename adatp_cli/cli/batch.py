@@ -203,9 +203,8 @@ class Batch:
     ) -> int:
         from adatp_cli.answering.run import RunLoop
         from adatp_cli.answering.tasks import Ask, ClipTask, FileClip
-        from adatp_cli.batch.jobs import task_of, without
         from adatp_cli.batch.prefetch import FramePrefetcher
-        from adatp_cli.batch.row_format import row_data
+        from adatp_cli.batch.row_format import row_data, task_of, without
         from adatp_cli.video.isolated import IsolatedReader
 
         run, settings = opened.runs[0], opened.key_settings(sampling)

@@ -201,8 +201,8 @@ class Evaluation:
         file: ResultFile | None,
     ) -> int:
         from adatp_cli.answering.run import RunLoop
-        from adatp_cli.batch.jobs import without
         from adatp_cli.batch.prefetch import FramePrefetcher
+        from adatp_cli.batch.row_format import without
         from adatp_cli.evaluation.questions import eval_row, tasks_of
         from adatp_cli.video.isolated import IsolatedReader
 

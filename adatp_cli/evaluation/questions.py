@@ -9,8 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from adatp_cli.answering.tasks import Ask, ClipSource, ClipTask, ProfileRun
-from adatp_cli.batch.jobs import task_of
-from adatp_cli.batch.row_format import row_data
+from adatp_cli.batch.row_format import row_data, task_of
 from adatp_cli.errors import UsageError
 from adatp_cli.profiles import Profile
 from adatp_cli.record import AnswerRecord
