@@ -25,8 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from adatp_cli.cli.app import main
 from adatp_cli.model import hub
+from adatp_cli.video import isolated
 from tests.checkpoint import write_random_checkpoint
 from tests.decode_case import write_clip
+from tests.forked_decoders import ForkedDecoders
 from tests.local_hub import LocalHub, serve
 
 # How long an example takes says more about the machine than about the code.
@@ -98,9 +100,20 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loca
         yield server
 
 
+@pytest.fixture(scope="session")
+def decoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """What to start in place of `isolated.WORKER`, which imports for a fifth of a second."""
+    decoders = ForkedDecoders(tmp_path_factory.mktemp("decoders"))
+    yield decoders.command
+    decoders.close()
+
+
 @pytest.fixture
-def adatp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def adatp(
+    decoders: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     """`adatp("ask", ..., stdin=b"...")`: the program in this process, without its environment."""
+    monkeypatch.setattr(isolated, "WORKER", decoders)
     for name in ("ADATP_MODEL", "ADATP_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
@@ -116,11 +129,13 @@ def adatp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+def program(
+    decoders: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, ...]]:
     """The command `adatp` as a process of its own that begins at once."""
     from tests.door import Door
 
-    door = Door(tmp_path_factory.mktemp("door"))
+    door = Door(tmp_path_factory.mktemp("door"), decoders)
     yield door.command
     door.close()
 

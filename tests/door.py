@@ -29,12 +29,12 @@ with socket.socket(socket.AF_UNIX) as door:
 class Door:
     """Starts the process that waits; `command` is what stands for `adatp`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, decoders: tuple[str, ...]) -> None:
         script, path = folder / "adatp.py", folder / "door"
         script.write_text(_COMMAND)
         self.command = (sys.executable, "-S", "-E", str(script), str(path))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.door", str(path)],
+            [sys.executable, "-m", "tests.door", str(path), *decoders],
             cwd=Path(__file__).parent.parent,
             env={name: value for name, value in os.environ.items() if name[:6] != "ADATP_"},
             stdout=subprocess.PIPE,
@@ -50,7 +50,7 @@ class Door:
 
 def _wait(path: str) -> None:
     """Fork for everybody who comes, until killed."""
-    warm()
+    warm(sys.argv[2:])
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)
         door.listen()

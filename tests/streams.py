@@ -25,12 +25,13 @@ import termios
 import time
 import traceback
 import tty
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import adatp_cli
 from adatp_cli.cli.app import main
+from adatp_cli.video import isolated
 from tests.conftest import Finished
 
 Kind = Literal["file", "pipe", "pty", "closed", "full", "unread"]
@@ -43,12 +44,15 @@ _COLUMNS, _ROWS = 80, 24
 class Programs:
     """Runs the program, each time in a fork of one warm process; a context manager."""
 
+    def __init__(self, decoders: tuple[str, ...]) -> None:
+        self._decoders = decoders
+
     def __enter__(self) -> Programs:
         self._control, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if name[:6] != "ADATP_"}
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "tests.streams", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.streams", str(theirs.fileno()), *self._decoders],
                 cwd=Path(__file__).parent.parent,
                 env={**environment, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"},
                 pass_fds=[theirs.fileno()],
@@ -228,8 +232,9 @@ def screen(text: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def warm() -> None:
+def warm(decoders: Sequence[str]) -> None:
     """Import all that the program may need, so that a fork of this process begins at once."""
+    isolated.WORKER = tuple(decoders)
     for module in pkgutil.walk_packages(adatp_cli.__path__, "adatp_cli."):
         if not module.name.endswith(("__main__", "lmms_adapter", "lmms_entry")):
             importlib.import_module(module.name)
@@ -240,7 +245,7 @@ def warm() -> None:
 
 def _serve(control: socket.socket) -> int:
     """Fork a child for every request, until nobody asks any more."""
-    warm()
+    warm(sys.argv[2:])
     control.send(b"ready")
     while True:
         message, fds, _, _ = socket.recv_fds(control, 1 << 20, 3)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from adatp_cli.video import isolated
 from tests.goldens.book import GROUPS, Book
 from tests.goldens.runs import Case, differences, machine, told
 
@@ -22,7 +23,14 @@ def book_of(group: str) -> Book:
 
 
 @pytest.mark.parametrize(("group", "case"), CASES, ids=[f"{group}/{c.name}" for group, c in CASES])
-def test_a_run_does_what_it_did(group: str, case: Case, tmp_path: Path) -> None:
+def test_a_run_does_what_it_did(
+    group: str,
+    case: Case,
+    decoders: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(isolated, "WORKER", decoders)
     book = book_of(group)
     exact = book.machine in ({}, machine())
     found = list(differences(book.told[case.name], told(case, tmp_path.resolve()), exact))

@@ -63,8 +63,8 @@ OFTEN = ("ask", "ask as JSON", "batch", "batch as CSV", "eval as JSON")
 
 
 @pytest.fixture(scope="module")
-def programs() -> Iterator[Programs]:
-    with Programs() as programs:
+def programs(decoders: tuple[str, ...]) -> Iterator[Programs]:
+    with Programs(decoders) as programs:
         yield programs
 
 

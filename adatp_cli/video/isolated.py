@@ -302,12 +302,12 @@ class IsolatedReader:
     limits
         What the child may take.
     command
-        Starts the child, which gets its socket's number as one more argument.
+        Starts the child in place of `WORKER`; it gets its socket's number as one more argument.
     """
 
-    def __init__(self, limits: Limits | None = None, command: Sequence[str] = WORKER) -> None:
+    def __init__(self, limits: Limits | None = None, command: Sequence[str] = ()) -> None:
         self._limits = limits or Limits()
-        self._command = tuple(command)
+        self._command = tuple(command) or WORKER
         self._child: Child | None = None
         self._closed = False
         self._at = ""  # the decoder at which the last attempt ended
