@@ -26,7 +26,6 @@ STANDING = {
         "adatp_cli.answering.tasks",
         "adatp_cli.answering.session",
     ),  # a task's questions get a Session
-    ("adatp_cli.video.source", "adatp_cli.video.container"),
 }
 
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from adatp_cli.video.container import open_clip
+from adatp_cli.video.container import ClipFile
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import no_progress
 from adatp_cli.video.index import index_clip
@@ -74,10 +74,11 @@ def test_every_frame_by_its_time_is_that_of_decoding_in_a_row(
         np.arange(FRAMES) / 30, abs=2e-3
     )
     assert numbers(read_frames(clip, Sampling(frames=3), decoder="pyav")) == [8, 24, 40]
-    index = index_clip(check_source(clip))
+    file = ClipFile(check_source(clip))
+    index = index_clip(file)
     if not index.exact:  # all of it is decoded in a row, whatever is asked for
         return
-    with open_clip(check_source(clip), index.stream) as (opened, stream):
+    with file.stream(index.stream) as (opened, stream):
         cursor = Cursor(opened, stream, index, no_progress)
         for place in [*range(FRAMES - 1, -1, -1), 5, 40, 6, 39]:
             frame = cursor.frame_at(place)

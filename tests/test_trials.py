@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adatp_cli.errors import UsageError
-from adatp_cli.video.container import open_clip
+from adatp_cli.video.container import ClipFile
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames, VideoInfo, no_progress
 from adatp_cli.video.index import index_clip
@@ -243,8 +243,10 @@ def test_program_streams_give_the_frame_that_stands_at_that_time(name: str) -> N
     asked = read_frames(TRIALS / name, Sampling(fps=25 / 3))
     assert shown_numbers(asked) == asked.indices.tolist() == list(range(1, 300, 3))
     assert asked.timestamps_s == pytest.approx(asked.indices / 25, abs=1e-6)
-    with open_clip(check_source(TRIALS / name), 0) as (container, stream):
-        cursor = Cursor(container, stream, index_clip(check_source(TRIALS / name)), no_progress)
+    file = ClipFile(check_source(TRIALS / name))
+    index = index_clip(file)
+    with file.stream(0) as (container, stream):
+        cursor = Cursor(container, stream, index, no_progress)
         for place in range(299, -1, -7):  # backwards: a seek for each
             frame = cursor.frame_at(place)
             assert frame is not None

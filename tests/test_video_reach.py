@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from adatp_cli.errors import VideoError
 from adatp_cli.video import decord_decoder
+from adatp_cli.video.container import ClipFile
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.frames import Frames
 from adatp_cli.video.index import index_clip
@@ -92,8 +93,9 @@ def test_a_movie_that_begins_like_a_playlist_opens_no_other_file(
 def test_decord_gets_what_can_only_be_the_container_that_it_is(clips: Path) -> None:
     data = (clips / "plain.mp4").read_bytes()
     whole = Source("plain.mp4", None, data, len(data))
-    index = index_clip(whole)
-    first = probe(whole, index)
+    with closing(ClipFile(whole)) as file:
+        index = index_clip(file)
+        first = probe(file, index)
     assert first is not None
     assert decord_decoder.unfit(whole, index, first) is None
     for head in (b"#EXTM3U\n", b"ffconcat", b"\0\0\0\x08wide"):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from adatp_cli.errors import VideoError
 from adatp_cli.video.frames import Progress
@@ -42,40 +41,6 @@ _REWIND = ("mov", "matroska")
 _BEFORE_ALL = -(1 << 62)
 
 
-class Kept:
-    """A container that stays open from one use to the next: reading its header may take minutes."""
-
-    def __init__(self) -> None:
-        self._container: InputContainer | None = None
-        self._closing = contextlib.ExitStack()
-
-    @property
-    def container(self) -> InputContainer:
-        if self._container is None:
-            raise ValueError("none is kept")
-        return self._container
-
-    def keep(self, container: InputContainer, closing: contextlib.ExitStack) -> None:
-        """Hold `container`, which `closing` closes."""
-        self._container, self._closing = container, closing
-
-    def rewind(self) -> bool:
-        """Whether there is a container, which stands at its first packet then."""
-        if self._container is None:
-            return False
-        try:
-            self._container.seek(_BEFORE_ALL)
-        except decoding_errors():
-            self.close()
-            return False
-        return True
-
-    def close(self) -> None:
-        """Let go of the container."""
-        self._container = None
-        self._closing.close()
-
-
 def quiet_libav() -> None:
     """Keep FFmpeg's own messages off stderr: what matters reaches the user as one line.
 
@@ -95,58 +60,93 @@ def decoding_errors() -> tuple[type[Exception], ...]:
     return (av.FFmpegError, OSError, ValueError, IndexError, OverflowError)
 
 
-@contextmanager
-def open_container(source: Source) -> Iterator[tuple[InputContainer, list[VideoStream]]]:
-    """The container and those of its streams that may be the clip, the likeliest first."""
+class ClipFile:
+    """A clip that is opened for several uses, whose container may stay open between them.
+
+    Reading its header may take minutes.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._keeps = True
+        self._kept: InputContainer | None = None
+        self._closing = contextlib.ExitStack()
+
+    @contextmanager
+    def container(
+        self, *, fresh: bool = False
+    ) -> Iterator[tuple[InputContainer, list[VideoStream]]]:
+        """The container at its first packet, and those of its streams that may be the clip.
+
+        The likeliest stream comes first. `fresh` is a container that nobody used before.
+        """
+        if not fresh and self._kept is not None and self._rewind(self._kept):
+            yield self._kept, _video_streams(self._kept, self.source)
+            return
+        with contextlib.ExitStack() as stack:
+            content = stack.enter_context(self.source.open())
+            container = stack.enter_context(_opened(content, self.source))
+            yield container, _video_streams(container, self.source)
+            if self._keeps and not fresh and container.format.name.startswith(_REWIND):
+                self._kept, self._closing = container, stack.pop_all()
+
+    @contextmanager
+    def stream(
+        self, number: int, *, share_frames: bool = False
+    ) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """The container and its stream of this number, ready to demux and decode.
+
+        Threads decode a frame each (fast), or share one frame with `share_frames`.
+        """
+        # An open decoder keeps its threads.
+        with self.container(fresh=share_frames) as (container, streams):
+            chosen = next((one for one in streams if one.index == number), streams[0])
+            if _pixels(chosen) > MAX_FRAME_PIXELS:
+                size = f"{chosen.width}x{chosen.height}"
+                raise VideoError(
+                    f"{self.source.name}: frames of {size} pixels are not decoded",
+                    "the file is damaged, or must be scaled down first",
+                )
+            codec = chosen.codec_context
+            if not codec.is_open:
+                codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+                codec.thread_count = max(1, min(MAX_THREADS, os.cpu_count() or 1))
+                codec.thread_type = _THREADS.get(codec.name, "SLICE" if share_frames else "AUTO")
+            yield container, chosen
+
+    def keep_nothing(self) -> None:
+        """Open the container anew for each use."""
+        self._keeps = False
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the container that is kept."""
+        self._kept = None
+        self._closing.close()
+
+    def _rewind(self, container: InputContainer) -> bool:
+        try:
+            container.seek(_BEFORE_ALL)
+        except decoding_errors():
+            self.close()
+            return False
+        return True
+
+
+def _opened(content: BinaryIO, source: Source) -> InputContainer:
     import av
 
-    kept = source.kept
-    if kept is not None and kept.rewind():
-        yield kept.container, _video_streams(kept.container, source)
-        return
     quiet_libav()
-    with contextlib.ExitStack() as stack:
-        content = stack.enter_context(source.open())
-        try:
-            container = av.open(content, "r", container_options=_SHUT)
-        except av.error.EOFError:
-            raise VideoError(
-                f"{source.name}: holds no frames: it ends after its header",
-                "record or export it again",
-                kind="no_frames",
-            ) from None
-        except decoding_errors():
-            raise explain_unopened(source) from None
-        stack.enter_context(container)
-        yield container, _video_streams(container, source)
-        if kept is not None and container.format.name.startswith(_REWIND):
-            kept.keep(container, stack.pop_all())
-
-
-@contextmanager
-def open_clip(
-    source: Source, stream: int, *, share_frames: bool = False
-) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its stream of this number, ready to demux and decode.
-
-    Threads decode a frame each (fast), or share one frame with `share_frames`.
-    """
-    if share_frames:
-        source = dataclasses.replace(source, kept=None)  # an open decoder keeps its threads
-    with open_container(source) as (container, streams):
-        chosen = next((one for one in streams if one.index == stream), streams[0])
-        if _pixels(chosen) > MAX_FRAME_PIXELS:
-            raise VideoError(
-                f"{source.name}: frames of {chosen.width}x{chosen.height} pixels are not decoded",
-                "the file is damaged, or must be scaled down first",
-            )
-        if not chosen.codec_context.is_open:
-            chosen.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
-            chosen.codec_context.thread_count = max(1, min(MAX_THREADS, os.cpu_count() or 1))
-            chosen.codec_context.thread_type = _THREADS.get(
-                chosen.codec_context.name, "SLICE" if share_frames else "AUTO"
-            )
-        yield container, chosen
+    try:
+        return av.open(content, "r", container_options=_SHUT)
+    except av.error.EOFError:
+        raise VideoError(
+            f"{source.name}: holds no frames: it ends after its header",
+            "record or export it again",
+            kind="no_frames",
+        ) from None
+    except decoding_errors():
+        raise explain_unopened(source) from None
 
 
 def _video_streams(container: InputContainer, source: Source) -> list[VideoStream]:

@@ -22,8 +22,7 @@ import numpy.typing as npt
 from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.text import plural, printable
 from adatp_cli.video import decord_decoder, pyav_decoder
-from adatp_cli.video.container import MAX_FRAME_PIXELS, Kept
-from adatp_cli.video.endings import encrypted, is_encrypted
+from adatp_cli.video.container import MAX_FRAME_PIXELS, ClipFile
 from adatp_cli.video.frames import (
     Filled,
     FrameBuffer,
@@ -37,7 +36,7 @@ from adatp_cli.video.frames import (
 from adatp_cli.video.index import ClipIndex, index_clip, times_of
 from adatp_cli.video.sampling import Sampling, sample_indices
 from adatp_cli.video.shown import FirstFrame, Orientation
-from adatp_cli.video.source import Source, check_source, unreadable
+from adatp_cli.video.source import Source, check_source, encrypted, is_encrypted, unreadable
 
 MAX_PIXEL_BYTES = 6 << 30
 # Of the time asked for, what the frames that are left must stand for.
@@ -53,11 +52,15 @@ TimeArray = npt.NDArray[np.float64]
 class Clip:
     """A clip that can be decoded, and what is wanted of it."""
 
-    source: Source
+    file: ClipFile
     index: ClipIndex
     first: FirstFrame
     sampling: Sampling
     buffer: FrameBuffer
+
+    @property
+    def name(self) -> str:
+        return self.file.source.name
 
     def chosen(self, times: TimeArray) -> IndexArray:
         """Which frames to use where those at `times` are there.
@@ -67,7 +70,7 @@ class Clip:
         sampling, end = self.sampling, self.index.end_s
         if self.index.missing and sampling.end_s is not None and sampling.end_s > end:
             sampling = dataclasses.replace(sampling, end_s=end)
-        return sample_indices(times, sampling, duration_s=end, name=self.source.name)
+        return sample_indices(times, sampling, duration_s=end, name=self.name)
 
     def asked(self) -> tuple[float, float]:
         """The range asked for, in seconds, as far as the whole clip would go."""
@@ -83,7 +86,7 @@ class Clip:
         missing = np.arange(1, min(index.missing, _MOST_MISSING) + 1) / index.fps
         times = np.concatenate([index.timestamps_s, index.timestamps_s[-1] + missing])
         end = index.promised_end_s
-        return times[sample_indices(times, self.sampling, duration_s=end, name=self.source.name)]
+        return times[sample_indices(times, self.sampling, duration_s=end, name=self.name)]
 
 
 def check_enough(clip: Clip, used: TimeArray, there: IndexArray) -> None:
@@ -103,41 +106,6 @@ def check_enough(clip: Clip, used: TimeArray, there: IndexArray) -> None:
         raise too_few(clip, len(used), None if covered else seconds)
 
 
-def check_promised_range(source: Source, index: ClipIndex, sampling: Sampling) -> None:
-    """A range that the header promises and the file no longer holds is no usage error."""
-    beyond = sampling.start_s or 0.0
-    if index.missing and index.end_s <= beyond < index.promised_end_s:
-        raise VideoError(
-            f"{source.name}: cut short: its frames end at {index.end_s:.2f} s "
-            f"of {index.promised_end_s:.2f} s, before --start {beyond:g} s",
-            "get or record the whole file again",
-            kind="truncated",
-        )
-
-
-def check_beginning(clip: Clip) -> None:
-    """A range before the first frame that decodes shows nothing."""
-    before, end = clip.first.before, clip.sampling.end_s
-    if before and end is not None and end <= (begins := clip.index.timestamps_s[before]):
-        raise VideoError(
-            f"{clip.source.name}: nothing before {begins:.2f} s can be decoded: it begins in the "
-            "middle of a group of pictures",
-            f"ask for a time after --start {begins:.2f}",
-            kind="truncated",
-        )
-
-
-def nothing_decodes(source: Source, index: ClipIndex, sampling: Sampling) -> VideoError:
-    """Not a single frame of the file can be decoded."""
-    if index.missing:
-        unseen = FirstFrame(1, 1, Orientation())
-        return too_few(Clip(source, index, unseen, sampling, FrameBuffer()), 0)
-    return VideoError(
-        f"{source.name}: none of its {plural(len(index), 'frame')} can be decoded ({index.codec})",
-        "the file is damaged; get or record it again",
-    )
-
-
 def too_few(clip: Clip, used: int, seconds: float | None = None) -> VideoError:
     """Too few of the frames that were asked for, or frames of too little of the time."""
     needed = len(clip.whole())
@@ -155,21 +123,10 @@ def too_few(clip: Clip, used: int, seconds: float | None = None) -> VideoError:
             "least a third is needed"
         )
     return VideoError(
-        f"{clip.source.name}: cut short or damaged: {what}",
+        f"{clip.name}: cut short or damaged: {what}",
         f"{hint} the whole file again",
         kind="truncated",
     )
-
-
-def check_memory(clip: Clip, frames: int) -> None:
-    height, width = clip.buffer.kept(clip.first.height, clip.first.width)
-    each = height * width * 3
-    if frames * each > MAX_PIXEL_BYTES:
-        raise MemoryLimitError(
-            f"{clip.source.name}: {plural(frames, 'frame')} of {width}x{height} would take "
-            f"{frames * each / 2**30:.1f} GB",
-            f"ask for --frames {max(1, MAX_PIXEL_BYTES // each)} or fewer",
-        )
 
 
 DECODERS = ("auto", "decord", "pyav")
@@ -196,10 +153,28 @@ def read_frames(
     `buffer` takes the pixels, in place of memory of this process, and its own `resize` counts then.
     """
     check_decoder(decoder)
-    buffer = buffer or FrameBuffer(resize)
-    checked = check_source(source, name)
-    with contextlib.closing(Kept()) as kept:
-        return _read(dataclasses.replace(checked, kept=kept), sampling, decoder, buffer)
+    with contextlib.closing(ClipFile(check_source(source, name))) as file:
+        clip = _open(file, sampling, buffer or FrameBuffer(resize))
+        index, first = clip.index, clip.first
+        wanted = clip.chosen(index.timestamps_s[first.before :]) + first.before
+        if index.missing:
+            check_enough(clip, index.timestamps_s[wanted], np.arange(first.before, len(index)))
+        height, width = clip.buffer.kept(first.height, first.width)
+        each = height * width * 3
+        if len(wanted) * each > MAX_PIXEL_BYTES:
+            raise MemoryLimitError(
+                f"{clip.name}: {plural(len(wanted), 'frame')} of {width}x{height} would take "
+                f"{len(wanted) * each / 2**30:.1f} GB",
+                f"ask for --frames {max(1, MAX_PIXEL_BYTES // each)} or fewer",
+            )
+        try:
+            picked = _decode(clip, wanted, decoder)
+        except MemoryError as error:
+            raise MemoryLimitError(
+                f"{clip.name}: no memory for {len(wanted)} frames of {first.width}x{first.height}",
+                "use fewer --frames",
+            ) from error
+        return _frames(clip, picked)
 
 
 def check_clip(
@@ -213,51 +188,52 @@ def check_clip(
 
     Parameters and errors are those of `read_frames`.
     """
-    checked = check_source(source, name)
-    with contextlib.closing(Kept()) as kept:
-        source = dataclasses.replace(checked, kept=kept)
-        clip = _open(source, sampling.with_default_frames(1), buffer or FrameBuffer(None))
+    with contextlib.closing(ClipFile(check_source(source, name))) as file:
+        clip = _open(file, sampling.with_default_frames(1), buffer or FrameBuffer())
         clip.chosen(clip.index.timestamps_s[clip.first.before :])
 
 
-def _open(checked: Source, sampling: Sampling, buffer: FrameBuffer) -> Clip:
+def _open(file: ClipFile, sampling: Sampling, buffer: FrameBuffer) -> Clip:
     """The clip, once its packets are read and its first frame is decoded."""
+    name = file.source.name
     try:
-        index = index_clip(checked, buffer.progress)
-        if not index.exact and checked.kept is not None:
+        index = index_clip(file, buffer.progress)
+        if not index.exact:
             # A demuxer that has read on into a second recording does not come back from it whole.
-            checked.kept.close()
-            checked = dataclasses.replace(checked, kept=None)
-        first = pyav_decoder.probe(checked, index)
+            file.keep_nothing()
+        first = pyav_decoder.probe(file, index)
+        if first is None and index.missing:
+            unseen = FirstFrame(1, 1, Orientation())
+            raise too_few(Clip(file, index, unseen, sampling, buffer), 0)
         if first is None:
-            raise nothing_decodes(checked, index, sampling)
+            raise VideoError(
+                f"{name}: none of its {plural(len(index), 'frame')} can be decoded ({index.codec})",
+                "the file is damaged; get or record it again",
+            )
     except VideoError:
-        if is_encrypted(checked):
-            raise encrypted(checked) from None
+        if is_encrypted(file.source):
+            raise encrypted(file.source) from None
         raise
-    check_promised_range(checked, index, sampling)
-    clip = Clip(checked, index, first, sampling, buffer)
+    start, end = sampling.start_s or 0.0, sampling.end_s
+    # A range that the header promises and the file no longer holds is no usage error.
+    if index.missing and index.end_s <= start < index.promised_end_s:
+        raise VideoError(
+            f"{name}: cut short: its frames end at {index.end_s:.2f} s "
+            f"of {index.promised_end_s:.2f} s, before --start {start:g} s",
+            "get or record the whole file again",
+            kind="truncated",
+        )
+    clip = Clip(file, index, first, sampling, buffer)
     if index.missing:
         clip.whole()  # a range beyond the whole clip is told before anything is decoded
-    check_beginning(clip)
+    if first.before and end is not None and end <= (begins := index.timestamps_s[first.before]):
+        raise VideoError(
+            f"{name}: nothing before {begins:.2f} s can be decoded: it begins in the "
+            "middle of a group of pictures",
+            f"ask for a time after --start {begins:.2f}",
+            kind="truncated",
+        )
     return clip
-
-
-def _read(checked: Source, sampling: Sampling, decoder: str, buffer: FrameBuffer) -> Frames:
-    clip = _open(checked, sampling, buffer)
-    index, first = clip.index, clip.first
-    wanted = clip.chosen(index.timestamps_s[first.before :]) + first.before
-    if index.missing:
-        check_enough(clip, index.timestamps_s[wanted], np.arange(first.before, len(index)))
-    check_memory(clip, len(wanted))
-    try:
-        picked = _decode(clip, wanted, decoder)
-    except MemoryError as error:
-        raise MemoryLimitError(
-            f"{checked.name}: no memory for {len(wanted)} frames of {first.width}x{first.height}",
-            "use fewer --frames",
-        ) from error
-    return _frames(clip, picked)
 
 
 def check_decoder(decoder: str) -> None:
@@ -279,7 +255,7 @@ class _Picked:
 
 
 def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> _Picked:
-    source, index, first, buffer = clip.source, clip.index, clip.first, clip.buffer
+    file, index, first, buffer = clip.file, clip.index, clip.first, clip.buffer
     times = index.timestamps_s[wanted]
     notes: tuple[str, ...] = ()
     if decoder == "decord" and not decord_decoder.installed():
@@ -287,18 +263,18 @@ def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> _Picked:
     if decoder == "decord" or _decord_first(clip, decoder):
         try:
             buffer.at("decord")
-            pixels = decord_decoder.decode(source, index, first, wanted, buffer)
+            pixels = decord_decoder.decode(file.source, index, first, wanted, buffer)
             buffer.at("pyav")
             _check_repeats(clip, wanted, pixels)
             return _Picked(pixels, times, wanted, "decord")
         except decord_decoder.DecordUnfitError as reason:
             if decoder == "decord":
                 raise VideoError(
-                    f"{source.name}: {reason}", "leave the choice of the decoder to adatp"
+                    f"{clip.name}: {reason}", "leave the choice of the decoder to adatp"
                 ) from None
             notes = (f"decoded by PyAV: {reason}",)
             buffer.at("pyav")
-    found = pyav_decoder.decode_by_pts(source, index, first, wanted, buffer)
+    found = pyav_decoder.decode_by_pts(file, index, first, wanted, buffer)
     if found is not None:
         return _Picked(found, times, wanted, "pyav", notes, first.before)
     return _decode_in_a_row(clip, notes)
@@ -310,7 +286,7 @@ def _decord_first(clip: Clip, decoder: str) -> bool:
         return False
     if not decord_decoder.worth(clip.index, clip.first):
         return False
-    return decord_decoder.unfit(clip.source, clip.index, clip.first) is None
+    return decord_decoder.unfit(clip.file.source, clip.index, clip.first) is None
 
 
 def _check_repeats(clip: Clip, wanted: IndexArray, pixels: Pixels) -> None:
@@ -323,7 +299,7 @@ def _check_repeats(clip: Clip, wanted: IndexArray, pixels: Pixels) -> None:
     # Elsewhere than `pixels`, which are still wanted; resized like them, to be as alike.
     apart = clip.buffer.private()
     again = [
-        pyav_decoder.decode_by_pts(clip.source, clip.index, clip.first, wanted[pair], apart)
+        pyav_decoder.decode_by_pts(clip.file, clip.index, clip.first, wanted[pair], apart)
         for pair in pairs
     ]
     if any(two is None or not np.array_equal(two[0], two[1]) for two in again):
@@ -332,18 +308,16 @@ def _check_repeats(clip: Clip, wanted: IndexArray, pixels: Pixels) -> None:
 
 def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> _Picked:
     """Sample over the frames that really come out when all are decoded in a row."""
-    source, index, sampling, buffer = clip.source, clip.index, clip.sampling, clip.buffer
+    file, index, sampling, buffer = clip.file, clip.index, clip.sampling, clip.buffer
     until = None
     if sampling.end_s is not None and index.exact:
         later = int(np.searchsorted(index.timestamps_s, sampling.end_s))
         until = int(index.pts[min(later, len(index) - 1)])
     # An index without errors of its own is tried at full speed first.
-    survey = pyav_decoder.survey(
-        source, index, until, careful=index.exact, progress=buffer.progress
-    )
+    survey = pyav_decoder.survey(file, index, until, careful=index.exact, progress=buffer.progress)
     careful = index.exact or survey.errors > 0
     if careful and not index.exact:
-        survey = pyav_decoder.survey(source, index, until, careful=True, progress=buffer.progress)
+        survey = pyav_decoder.survey(file, index, until, careful=True, progress=buffer.progress)
     times, positions = times_of(index, survey.pts, clip.first.before, partial=until is not None)
     expected = len(index) if until is None else int(np.searchsorted(index.pts, until, "right"))
     before = clip.first.before
@@ -362,9 +336,7 @@ def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> _Picked:
         raise too_few(clip, 0)
     if survey.errors or lost > before or index.missing:
         check_enough(clip, times[chosen], positions)
-    pixels = pyav_decoder.decode_by_count(
-        source, index, clip.first, chosen, buffer, careful=careful
-    )
+    pixels = pyav_decoder.decode_by_count(file, index, clip.first, chosen, buffer, careful=careful)
     if len(pixels) < len(chosen):
         raise too_few(clip, len(pixels))
     return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes, lost)

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import VideoError
-from adatp_cli.video.container import Packets, open_container, read_packets
-from adatp_cli.video.endings import Ending, encrypted, ending_of
+from adatp_cli.video.container import ClipFile, Packets, read_packets
 from adatp_cli.video.frames import Progress, no_progress
-from adatp_cli.video.source import Source
+from adatp_cli.video.source import Ending, Source, encrypted, ending_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -189,15 +188,15 @@ class ClipIndex:
         return self.end_s + self.missing / self.fps
 
 
-def index_clip(source: Source, progress: Progress = no_progress) -> ClipIndex:
+def index_clip(file: ClipFile, progress: Progress = no_progress) -> ClipIndex:
     """Read all packets of the clip, decoding none."""
-    with open_container(source) as (container, streams):
+    with file.container() as (container, streams):
         found = read_packets(container, streams, progress)
         stream, packets = _moving(streams, found)
         # Matroska's encryption shows as the name of a key.
         if packets.encrypted or "enc_key_id" in stream.metadata:
-            raise encrypted(source)
-        return _build_index(source, container, stream, packets)
+            raise encrypted(file.source)
+        return _build_index(file.source, container, stream, packets)
 
 
 def _moving(streams: list[VideoStream], found: dict[int, Packets]) -> tuple[VideoStream, Packets]:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from adatp_cli.video.container import decoding_errors, open_clip
+from adatp_cli.video.container import ClipFile, decoding_errors
 from adatp_cli.video.frames import FrameBuffer, Pixels, Progress, no_progress
 from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.shown import FirstFrame, first_frame, shown
-from adatp_cli.video.source import Source
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -205,9 +204,9 @@ class Cursor:
         return int(keys[int(np.argmin(off))])
 
 
-def probe(source: Source, index: ClipIndex) -> FirstFrame | None:
+def probe(file: ClipFile, index: ClipIndex) -> FirstFrame | None:
     """Decode one frame; None where not a single one can be decoded."""
-    with open_clip(source, index.stream) as (container, stream):
+    with file.stream(index.stream) as (container, stream):
         frames = decode_in_a_row(container, stream, index, Errors(), no_progress)
         frame = next(frames, None)
         if frame is None:
@@ -219,7 +218,7 @@ def probe(source: Source, index: ClipIndex) -> FirstFrame | None:
 
 
 def decode_by_pts(
-    source: Source,
+    file: ClipFile,
     index: ClipIndex,
     first: FirstFrame,
     wanted: npt.NDArray[np.int64],
@@ -232,7 +231,7 @@ def decode_by_pts(
     if not index.exact or len(index.keys) == 0:
         return None
     pixels = buffer.room(len(wanted), first.height, first.width)
-    with open_clip(source, index.stream) as (container, stream):
+    with file.stream(index.stream) as (container, stream):
         cursor = Cursor(container, stream, index, buffer.progress)
         for slot, position in enumerate(wanted):
             frame = cursor.frame_at(int(position))
@@ -252,7 +251,7 @@ class Survey:
 
 
 def survey(
-    source: Source, index: ClipIndex, until_pts: int | None, *, careful: bool, progress: Progress
+    file: ClipFile, index: ClipIndex, until_pts: int | None, *, careful: bool, progress: Progress
 ) -> Survey:
     """Decode all frames up to `until_pts` in a row, keeping no pixels.
 
@@ -261,7 +260,7 @@ def survey(
     """
     found: list[int | None] = []
     errors = Errors()
-    with open_clip(source, index.stream, share_frames=careful) as (container, stream):
+    with file.stream(index.stream, share_frames=careful) as (container, stream):
         for frame in decode_in_a_row(container, stream, index, errors, progress):
             if until_pts is not None and frame.pts is not None and frame.pts > until_pts:
                 break
@@ -270,7 +269,7 @@ def survey(
 
 
 def decode_by_count(
-    source: Source,
+    file: ClipFile,
     index: ClipIndex,
     first: FirstFrame,
     ordinals: npt.NDArray[np.int64],
@@ -284,7 +283,7 @@ def decode_by_count(
     """
     pixels = buffer.room(len(ordinals), first.height, first.width)
     slot = 0
-    with open_clip(source, index.stream, share_frames=careful) as (container, stream):
+    with file.stream(index.stream, share_frames=careful) as (container, stream):
         frames = decode_in_a_row(container, stream, index, Errors(), buffer.progress)
         for ordinal, frame in enumerate(frames):
             if slot == len(ordinals):

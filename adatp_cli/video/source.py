@@ -1,6 +1,7 @@
-"""Where a clip's bytes are: from what a user wrote to a file, checked before a decoder sees it.
+"""A clip's bytes: where they are, and what they say before a decoder sees them.
 
-Also: why a source that no demuxer could open is no video, in the user's words.
+That is: whether the file is there to its end, whether it is encrypted, and why one that no demuxer
+could open is no video, in the user's words.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import os
 import re
 import shlex
 import stat
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from enum import Enum
+from itertools import islice
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from adatp_cli.errors import VideoError
 from adatp_cli.text import printable
-
-if TYPE_CHECKING:
-    from adatp_cli.video.container import Kept
 
 STDIN_NAME = "standard input"
 _BUFFER_BYTES = 1 << 17
@@ -72,8 +74,6 @@ class Source:
         The descriptor of the open file, where there is one; its owner closes it.
     ending
         Of the file's name, as in ``.mp4``: some containers are only known by it.
-    kept
-        Where a container stays open between those who read it.
     """
 
     name: str
@@ -82,7 +82,6 @@ class Source:
     size: int
     file: int | None = None
     ending: str = ""
-    kept: Kept | None = None
 
     def open(self) -> BinaryIO:
         """The bytes from the start; the caller closes."""
@@ -225,12 +224,31 @@ def _stat(path: str, shown: str) -> tuple[int, int]:
     return found.st_mode, found.st_size
 
 
+def unreadable(name: str, error: OSError) -> VideoError:
+    """What the system says where a file cannot be opened or read."""
+    return VideoError(f"{name}: cannot be read: {error.strerror}", "check the disk and the file")
+
+
+# What a file says by its own structure. Lengths in headers are a writer's word about the clip
+# before it was cut, joined or copied: they say that something is missing only where the structure
+# says so too.
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+# A live recording may be a cluster of unknown size with a block each few milliseconds.
+_MOST_PARTS = 500_000
+_TS_PACKET = 188
+# Bytes of an MP4's index that are looked through.
+_MOST_INDEX = 1 << 24
+_BOX_HEAD = 8
+# A fragmented recording has many; a hostile file of 8-byte boxes must not cost a long walk.
+_MOST_LISTED = 10_000
+
+
 def explain_unopened(source: Source) -> VideoError:
     """Why no demuxer took the source: a file of another kind, or a video that is cut or damaged."""
     try:
         with source.open() as stream:
             head = stream.read(512)
-            boxes = _top_level_boxes(stream, source.size)
+            kinds = [kind for _, kind, _ in islice(_boxes(stream, source.size), _MOST_LISTED)]
     except OSError as error:
         return unreadable(source.name, error)
     picture = _still_picture(head)
@@ -238,8 +256,8 @@ def explain_unopened(source: Source) -> VideoError:
         return VideoError(
             f"{source.name}: is {picture}, not a video", _OTHER_FILE_HINT, kind="not_a_video"
         )
-    if boxes is not None:
-        if b"moov" not in boxes:
+    if kinds and kinds[0] in _MP4_FIRST_BOXES:
+        if b"moov" not in kinds:
             return VideoError(
                 f"{source.name}: the MP4 file ends before its index (moov): it is cut short",
                 "finish the download or the recording, or repair the file",
@@ -258,11 +276,6 @@ def explain_unopened(source: Source) -> VideoError:
     )
 
 
-def unreadable(name: str, error: OSError) -> VideoError:
-    """What the system says where a file cannot be opened or read."""
-    return VideoError(f"{name}: cannot be read: {error.strerror}", "check the disk and the file")
-
-
 def _still_picture(head: bytes) -> str | None:
     """The name of a still picture or a known document, None for anything else."""
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"heic", b"heix", b"mif1"):
@@ -277,24 +290,150 @@ def _what_else(head: bytes) -> str:
     return "holds text" if text > 0.95 * len(head) else "its content is of no known kind"
 
 
-def _top_level_boxes(stream: BinaryIO, size: int) -> frozenset[bytes] | None:
-    """The types of an MP4 or QuickTime file's outermost boxes; None where it is no such file."""
-    found: set[bytes] = set()
-    offset = 0
-    # A fragmented recording has many; a hostile file of 8-byte boxes must not cost a long walk.
-    for _ in range(10_000):
-        if offset + 8 > size:
-            break
-        stream.seek(offset)
-        header = stream.read(16)
-        kind = header[4:8]
-        if offset == 0 and kind not in _MP4_FIRST_BOXES:
-            return None
-        found.add(kind)
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        if length < 8:
-            break
-        offset += length
-    return frozenset(found) if found else None
+class Ending(Enum):
+    """How a file ends.
+
+    WHOLE: as its writer finished it, so that lengths in its header are of what is in it.
+    OPEN: nothing says where it should end: a pipe, a recording not finished, another format.
+    CUT: in the middle of a part that says how long it is.
+    """
+
+    WHOLE = "whole"
+    OPEN = "open"
+    CUT = "cut"
+
+
+def ending_of(source: Source, container: str) -> Ending:
+    """How the file ends; `container` is FFmpeg's name of its format."""
+    kinds = (("matroska", _matroska), ("mov", _mp4), ("flv", _flv), ("avi", _avi))
+    look = next((look for kind, look in kinds if container.startswith(kind)), None)
+    if look is None:
+        return Ending.OPEN
+    with source.open() as stream:
+        try:
+            return look(stream, source.size)
+        except (IndexError, struct.error):  # it ends in the middle of a number
+            return Ending.CUT
+
+
+def encrypted(source: Source) -> VideoError:
+    """That a clip is encrypted."""
+    return VideoError(
+        f"{source.name}: it is encrypted (DRM): its frames cannot be read without a key",
+        "give a copy that is not encrypted",
+        kind="encrypted",
+    )
+
+
+def is_encrypted(source: Source) -> bool:
+    """Whether an MP4 file names encrypted samples, or a transport stream scrambled packets."""
+    with source.open() as stream:
+        head = stream.read(_TS_PACKET * 2000)
+        if head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G":
+            return any(bits & 0x80 for bits in head[3::_TS_PACKET])
+        for place, kind, length in _boxes(stream, source.size):
+            if kind == b"moov":
+                stream.seek(place)
+                content = stream.read(min(length, _MOST_INDEX))
+                return b"encv" in content and b"schm" in content
+    return False
+
+
+def _matroska(stream: BinaryIO, size: int) -> Ending:
+    """A file that was finished states the size of its one segment; a pipe cannot."""
+    place = 0
+    for _ in range(_MOST_PARTS):
+        if place >= size:
+            return Ending.OPEN
+        stream.seek(place)
+        head = stream.read(12)
+        kind_length = 9 - head[0].bit_length()
+        if kind_length > 4:
+            return Ending.OPEN  # damaged: what follows cannot be found
+        length_length = 9 - head[kind_length].bit_length()
+        if length_length > 8:
+            return Ending.OPEN
+        kind = int.from_bytes(head[:kind_length], "big")
+        place += kind_length + length_length
+        coded = head[kind_length : kind_length + length_length]
+        unknown = (1 << 7 * length_length) - 1
+        length = int.from_bytes(coded, "big") & unknown
+        if len(coded) < length_length:
+            return Ending.CUT
+        if length == unknown:
+            if kind not in (_SEGMENT, _CLUSTER):
+                return Ending.OPEN
+            continue  # its parts come next
+        place += length
+        if place > size:
+            return Ending.CUT
+        if kind == _SEGMENT:
+            return Ending.WHOLE
+    return Ending.OPEN
+
+
+def _mp4(stream: BinaryIO, size: int) -> Ending:
+    """By its outermost boxes; nothing tells of a fragment that is not there at all."""
+    end = 0
+    for place, kind, length in _boxes(stream, size):
+        if length < _BOX_HEAD or not kind.isascii():  # 0: to the end, wherever that is
+            return Ending.OPEN
+        end = place + length
+        if end > size:
+            return Ending.CUT
+    if end == size:
+        return Ending.WHOLE
+    return Ending.CUT if size - end < _BOX_HEAD else Ending.OPEN
+
+
+def _boxes(stream: BinaryIO, size: int) -> Iterator[tuple[int, bytes, int]]:
+    """Place, kind and length of an MP4 or QuickTime file's outermost boxes, while they make sense.
+
+    The last one need not: its length may lead beyond the file, or be less than its own head.
+    """
+    place = 0
+    for _ in range(_MOST_PARTS):
+        if place >= size:
+            return
+        stream.seek(place)
+        head = stream.read(2 * _BOX_HEAD)
+        if len(head) < _BOX_HEAD:
+            return
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1:  # a longer one follows; where it is cut, it leads beyond the file
+            length = int.from_bytes(head[8:].ljust(8, b"\xff"), "big")
+        yield place, kind, length
+        if length < _BOX_HEAD or not kind.isascii():
+            return
+        place += length
+
+
+def _flv(stream: BinaryIO, size: int) -> Ending:
+    """By the file size in its metadata, and by the length that stands behind its last tag."""
+    head = stream.read(4096)
+    place = head.find(b"filesize\x00")
+    stated = struct.unpack(">d", head[place + 9 : place + 17])[0] if place > 0 else 0.0
+    if stated > size:
+        return Ending.CUT
+    stream.seek(max(0, size - 4))
+    (behind,) = struct.unpack(">I", stream.read(4))
+    if not 11 <= behind <= size - 4:
+        return Ending.CUT
+    stream.seek(size - 4 - behind)
+    if behind != 11 + int.from_bytes(stream.read(4)[1:], "big"):
+        return Ending.CUT
+    return Ending.WHOLE if stated > 0 else Ending.OPEN
+
+
+def _avi(stream: BinaryIO, size: int) -> Ending:
+    """By its RIFF chunks, of which a long file has several."""
+    place = 0
+    while place + 12 <= size:
+        stream.seek(place)
+        kind, length = struct.unpack("<4sI", stream.read(8))
+        if kind != b"RIFF" or length in (0, 0xFFFFFFFF):
+            return Ending.OPEN if place == 0 or kind == b"RIFF" else Ending.WHOLE
+        place += 8 + length + length % 2
+        if place > size + 1:
+            return Ending.CUT
+    return Ending.WHOLE
