@@ -403,7 +403,7 @@ def _boxes(stream: BinaryIO, size: int) -> Iterator[tuple[int, bytes, int]]:
         if length == 1:  # a longer one follows; where it is cut, it leads beyond the file
             length = int.from_bytes(head[8:].ljust(8, b"\xff"), "big")
         yield place, kind, length
-        if length < _BOX_HEAD or not kind.isascii():
+        if length < _BOX_HEAD:
             return
         place += length
 
