@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from adatp_cli.evaluation.bias import Sample, sample_of
 from tests.conftest import Run
 
 PANCAKE = Path(__file__).parent / "data" / "flipping_a_pancake.mkv"
@@ -89,6 +90,33 @@ def test_the_unpruned_attention_is_the_same_whatever_stands_beside_it(
     other = by_view(adatp("bias", mine, *TINY, "--json", "-p", "vanilla").records[0])
     assert list(other) == [("vanilla", "attention")]
     assert first["vanilla", "attention"] == other["vanilla", "attention"]
+
+
+def test_a_question_that_cannot_be_measured_is_one_that_failed(
+    adatp: Run, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first profile: its trace is no sample, or its attention to the clip is zero."""
+    taken = []
+
+    def sample(arrays: Any, rows: Any) -> Sample:
+        taken.append(rows)
+        if len(taken) == 1:
+            raise KeyError("kept_2")
+        return sample_of(arrays, rows if len(taken) != 3 else [row * 0 for row in rows])
+
+    monkeypatch.setattr("adatp_cli.evaluation.bias.sample_of", sample)
+    row = {"video": "a.mkv", "question": "where is it?", "answer": "x"}
+    with mine.open("a") as file:
+        file.write(f"{json.dumps(row)}\n")
+    run = adatp("bias", mine, *TINY, "--json", "-p", "fastv")
+    assert run.code == 6, run.err
+    (data,) = run.records
+    assert data["questions"] == {"vanilla": 1, "fastv": 3}
+    assert data["failed"] == {"missing": 2, "unexpected": 2}
+    for view in data["views"]:
+        assert sum(view["layers"][0]["parts"]) == pytest.approx(1)
+    assert "4 prefills in" in run.err
+    assert "2 failed: unexpected" in run.err
 
 
 def test_a_report(adatp: Run, mine: Path, tmp_path: Path) -> None:

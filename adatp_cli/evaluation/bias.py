@@ -200,7 +200,6 @@ class Tally:
 
     def add(self, profile: str, sample: Sample, *, prunes: bool) -> None:
         """Take one question's looks; a `ValueError` where a layer has no attention to the clip."""
-        self._counts[profile] = self._counts.get(profile, 0) + 1
         kinds: tuple[What, ...] = ("attention", "kept") if prunes else ("attention",)
         for what in kinds:
             layers = [_bias(sample, look, what) for look in sample.looks]
@@ -208,6 +207,7 @@ class Tally:
             if before is not None:
                 layers = [one + other for one, other in zip(before, layers, strict=True)]
             self._sums[profile, what] = layers
+        self._counts[profile] = self._counts.get(profile, 0) + 1
 
     def summary(self, title: str, failed: Mapping[str, int]) -> BiasSummary:
         """The means."""
