@@ -28,13 +28,6 @@ def save_film(scene: Scene, path: Path) -> None:
     """Write an mp4: H.264, each frame shown from its own timestamp to the next one's.
 
     Its time begins with the first frame; the last one stays as long as the one before it.
-
-    Raises
-    ------
-    ModelError
-        PyAV was built without an H.264 encoder.
-    OSError
-        The file cannot be written.
     """
     import av
 
@@ -71,15 +64,12 @@ def _pictures(scene: Scene) -> Iterator[npt.NDArray[np.uint8]]:
     head = _HEAD + style.QUESTION_LINE * (len(question) - 1)
     bottom = head + tall
     figure, page = style.blank_page(width, bottom + _FOOT, _DPI)
-    for number, line in enumerate(question):
-        y = 0.12 + style.QUESTION_LINE * number
-        style.write(page, _MARGIN, y, line, style.LARGE, weight="bold")
+    style.write_lines(page, _MARGIN, 0.12, question, style.LARGE, style.QUESTION_LINE)
     lefts = [_MARGIN + index * (_PANEL + _MARGIN) for index in range(len(scene.panels))]
     for panel, left in zip(scene.panels, lefts, strict=True):
         style.write(page, left, head - 0.3, style.heading(panel), 10)
-        room = style.letters(_PANEL, 11)
-        for number, line in enumerate(style.wrapped(panel.answer, room, 2)):
-            style.write(page, left, bottom + 0.34 + 0.2 * number, line, 11, weight="bold")
+        answer = style.wrapped(panel.answer, style.letters(_PANEL, 11), 2)
+        style.write_lines(page, left, bottom + 0.34, answer, 11, 0.2)
         cost = dict(panel.costs).get("LLM cost", "")
         told = style.wrapped(f"LLM cost {cost}" if cost else "", 90, 1)[0]
         style.write(page, left, bottom + 0.34 + 0.42, told, 8.5, color="#444444")

@@ -8,6 +8,7 @@ import io
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,6 @@ import numpy.typing as npt
 from adatp_cli.pictures import style
 from adatp_cli.pictures.scene import Panel, Scene
 
-_TEMPLATE = "page.html"
 # Frames on the page, in pixels of the longer side: sharp enough for a cell, and light.
 _LONGER = 320
 _LONGER_OF_MANY = 224
@@ -29,12 +29,14 @@ def save_page(scene: Scene, path: Path) -> None:
     path.write_text(page(scene), encoding="utf-8")
 
 
-def page(scene: Scene) -> str:
-    """The page's text. Each frame is in it once, as a JPEG picture."""
-    record = scene.record
+def page_data(scene: Scene) -> dict[str, Any]:
+    """What the page's script draws: each frame once, and the layer at which each token fell.
+
+    Numbers and pictures in base64 alone: no text that could end the script which holds it.
+    """
     rows, cols = scene.panels[0].fates.fell.shape[1:]
-    data = {
-        "layers": record.model.layers,
+    return {
+        "layers": scene.record.model.layers,
         "rows": rows,
         "cols": cols,
         "shade": style.SHADE,
@@ -47,16 +49,19 @@ def page(scene: Scene) -> str:
             for panel in scene.panels
         ],
     }
+
+
+def page(scene: Scene) -> str:
+    """The page's text, whole: nothing in it is loaded from anywhere."""
     parts = {
-        "title": _escaped(style.wrapped(record.question, 80, 1)[0]),
-        "question": _escaped(record.question),
+        "title": _escaped(style.wrapped(scene.record.question, 80, 1)[0]),
+        "question": _escaped(scene.record.question),
         "about": _escaped(style.about(scene)),
-        "layers": str(record.model.layers),
+        "layers": str(scene.record.model.layers),
         "panels": "".join(_panel(scene, number) for number in range(len(scene.panels))),
-        # Numbers and base64 alone: no text that could end the script which holds it.
-        "data": json.dumps(data, allow_nan=False, separators=(",", ":")),
+        "data": json.dumps(page_data(scene), allow_nan=False, separators=(",", ":")),
     }
-    template = resources.files("adatp_cli.pictures").joinpath(_TEMPLATE).read_text("utf-8")
+    template = resources.files("adatp_cli.pictures").joinpath("page.html").read_text("utf-8")
     pieces = template.split("@@")  # text and names by turns; what is put in is not looked at again
     return "".join(parts[piece] if odd % 2 else piece for odd, piece in enumerate(pieces))
 

@@ -17,32 +17,17 @@ _WIDEST, _TALLEST = 4.0, 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenFates:
-    """What became of each visual token.
+    """What became of each visual token."""
 
-    Parameters
-    ----------
-    fell
-        (T, rows, cols) int64: the layer before which the token fell, 0 for what went (or was merged
-        into another) before the language model; `layers` for what was kept to the end.
-    layers
-        N, the language model's.
-    steps
-        The layers before which tokens could go, rising; without any, nothing was pruned.
-    """
-
+    # (T, rows, cols): the layer before which the token fell, 0 for what went (or was merged into
+    # another) before the language model; `layers` for what was kept to the end.
     fell: npt.NDArray[np.int64]
-    layers: int
-    steps: tuple[int, ...]
+    layers: int  # of the language model
+    steps: tuple[int, ...]  # the layers before which tokens could go, rising; none: no pruning
 
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]], layers: int) -> TokenFates:
-        """From a trace's arrays and the number of layers.
-
-        Raises
-        ------
-        ValueError
-            The arrays are no trace of a model with so many layers.
-        """
+        """From a trace's arrays; a `ValueError` if no model of so many layers made them."""
         try:
             rows, cols = (int(count) for count in arrays["grid"])
             fell = np.full((int(arrays["frames"]), rows, cols), layers, dtype=np.int64)
@@ -66,27 +51,13 @@ class TokenFates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panel:
-    """One profile's answer.
-
-    Parameters
-    ----------
-    record
-        The answer.
-    fates
-        What became of the visual tokens.
-    costs
-        Lines on what it cost, label and text.
-    relevance
-        (T,) match of each frame to the question; None where nothing measured it.
-    similarity
-        (T-1,) of each frame to the next; None likewise.
-    """
+    """One profile's answer."""
 
     record: AnswerRecord
     fates: TokenFates
-    costs: Sequence[tuple[str, str]] = ()
-    relevance: npt.NDArray[np.float64] | None = None
-    similarity: npt.NDArray[np.float64] | None = None
+    costs: Sequence[tuple[str, str]]  # what it cost: label and text of each line
+    relevance: npt.NDArray[np.float64] | None  # (T,) of each frame to the question, if measured
+    similarity: npt.NDArray[np.float64] | None  # (T-1,) of each frame to the next, if measured
 
     @classmethod
     def of(
@@ -117,21 +88,11 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """A question about a clip, and one or more answers to it.
+    """A question about a clip, and one or more answers to it."""
 
-    Parameters
-    ----------
-    pixels
-        (T, H, W, 3) uint8, RGB; any size, the same for all.
-    panels
-        At least one, all about these frames.
-    aspect
-        Width over height at which frames are shown, as the clip is.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    panels: Sequence[Panel]
-    aspect: float = field(init=False)
+    pixels: npt.NDArray[np.uint8]  # (T, H, W, 3), RGB; any size, the same for all
+    panels: Sequence[Panel]  # at least one, all about these frames
+    aspect: float = field(init=False)  # width over height at which frames are shown, as the clip is
 
     def __post_init__(self) -> None:
         if not self.panels:

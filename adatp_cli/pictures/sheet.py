@@ -29,6 +29,7 @@ _LARGEST_CELL = 3.2
 _SMALLEST_CELL = 1.3
 _HEAD = 0.42
 _LINE = 0.19
+_ANSWER_LINE = 0.24
 _DPI = 150
 # A sheet of very many frames is drawn with fewer dots an inch rather than with more dots.
 _MOST_DOTS = 48e6
@@ -53,12 +54,10 @@ class Grid:
 
     @property
     def row_height(self) -> float:
-        """From the top of one row to the next one's."""
         return self.band + self.cell_height + _CAPTION + _GAP
 
     @property
     def height(self) -> float:
-        """Of all rows."""
         return self.rows * self.row_height
 
     def place(self, frame: int) -> tuple[float, float]:
@@ -92,13 +91,7 @@ def plan_grid(count: int, aspect: float, *, width: float, shape: float, bands: b
 
 
 def save_sheet(scene: Scene, path: Path) -> None:
-    """Draw a scene into a PNG file, a panel beside the other where there are several.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    """
+    """Draw a scene into a PNG file, a panel beside the other where there are several."""
     alone = len(scene.panels) == 1
     grid = plan_grid(
         len(scene.pixels),
@@ -113,15 +106,13 @@ def save_sheet(scene: Scene, path: Path) -> None:
     strips = max(len(_strips(panel)) for panel in scene.panels)
     above = _HEAD + _LEGEND + strips * (_STRIP + _BETWEEN)
     lines = [(len(_answer(panel, grid.width)), len(panel.costs)) for panel in scene.panels]
-    below = max(0.19 + 0.24 * answer + _LINE * costs for answer, costs in lines)
+    below = max(0.19 + _ANSWER_LINE * answer + _LINE * costs for answer, costs in lines)
     told = _MARGIN + style.QUESTION_LINE * len(question)
     top = told + 0.3
     height = top + above + grid.height + below + _MARGIN
     dpi = min(_DPI, math.sqrt(_MOST_DOTS / (width * height)))
     figure, page = style.blank_page(width, height, dpi)
-    for number, line in enumerate(question):
-        y = _MARGIN + style.QUESTION_LINE * number
-        style.write(page, _MARGIN, y, line, style.LARGE, weight="bold")
+    style.write_lines(page, _MARGIN, _MARGIN, question, style.LARGE, style.QUESTION_LINE)
     about = style.wrapped(style.about(scene), 400, 1)[0]
     style.write(page, _MARGIN, told + 0.02, about, style.MEDIUM, color="#444444")
     for index, panel in enumerate(scene.panels):
@@ -204,9 +195,9 @@ def _answer(panel: Panel, width: float) -> list[str]:
 def _draw_footer(page: Axes, panel: Panel, place: tuple[float, float, float]) -> None:
     left, top, width = place
     top += 0.1
-    for line in _answer(panel, width):
-        style.write(page, left, top, line, 12.0, weight="bold")
-        top += 0.24
+    answer = _answer(panel, width)
+    style.write_lines(page, left, top, answer, 12.0, _ANSWER_LINE)
+    top += _ANSWER_LINE * len(answer)
     for label, text in panel.costs:
         style.write(page, left, top, label, style.MEDIUM, color="#666666")
         shown = style.wrapped(text, style.letters(width - 1.0, style.MEDIUM), 1)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -94,11 +94,9 @@ def can_draw() -> bool:
 
 def plot(width: float, height: float, title: str) -> Any:
     """An empty figure for plots, in inches; its axes come in arrays of any shape."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(label(title), fontsize=11)
     return figure
 
@@ -151,6 +149,14 @@ def write(page: Axes, x: float, y: float, text: str, size: float, **look: Any) -
     """Text with its upper left corner at a place, drawn as it is: no mathematics in it."""
     settings: dict[str, Any] = {"va": "top", "parse_math": False} | look
     return page.text(x, y, text, fontsize=size, **settings)
+
+
+def write_lines(
+    page: Axes, x: float, y: float, lines: Sequence[str], size: float, step: float
+) -> None:
+    """Bold lines of text, each `step` inches below the one before."""
+    for number, line in enumerate(lines):
+        write(page, x, y + step * number, line, size, weight="bold")
 
 
 def letters(width: float, size: float) -> int:
