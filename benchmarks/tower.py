@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from adatp_cli.answering.encode import ClipEncoder
-from adatp_cli.bench.memory import PeakWatch
+from adatp_cli.bench.baseline import PeakWatch
 from adatp_cli.bench.report import machine_facts
 from adatp_cli.bench.synthetic import load_random
 from adatp_cli.model.load import LoadedModel, LoadRequest

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from adatp_cli.bench.baseline import PlainTransformers
-from adatp_cli.bench.memory import PeakWatch
+from adatp_cli.bench.baseline import PeakWatch, PlainTransformers
 from adatp_cli.bench.results import PLAIN, Measuring, NotMeasured, Sample, summarise
 from adatp_cli.bench.runner import Bench, BenchPlan
 from adatp_cli.errors import MemoryLimitError, UsageError

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from adatp_cli.bench.plots import draw
-from adatp_cli.bench.report import BenchResult, MachineFacts, schema_text, tables
+from adatp_cli.bench.report import BenchResult, MachineFacts, draw, schema_text, tables
 from adatp_cli.bench.results import PLAIN, Curve, NotMeasured, Sample, fit, growth, summarise
 from adatp_cli.bench.runner import Bench, BenchPlan, unreadable_frames
 from adatp_cli.errors import UsageError

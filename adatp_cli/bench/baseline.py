@@ -1,22 +1,28 @@
-"""Plain transformers on the same pixels and prompt: what every other figure is compared with.
+"""Plain transformers on the same pixels and prompt, which every other figure is compared with.
 
-`LlavaOnevisionForConditionalGeneration.generate`, the loaded weights, and nothing of ours: no hook,
-no session. Time to the first token is read by a streamer, which is the library's own way.
+`LlavaOnevisionForConditionalGeneration.generate` and the loaded weights, with nothing of ours: no
+hook, no session. And `PeakWatch`, which measures the memory of every contender.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import dataclasses
+import gc
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from adatp_cli.answering.encode import synchronize
-from adatp_cli.bench.memory import PeakWatch
 from adatp_cli.bench.results import PLAIN, Sample
 from adatp_cli.cost import end_to_end_cost, paper_cost
+from adatp_cli.model.device import is_cuda
 from adatp_cli.model.memory import check_run
 from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
 
@@ -25,9 +31,73 @@ if TYPE_CHECKING:
     from adatp_cli.model.prompt import Prompt
     from adatp_cli.video.frames import Frames
 
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # proc(5): set the peak of the resident set to what is resident now
+
+
+@dataclass(slots=True)
+class Peak:
+    """Bytes held at the beginning, and the most at any moment; None where it is not measured."""
+
+    before: int | None = None
+    most: int | None = None
+
+    @property
+    def above(self) -> int | None:
+        """The most that was held at once beside what was there before."""
+        return None if self.most is None or self.before is None else self.most - self.before
+
+
+class PeakWatch:
+    """Measures peaks on the device where the model is. Nothing is sampled.
+
+    On CUDA the allocator counts; on the CPU the kernel counts the process's resident memory, and
+    Linux can set the peak back. Elsewhere nothing is measured.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self.method: str | None = None  # how memory is measured, in words
+        if is_cuda(device):
+            self.method = "bytes that PyTorch's CUDA allocator gave out"
+        elif device == "cpu" and _STATUS.is_file():
+            with contextlib.suppress(OSError):
+                _CLEAR.write_text(_RESET_PEAK)
+                self.method = "resident bytes of the process, as the kernel counts them"
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[Peak]:
+        """Measure a block; the result is filled in at its end."""
+        peak = Peak()
+        if self.method is None:
+            yield peak
+        elif is_cuda(self._device):
+            torch.cuda.reset_peak_memory_stats(self._device)
+            peak.before = int(torch.cuda.memory_allocated(self._device))
+            yield peak
+            peak.most = int(torch.cuda.max_memory_allocated(self._device))
+        else:
+            gc.collect()
+            # The C library gives back what it keeps of earlier work, which no run shall get free.
+            with contextlib.suppress(AttributeError, OSError):  # another library than glibc
+                ctypes.CDLL(None).malloc_trim(0)
+            _CLEAR.write_text(_RESET_PEAK)
+            peak.before = _status("VmRSS")
+            yield peak
+            peak.most = _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    """A line of what the kernel tells of this process, in bytes."""
+    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no {field}")
+
 
 class _Clock:
-    """Takes the tokens of `generate` and notes when the first came."""
+    """A streamer that notes when the first token of `generate` came."""
 
     def __init__(self) -> None:
         self._given = 0
@@ -46,7 +116,7 @@ class _Clock:
 @dataclass(frozen=True, slots=True)
 class _Generation:
     first_token_s: float
-    total_s: float
+    further_s: float  # from the first token to the last
     generated: int
     cache_bytes: int
 
@@ -63,13 +133,7 @@ class PlainTransformers:
         self._new_tokens = new_tokens
 
     def check_memory(self, frames: int, text_tokens: int, *, vision: bool) -> None:
-        """Refuse a clip that does not fit: every frame goes through the tower in one pass.
-
-        Raises
-        ------
-        MemoryLimitError
-            It does not fit.
-        """
+        """Refuse a clip that does not fit: every frame goes through the tower in one pass."""
         check_run(
             self._loaded,
             frames=frames,
@@ -83,13 +147,13 @@ class PlainTransformers:
         """Answer one question from (n_v + 1, D) visual tokens on."""
         ids = prompt.input_ids.to(self._loaded.device)
         with watch.watch() as peak:
-            language = self._generate(inputs_embeds=self._embeddings(ids, visual))
+            made = self._generate(inputs_embeds=self._embeddings(ids, visual))
         seconds = {
-            "prefill": language.first_token_s,
-            "generate": language.total_s - language.first_token_s,
-            "total": language.total_s,
+            "prefill": made.first_token_s,
+            "generate": made.further_s,
+            "total": made.first_token_s + made.further_s,
         }
-        return self._sample(seconds, prompt, language, peak.above)
+        return self._sample(seconds, prompt, made, peak.above)
 
     @torch.inference_mode()
     def run(self, frames: Frames, decode_s: float, prompt: Prompt, watch: PeakWatch) -> Sample:
@@ -107,18 +171,16 @@ class PlainTransformers:
             whole = self._generate(input_ids=ids, pixel_values_videos=pixels)
             del pixels
         vision_s, embeddings = self._encode(frames, ids)
-        language = self._generate(inputs_embeds=embeddings)
-        generate_s = whole.total_s - whole.first_token_s
         first_token_s = decode_s + prepared_s + whole.first_token_s
         seconds = {
             "decode": decode_s,
             "vision": vision_s,
-            "prefill": language.first_token_s,
+            "prefill": self._generate(inputs_embeds=embeddings).first_token_s,
             "first_token": first_token_s,
             # Nothing is kept for the next question but the decoded frames.
             "next_first_token": first_token_s - decode_s,
-            "generate": generate_s,
-            "total": first_token_s + generate_s,
+            "generate": whole.further_s,
+            "total": first_token_s + whole.further_s,
         }
         return self._sample(seconds, prompt, whole, peak.above)
 
@@ -127,9 +189,9 @@ class PlainTransformers:
     ) -> Sample:
         """The counts are those of keeping every token."""
         shape = self._loaded.shape
-        visual, text, layers = prompt.n_visual, prompt.text_tokens + 1, shape.language.layers
+        visual, text = prompt.n_visual, prompt.text_tokens + 1
         frames = visual // shape.tokens_per_frame
-        everything = [visual] * layers
+        everything = [visual] * shape.language.layers
         paper = paper_cost(everything, shape.language)
         cost = end_to_end_cost(
             shape,
@@ -138,7 +200,7 @@ class PlainTransformers:
             visual_per_layer=everything,
             generated=made.generated,
         )
-        parts = (cost.vision, cost.relevance, cost.prefill, cost.scoring, cost.generate)
+        parts = dataclasses.astuple(cost)
         return Sample(
             contender=PLAIN,
             frames=frames,
@@ -167,10 +229,12 @@ class PlainTransformers:
         synchronize(self._loaded.device)
         finished = time.perf_counter()
         before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        cache = output.past_key_values
-        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        layers = output.past_key_values.layers
         return _Generation(
-            clock.first - started, finished - started, output.sequences.shape[1] - before, held
+            clock.first - started,
+            finished - clock.first,
+            output.sequences.shape[1] - before,
+            sum(layer.keys.nbytes + layer.values.nbytes for layer in layers),
         )
 
     def _pixels(self, frames: Frames) -> Tensor:

@@ -1,4 +1,4 @@
-"""The result of a measurement, and what it was made on: as one JSON object, and as Markdown."""
+"""The result of a measurement: as one JSON object, as tables in Markdown, and as a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -18,25 +18,34 @@ from adatp_cli.bench.results import PLAIN, STAGES, Curve, Growth, Row, Spread, g
 from adatp_cli.bench.runner import BenchPlan
 from adatp_cli.machine import usable_cores
 from adatp_cli.model.device import is_cuda
+from adatp_cli.pictures.style import drawing, label, legend, plot
 from adatp_cli.record import ModelInfo, Versions
 from adatp_cli.text import markdown_cell, percent, plural
 from adatp_cli.video.frames import VideoInfo
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
+
 SCHEMA_VERSION = 1
 RANDOM_WEIGHTS = "random weights: time and memory mean something, answers nothing"
-_SCHEMA_FILE = "bench_result.schema.json"
 _NONE = "-"
-_LABELS = {
-    "decode": "decode",
-    "vision": "vision",
-    "relevance": "relevance encoder",
-    "prefill": "prefill",
-    "choosing": "choosing, in prefill",
-    "first_token": "first token",
-    "next_first_token": "first token, next question",
-    "generate": "further tokens",
-    "total": "total",
+# The stages that add up to the total, in Okabe and Ito's colours, which people with any colour
+# vision tell apart.
+_PARTS = {
+    "decode": "#999999",
+    "vision": "#0072B2",
+    "relevance": "#CC79A7",
+    "prefill": "#D55E00",
+    "generate": "#009E73",
 }
+# Of contenders: the same colours in another order, black for the first, plain transformers.
+_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+# Contenders beyond the colours begin them again with another mark.
+_MARKERS = ("o", "s", "^", "D")
+_LEGEND_COLUMNS = 5
+_STEPS = 100
+_DPI = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +135,9 @@ class BenchResult:
 
 def schema_text() -> str:
     """The JSON Schema (draft 2020-12) that every result fits."""
-    return resources.files("adatp_cli.bench").joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
+    return (
+        resources.files("adatp_cli.bench").joinpath("bench_result.schema.json").read_text("utf-8")
+    )
 
 
 def tables(result: BenchResult) -> str:
@@ -170,47 +181,48 @@ def _title(result: BenchResult) -> str:
 
 
 def _seconds(rows: Sequence[Row]) -> list[str]:
-    stages = [stage for stage in STAGES if any(stage in row.seconds for row in rows)]
-    lines = [(_LABELS[one], [_spread(row.seconds.get(one)) for row in rows]) for one in stages]
+    lines = [
+        (name, [_spread(row.seconds.get(stage)) for row in rows])
+        for stage, name in STAGES.items()
+        if any(stage in row.seconds for row in rows)
+    ]
     lines.append(("further tokens a second", [_spread(row.tokens_per_second) for row in rows]))
     return _table("seconds", rows, lines)
 
 
 def _ratios(rows: Sequence[Row]) -> list[str]:
     others = [row for row in rows if row.contender != PLAIN]
-    stages = [stage for stage in STAGES if any(stage in row.ratio for row in others)]
-    lines = [(_LABELS[one], [_ratio(row.ratio.get(one)) for row in others]) for one in stages]
+    lines = [
+        (name, [_ratio(row.ratio.get(stage)) for row in others])
+        for stage, name in STAGES.items()
+        if any(stage in row.ratio for row in others)
+    ]
     lines.append(("relevance + choosing, of prefill", [_ratio(row.overhead) for row in others]))
     lines.append(("peak memory", [_ratio(row.ratio.get("peak_bytes")) for row in others]))
     return _table("ratio", others, lines)
 
 
 def _costs(rows: Sequence[Row]) -> list[str]:
-    tokens = [row.tokens for row in rows]
-    flops = [row.flops for row in rows]
-    whole = [one.end_to_end if one else None for one in flops]
-    achieved = [row.flop_per_second for row in rows]
-    peaks = [row.peak_bytes.median if row.peak_bytes else None for row in rows]
-    lines = [
-        (
-            "visual tokens to the last layer",
-            [f"{one.kept_final} of {one.visual}" if one else _NONE for one in tokens],
-        ),
-        ("LLM cost, paper's count", [percent(one.paper.ratio if one else None) for one in flops]),
-        ("vision, TFLOP", [_tera(one.vision if one else None) for one in whole]),
-        (
-            "prefill + scoring, TFLOP",
-            [_tera(one.prefill + one.scoring if one else None) for one in whole],
-        ),
-        ("vision, TFLOP/s", [_tera(one.get("vision")) for one in achieved]),
-        ("prefill, TFLOP/s", [_tera(one.get("prefill")) for one in achieved]),
-        (
-            "peak memory, MB",
-            [_mega(one) for one in peaks],
-        ),
-        ("keys and values, MB", [_mega(row.cache_bytes) for row in rows]),
-    ]
+    columns = [_cost_cells(row) for row in rows]
+    names = max(columns, key=len)  # what was not measured has no cells
+    lines = [(name, [cells.get(name, _NONE) for cells in columns]) for name in names]
     return _table("cost", rows, lines)
+
+
+def _cost_cells(row: Row) -> dict[str, str]:
+    if row.tokens is None or row.flops is None:
+        return {}
+    whole, achieved = row.flops.end_to_end, row.flop_per_second
+    return {
+        "visual tokens to the last layer": f"{row.tokens.kept_final} of {row.tokens.visual}",
+        "LLM cost, paper's count": percent(row.flops.paper.ratio),
+        "vision, TFLOP": _tera(whole.vision),
+        "prefill + scoring, TFLOP": _tera(whole.prefill + whole.scoring),
+        "vision, TFLOP/s": _tera(achieved.get("vision")),
+        "prefill, TFLOP/s": _tera(achieved.get("prefill")),
+        "peak memory, MB": _mega(row.peak_bytes.median if row.peak_bytes else None),
+        "keys and values, MB": _mega(row.cache_bytes),
+    }
 
 
 def _growth(scaling: Sequence[Growth]) -> list[str]:
@@ -219,10 +231,8 @@ def _growth(scaling: Sequence[Growth]) -> list[str]:
         return []
     lines = ["## How prefill grows", ""]
     lines += ["a + b n + c n² of n frames, by least squares through the medians.", ""]
-    lines += [
-        "| prefill | a, s | b, ms a frame | c, µs a frame² | worst residual |",
-        "|---" * 5 + "|",
-    ]
+    lines.append("| prefill | a, s | b, ms a frame | c, µs a frame² | worst residual |")
+    lines.append("|---" * 5 + "|")
     lines += [_curve(one, one.prefill_s, (1.0, 1e3, 1e6)) for one in scaling]
     held = [(one, one.peak_bytes) for one in scaling if one.peak_bytes is not None]
     if held:
@@ -238,11 +248,9 @@ def _curve(one: Growth, curve: Curve, units: Sequence[float]) -> str:
 
 
 def _table(what: str, rows: Sequence[Row], lines: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    names = [markdown_cell(row.contender) for row in rows]
-    top, *others = [
-        f"| {label} | {' | '.join(cells)} |" for label, cells in ((what, names), *lines)
-    ]
-    return [top, "|---" * (len(rows) + 1) + "|", *others]
+    head = [what, *(markdown_cell(row.contender) for row in rows)]
+    body = [f"| {name} | {' | '.join(cells)} |" for name, cells in lines]
+    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *body]
 
 
 def _spread(value: Spread | None) -> str:
@@ -271,3 +279,91 @@ def _tera(value: float | None) -> str:
 
 def _mega(value: float | None) -> str:
     return _NONE if value is None else f"{value / 1e6:.0f}"
+
+
+def draw(result: BenchResult, path: Path) -> None:
+    """Write the picture: where the time goes, and below it how time and memory grow."""
+    measured = [row for row in result.rows if row.not_measured is None]
+    scaling = result.scaling
+    counts = len({row.frames for row in measured})
+    tall = 1.2 + 0.27 * max(1, counts) + 0.3 * max(1, len(measured))
+    below = 3.6 + 0.2 * (len(scaling) // _LEGEND_COLUMNS) if scaling else 0.0
+    weights = ", random weights" if result.random_weights else ""
+    title = f"{result.model.name}{weights}, {result.model.dtype}, {result.machine.device}"
+    figure = plot(9.0, tall + below, title)
+    if scaling:
+        above, beneath = figure.subfigures(2, 1, squeeze=False, height_ratios=(tall, below))[:, 0]
+        _stages(above, measured)
+        _curves(beneath, measured, scaling)
+    else:
+        _stages(figure, measured)
+    with drawing():
+        figure.savefig(path, dpi=_DPI, format="png")
+
+
+def _stages(figure: FigureBase, measured: Sequence[Row]) -> None:
+    """Bars of the stages, one part for each number of frames."""
+    counts = list(dict.fromkeys(row.frames for row in measured)) or [0]
+    heights = [max(1, sum(row.frames == count for row in measured)) for count in counts]
+    all_axes = figure.subplots(
+        len(counts), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for axes, count in zip(all_axes[:, 0], counts, strict=True):
+        rows = [row for row in measured if row.frames == count]
+        places = range(len(rows))
+        left = [0.0] * len(rows)
+        for part, colour in _PARTS.items():
+            widths = [row.seconds[part].median if part in row.seconds else 0.0 for row in rows]
+            axes.barh(places, widths, left=left, color=colour, label=part)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.set_yticks(places, [label(row.contender) for row in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_title(f"{count} frames", fontsize=10)
+    all_axes[-1, 0].set_xlabel("seconds from opening the clip to the end of the answer")
+    legend(figure, all_axes[0, 0], len(_PARTS))
+
+
+def _curves(figure: FigureBase, measured: Sequence[Row], scaling: Sequence[Growth]) -> None:
+    """Points with their spread, and the curves through their medians."""
+    with_memory = any(one.peak_bytes is not None for one in scaling)
+    all_axes = figure.subplots(1, 1 + with_memory, squeeze=False)[0]
+    for number, one in enumerate(scaling):
+        rows = [row for row in measured if row.contender == one.contender]
+        seconds = [row.seconds["prefill"] for row in rows]
+        _points(all_axes[0], one, seconds, one.prefill_s, 1.0, number)
+        held = [row.peak_bytes for row in rows if row.peak_bytes is not None]
+        if one.peak_bytes is not None:
+            _points(all_axes[1], one, held, one.peak_bytes, 1e-6, number)
+    for axes, what in zip(all_axes, ("prefill, seconds", "peak memory, MB"), strict=False):
+        axes.set_title(what, fontsize=10)
+        axes.set_xlabel("frames")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    legend(figure, all_axes[0], min(len(scaling), _LEGEND_COLUMNS))
+
+
+def _points(
+    axes: Axes, one: Growth, values: Sequence[Spread], curve: Curve, unit: float, number: int
+) -> None:
+    colour = _COLOURS[number % len(_COLOURS)]
+    marker = _MARKERS[number // len(_COLOURS) % len(_MARKERS)]
+    axes.errorbar(
+        one.frames,
+        [unit * value.median for value in values],
+        yerr=[
+            [unit * (value.median - value.low) for value in values],
+            [unit * (value.high - value.median) for value in values],
+        ],
+        fmt=marker,
+        markerfacecolor="none",  # so that points on one another stay visible
+        markersize=4.5,
+        elinewidth=0.8,
+        capsize=3,
+        color=colour,
+        label=label(one.contender),
+    )
+    first, last = min(one.frames), max(one.frames)
+    steps = [first + (last - first) * step / _STEPS for step in range(_STEPS + 1)]
+    axes.plot(steps, [unit * curve.at(step) for step in steps], linewidth=1.0, color=colour)

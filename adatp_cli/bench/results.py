@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +14,18 @@ from adatp_cli.record import Flops, TokenCounts
 
 PLAIN = "plain transformers"
 
-# In the order in which tables show them.
-STAGES = (
-    "decode",
-    "vision",
-    "relevance",
-    "prefill",
-    "choosing",
-    "first_token",
-    "next_first_token",
-    "generate",
-    "total",
-)
+# What is timed, in the order in which tables show it, and what they call it.
+STAGES = {
+    "decode": "decode",
+    "vision": "vision",
+    "relevance": "relevance encoder",
+    "prefill": "prefill",
+    "choosing": "choosing, in prefill",
+    "first_token": "first token",
+    "next_first_token": "first token, next question",
+    "generate": "further tokens",
+    "total": "total",
+}
 # With fewer points any curve fits.
 _LEAST_POINTS = 3
 
@@ -89,20 +89,21 @@ class Row:
     contender: str
     frames: int
     not_measured: str | None  # why there are no figures: all that follows is then empty or None
-    seconds: Mapping[str, Spread]  # by stage, as in `Sample`
+    seconds: Mapping[str, Spread] = field(default_factory=dict)  # by stage, as in `Sample`
     # By stage and for `peak_bytes`: the median over rounds of this contender's figure over that of
     # plain transformers in the same round. Empty for plain transformers.
-    ratio: Mapping[str, float]
+    ratio: Mapping[str, float] = field(default_factory=dict)
     # Relevance encoder and choosing together, over the prefill of plain transformers in the same
     # round: what pruning costs, as a share of what there is to save.
-    overhead: float | None
-    tokens_per_second: Spread | None  # of the tokens after the first
-    flop_per_second: Mapping[str, float]  # achieved in `vision` and in `prefill`
-    peak_bytes: Spread | None
+    overhead: float | None = None
+    tokens_per_second: Spread | None = None  # of the tokens after the first
+    # Achieved in `vision` and in `prefill`.
+    flop_per_second: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: Spread | None = None
     # As in `Sample`; the same in every round.
-    cache_bytes: int | None
-    tokens: TokenCounts | None
-    flops: Flops | None
+    cache_bytes: int | None = None
+    tokens: TokenCounts | None = None
+    flops: Flops | None = None
 
 
 def summarise(
@@ -121,10 +122,7 @@ def summarise(
         plain = measured.get((frames, PLAIN), [])
         for name in (PLAIN, *names):
             if (frames, name) in failed:
-                reason = failed[frames, name]
-                rows.append(
-                    Row(name, frames, reason, {}, {}, None, None, {}, None, None, None, None)
-                )
+                rows.append(Row(name, frames, failed[frames, name]))
             elif (frames, name) in measured:
                 rows.append(_row(measured[frames, name], plain if name != PLAIN else []))
     return rows
@@ -186,7 +184,6 @@ class Curve:
     worst_residual: float | None
 
     def at(self, frames: float) -> float:
-        """The curve's value at so many frames."""
         return sum(value * frames**power for power, value in enumerate(self.coefficients))
 
 

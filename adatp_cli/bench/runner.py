@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from adatp_cli.answering.events import Answered, Clip
 from adatp_cli.answering.run import Row, RunLoop
 from adatp_cli.answering.tasks import Ask, ClipTask, FileClip, ProfileRun
-from adatp_cli.bench.baseline import PlainTransformers
-from adatp_cli.bench.memory import Peak, PeakWatch
+from adatp_cli.bench.baseline import Peak, PeakWatch, PlainTransformers
 from adatp_cli.bench.results import PLAIN, Measuring, NotMeasured, Sample
 from adatp_cli.bench.synthetic import noise_encoding
 from adatp_cli.errors import MemoryLimitError, UsageError
@@ -26,16 +25,15 @@ if TYPE_CHECKING:
     from adatp_cli.answering.plan import Plan
     from adatp_cli.answering.session import Session
     from adatp_cli.model.load import LoadedModel
-    from adatp_cli.record import TokenCounts
     from adatp_cli.video.frames import FrameReader, Frames, VideoInfo
     from adatp_cli.video.sampling import Sampling
 
 _T = TypeVar("_T")
+Event = Measuring | NotMeasured | Sample
 
 # A GPU's libraries choose their ways by the shapes that they see, so there a run of full size comes
 # first; on a CPU a short one loads all that will be needed (our choice).
 WARM_UP_FRAMES = 2
-_LANGUAGE_STAGES = ("relevance", "prefill", "choosing", "generate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +79,11 @@ class Bench:
         self.video: VideoInfo | None = None
         self.text_tokens = 0
 
-    def run(self) -> Iterator[Measuring | NotMeasured | Sample]:
+    def run(self) -> Iterator[Event]:
         """Measure, and give each sample out the moment it is there.
 
-        Raises
-        ------
-        VideoError
-            The clip cannot be read.
-        UsageError
-            It has fewer frames than are wanted, or the model can read none of the prompts.
+        A `VideoError` where the clip cannot be read; a `UsageError` where it has fewer frames than
+        are wanted, or the model can read none of the prompts.
         """
         refused = unreadable_frames(self._shared, self._plan.questions, self._plan.frames)
         for count, reason in refused.items():
@@ -104,7 +98,7 @@ class Bench:
         finally:
             settings.eos_token_id = before
 
-    def _at(self, count: int) -> Iterator[Measuring | NotMeasured | Sample]:
+    def _at(self, count: int) -> Iterator[Event]:
         running: list[str] = []
         for name in (PLAIN, *self._runs):
             try:
@@ -147,11 +141,16 @@ class Bench:
 
     def _round(
         self, frames: Frames, decode_s: float, running: Sequence[str], turn: int
-    ) -> Iterator[Measuring | NotMeasured | Sample]:
+    ) -> Iterator[Event]:
         """Every contender once, beginning with another one each time."""
+
+        def wanted_of_a_clip(name: str) -> str:
+            session = self._runs[name].session
+            return repr((session.plan.needs, session.profile.reuse_frames))
+
         # Profiles that want the same of a clip share its encoding, as the vision part is the same.
-        profiles = sorted((name for name in running if name != PLAIN), key=self._wanted_of_a_clip)
-        units = [list(same) for _, same in groupby(profiles, key=self._wanted_of_a_clip)]
+        profiles = sorted((name for name in running if name != PLAIN), key=wanted_of_a_clip)
+        units = [list(same) for _, same in groupby(profiles, key=wanted_of_a_clip)]
         if PLAIN in running:
             units.insert(0, [PLAIN])
         for unit in _turned(units, turn):
@@ -160,11 +159,6 @@ class Bench:
                 yield self._run_plain(frames, decode_s)
             else:
                 yield from self._run_profiles(_turned(unit, turn), frames, decode_s, turn)
-
-    def _wanted_of_a_clip(self, name: str) -> str:
-        """The same for profiles that can share a clip's encoding."""
-        session = self._runs[name].session
-        return repr((session.plan.needs, session.profile.reuse_frames))
 
     def _run_plain(self, frames: Frames, decode_s: float) -> Sample | NotMeasured:
         prompt = self._shared.prompt(self._plan.questions[0], len(frames))
@@ -179,7 +173,7 @@ class Bench:
 
     def _run_profiles(
         self, names: Sequence[str], frames: Frames, decode_s: float, turn: int
-    ) -> Iterator[Measuring | NotMeasured | Sample]:
+    ) -> Iterator[Event]:
         yield Measuring(names[0], len(frames), turn)
         try:
             with self._watch.watch() as encoding:
@@ -220,15 +214,16 @@ class Bench:
             (first,) = _answered(run, clip, [first_question])
         later = _answered(run, clip, further)
         record = first.record
+        taken = record.seconds
         seconds = {
-            "decode": record.seconds.decode,
-            "vision": record.seconds.vision,
-            "relevance": record.seconds.relevance,
-            "prefill": record.seconds.prefill,
+            "decode": taken.decode,
+            "vision": taken.vision,
+            "relevance": taken.relevance,
+            "prefill": taken.prefill,
             "choosing": first.selection_s,
-            "first_token": record.seconds.first_token,
-            "generate": record.seconds.generate,
-            "total": record.seconds.first_token + record.seconds.generate,
+            "first_token": taken.first_token,
+            "generate": taken.generate,
+            "total": taken.first_token + taken.generate,
         }
         if later:
             # A record tells the time as if its question were the only one.
@@ -239,43 +234,34 @@ class Bench:
         peaks = [peak for peak in (encoding.most, answering.most) if peak is not None]
         most = max(peaks) - encoding.before if peaks and encoding.before is not None else None
         if not self._plan.vision:
-            seconds = {stage: seconds[stage] for stage in _LANGUAGE_STAGES}
-            seconds["total"] = sum(seconds[one] for one in ("relevance", "prefill", "generate"))
+            stages = ("relevance", "prefill", "choosing", "generate")
+            seconds = {stage: seconds[stage] for stage in stages}
+            seconds["total"] = taken.relevance + taken.prefill + taken.generate
             most = answering.above
+        # From the lengths measured after the prefill; each layer grows by every generated token but
+        # the last, which is never fed back.
+        tokens, shape = record.tokens, self._loaded.shape.language
+        behind = tokens.text + tokens.generated - 1
+        held = sum(kept + behind for kept in tokens.kept_per_layer)
+        per_token = 2 * shape.kv_heads * shape.head_dim * DTYPE_BYTES[self._loaded.dtype]
         return Sample(
             contender=run.name,
             frames=len(clip.frames),
             seconds=seconds,
-            tokens=record.tokens,
+            tokens=tokens,
             flops=record.flops,
             peak_bytes=most,
-            cache_bytes=self._cache_bytes(record.tokens),
+            cache_bytes=held * per_token,
         )
-
-    def _cache_bytes(self, tokens: TokenCounts) -> int:
-        """Bytes of the keys and values that the layers hold once an answer is generated.
-
-        From the measured lengths after the prefill; each layer grows by every generated token but
-        the last, which is never fed back.
-        """
-        shape = self._loaded.shape.language
-        behind = tokens.text + tokens.generated - 1
-        held = sum(kept + behind for kept in tokens.kept_per_layer)
-        return 2 * held * shape.kv_heads * shape.head_dim * DTYPE_BYTES[self._loaded.dtype]
 
 
 def unreadable_frames(
     plan: Plan, questions: Sequence[str], counts: Sequence[int]
 ) -> dict[int, str]:
-    """The numbers of frames whose prompts the model cannot read, and why.
+    """The numbers of frames whose prompts the model cannot read, and why; an error if it is all.
 
     Positions beyond those that it was trained for are no use to plain transformers either, though
     nothing there refuses them; so all contenders stop at the same number.
-
-    Raises
-    ------
-    UsageError
-        It can read none of them.
     """
     refused: dict[int, UsageError] = {}
     for count in counts:

@@ -56,14 +56,8 @@ def load_random(
     Tokenizer and chat template are the bundled model's, whose few hundred ids are a part of the
     vocabulary. Answers never end by themselves, as nothing was trained to end them. `request` is as
     for `load_model`, with a model of `RANDOM`; any encoder that is asked for is a random one.
-    `shape` and `relevance` are dimensions in place of the published ones.
-
-    Raises
-    ------
-    ModelError, UsageError
-        An option has no such value, or this machine has no such device.
-    MemoryLimitError
-        The weights do not fit.
+    `shape` and `relevance` are dimensions in place of the published ones. Errors are those of
+    `load_model`.
     """
     from transformers import AutoTokenizer
 
@@ -258,24 +252,21 @@ def _fill(module: nn.Module) -> None:
             value.copy_(0.02 * noise[: len(value)])
 
 
-def write_clip(
-    path: Path, *, width: int = WIDTH, height: int = HEIGHT, seconds: int = SECONDS
-) -> None:
+def write_clip(path: Path, seconds: int = SECONDS) -> None:
     """Write scenes of a moving texture, cut hard; the same every time."""
     import av
 
     random = np.random.default_rng(0)
-    count = seconds * RATE
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.options = {"preset": "veryfast", "crf": "28", "x264-params": "log-level=-1"}
-        for numbers in np.array_split(np.arange(count), _SCENES):
-            coarse = random.integers(0, 256, (height // 8 + 32, width // 8 + 32, 3), dtype=np.uint8)
+        for numbers in np.array_split(np.arange(seconds * RATE), _SCENES):
+            coarse = random.integers(0, 256, (HEIGHT // 8 + 32, WIDTH // 8 + 32, 3), dtype=np.uint8)
             scene = np.kron(coarse, np.ones((8, 8, 1), dtype=np.uint8))
             for step in range(len(numbers)):
                 top, left = 2 * step % 256, 3 * step % 256
-                view = np.ascontiguousarray(scene[top : top + height, left : left + width])
+                view = np.ascontiguousarray(scene[top : top + HEIGHT, left : left + WIDTH])
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(view, format="rgb24")))
         container.mux(stream.encode(None))
 

@@ -256,8 +256,7 @@ class _Measurement:
         )
 
     def _show(self, result: BenchResult) -> None:
-        from adatp_cli.bench.plots import draw
-        from adatp_cli.bench.report import tables
+        from adatp_cli.bench.report import draw, tables
 
         data = result.to_dict()
         if self._output.json:
