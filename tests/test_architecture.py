@@ -20,13 +20,6 @@ FLOORS = (
 )
 # The package's face: it imports lazily what it offers, and of it the rooms take the version alone.
 FACE = ("adatp_cli", "adatp_cli.__main__")
-# Circles that stand until they are mended, each by the import that closes it for type checkers.
-STANDING = {
-    (
-        "adatp_cli.answering.tasks",
-        "adatp_cli.answering.session",
-    ),  # a task's questions get a Session
-}
 
 
 def modules() -> dict[str, Path]:
@@ -93,17 +86,9 @@ def test_nothing_imports_upwards() -> None:
 
 
 def test_no_modules_and_no_rooms_import_each_other_in_circles() -> None:
-    below = {
-        name: {other for other in names - set(FACE) if (name, other) not in STANDING}
-        for name, names in IMPORTS.items()
-        if name not in FACE
-    }
+    below = {name: names - set(FACE) for name, names in IMPORTS.items() if name not in FACE}
     list(graphlib.TopologicalSorter(below).static_order())
     list(graphlib.TopologicalSorter(between_rooms()).static_order())
-
-
-def test_what_stands_until_it_is_mended_is_still_there() -> None:
-    assert all(other in IMPORTS[name] for name, other in STANDING)
 
 
 def test_the_rooms_take_nothing_but_the_version_from_the_face() -> None:

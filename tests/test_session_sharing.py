@@ -18,13 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from adatp_cli import cost
-from adatp_cli.answering.decoding import GenerationSettings
+from adatp_cli.answering.decoding import GenerationSettings, PrefillMode
 from adatp_cli.answering.events import Answered, Clip, PrefillChosen
 from adatp_cli.answering.generate import SharedPrefix
 from adatp_cli.answering.plan import Plan, compare_prefills
 from adatp_cli.answering.run import Row
 from adatp_cli.answering.session import Session
-from adatp_cli.answering.tasks import PrefillMode
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import load_profile

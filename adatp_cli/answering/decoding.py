@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from adatp_cli.errors import UsageError
+
+# How several questions about a clip get their prefills: one for each, as the profile prunes; one
+# without pruning that all share; or which of the two costs less.
+PrefillMode = Literal["cheaper", "each", "shared"]
 
 
 @dataclass(frozen=True, slots=True)

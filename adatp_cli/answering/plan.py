@@ -29,7 +29,6 @@ from adatp_cli.video.frames import Resize
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
-    from adatp_cli.pruning.method import TokenSchedule
 
 
 class Plan:

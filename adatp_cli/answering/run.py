@@ -24,9 +24,9 @@ from adatp_cli.record import AnswerRecord, ErrorInfo, FailureRecord
 from adatp_cli.text import printable
 
 if TYPE_CHECKING:
+    from adatp_cli.answering.decoding import PrefillMode
     from adatp_cli.answering.events import Clip
     from adatp_cli.answering.session import Session
-    from adatp_cli.answering.tasks import PrefillMode
     from adatp_cli.video.frames import FrameReader, Frames
     from adatp_cli.video.sampling import Sampling
 

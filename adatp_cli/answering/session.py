@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.answering import records
-from adatp_cli.answering.decoding import GenerationSettings
+from adatp_cli.answering.decoding import GenerationSettings, PrefillMode
 from adatp_cli.answering.encode import ClipEncoder, StreamingEncoder, synchronize
 from adatp_cli.answering.events import Answered, Clip, ClipReady, PrefillChosen, Stage, TextChunk
 from adatp_cli.answering.generate import (
@@ -22,7 +22,6 @@ from adatp_cli.answering.generate import (
     generate_streaming,
 )
 from adatp_cli.answering.plan import Plan
-from adatp_cli.answering.tasks import PrefillMode
 from adatp_cli.answering.trace import build_trace
 from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model.checkpoints import TINY, TINY_KNOWS, TINY_WORLD

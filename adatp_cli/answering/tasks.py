@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from adatp_cli.record import RunContext
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from adatp_cli.video.sampling import Sampling
 
 Item = TypeVar("Item")
-# How several questions about a clip get their prefills: one for each, as the profile prunes; one
-# without pruning that all share; or which of the two costs less.
-PrefillMode = Literal["cheaper", "each", "shared"]
 
 
 class ClipSource(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adatp_cli.answering.tasks import PrefillMode
+from adatp_cli.answering.decoding import PrefillMode
 from adatp_cli.batch.walk import is_video_name
 from adatp_cli.cli.errors import failure_of
 from adatp_cli.cli.open_model import open_model
