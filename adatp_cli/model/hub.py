@@ -127,8 +127,10 @@ class Hub:
 
     def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
         """Download `files`, in the place of what the cache has; return the snapshot's folder."""
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, utils
         from huggingface_hub.file_download import repo_folder_name
+
+        library: Any = utils  # its names are public, and loaded lazily without annotations
 
         folder = self.cache_folder / repo_folder_name(repo_id=repo, repo_type="model")
         report = Report(repo, sum(file.size for file in files), progress)
@@ -146,7 +148,7 @@ class Hub:
                         file.path,
                         endpoint=self._endpoint,
                         etag_timeout=_FIRST_ANSWER_S,
-                        tqdm_class=_no_bar(),
+                        tqdm_class=library.silent_tqdm,
                     )
                 snapshot = Path(path).parents[file.path.count("/")]
         except KeyboardInterrupt:
@@ -219,17 +221,6 @@ class Hub:
         from huggingface_hub import cached_assets_path, constants
 
         return cached_assets_path("adatp", repo, revision, assets_dir=constants.HF_ASSETS_CACHE)
-
-
-def _no_bar() -> type[Any]:
-    """A tqdm class that draws nothing."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    class NoBar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **(settings | {"disable": True}))
-
-    return NoBar
 
 
 class HttpRanges:

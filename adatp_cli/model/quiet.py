@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from adatp_cli.errors import AdatpError, ModelError
 from adatp_cli.model.memory import is_out_of_memory, out_of_memory
@@ -22,16 +22,12 @@ _FAILURES = (
 
 @contextmanager
 def quiet_libraries(*, verbose: bool = False) -> Iterator[None]:
-    """Drop log records below ERROR and Python warnings inside the block, unless `verbose`.
-
-    transformers, huggingface_hub, bitsandbytes and accelerate all warn through these two channels,
-    and some set their own loggers' levels the moment they are imported; one switch above all
-    loggers needs no library to be imported first. Errors still come through, and adatp itself
-    reports through its progress callback.
-    """
+    """Drop log records below ERROR and Python warnings inside the block, unless `verbose`."""
     if verbose:
         yield
         return
+    # Some libraries set their own loggers' levels when they are imported; this switch is above all
+    # loggers, and needs no library to be imported first.
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -71,39 +67,21 @@ def weights_progress(name: str, progress: Callable[[str], None]) -> Iterator[Non
     """Turn the bar that transformers draws while it loads weights into progress lines."""
     from transformers.utils import logging
 
-    class Bar:
-        """The little of tqdm that the loader uses; what is quickly loaded is not reported."""
+    def watched(items: Sized) -> Iterator[Any]:
+        begun, told = time.monotonic(), 0
+        for done, item in enumerate(cast("Iterable[Any]", items), start=1):
+            yield item
+            quarters = 4 * done // len(items)
+            if quarters > told and time.monotonic() - begun > _SLOW_S:
+                progress(f"loading {name}: {25 * quarters} %")
+            told = quarters
 
-        def __init__(self, iterable: Any = None, total: float | None = None, **_: Any) -> None:
-            self._iterable, self._done, self._told = iterable, 0.0, 0
-            self._begun = time.monotonic()
-            self._total = (
-                total if total is not None else len(iterable) if iterable is not None else 0
-            )
+    def bar(factory: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+        if args and isinstance(args[0], Sized):
+            return watched(args[0])
+        return factory(*args, **settings | {"disable": True})
 
-        def update(self, count: float = 1) -> None:
-            self._done += count
-            quarters = int(4 * self._done / self._total) if self._total else 0
-            if quarters > self._told:
-                self._told = quarters
-                if time.monotonic() - self._begun > _SLOW_S:
-                    progress(f"loading {name}: {25 * quarters} %")
-
-        def __iter__(self) -> Iterator[Any]:
-            for item in self._iterable:
-                yield item
-                self.update()
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            return None
-
-        def __getattr__(self, _: str) -> Callable[..., None]:
-            return lambda *_, **__: None
-
-    before = logging.set_tqdm_hook(lambda _factory, args, settings: Bar(*args, **settings))
+    before = logging.set_tqdm_hook(bar)
     try:
         yield
     finally:
