@@ -14,9 +14,9 @@ from adatp_cli.bench.synthetic import load_random
 from adatp_cli.cost import KNOWN_SHAPES, ModelShape, RelevanceShape
 from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model import memory as memory_module
+from adatp_cli.model.device import LAYERS, count_quantized
+from adatp_cli.model.layout import model_shape
 from adatp_cli.model.load import LoadedModel, LoadRequest
-from adatp_cli.model.quantize import LAYERS, count_quantized
-from adatp_cli.model.shapes import model_shape
 from adatp_cli.profiles import load_profile
 from tests.session_case import ask, noisy_clip
 

@@ -9,9 +9,13 @@ import torch
 
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model import checkpoints
-from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16
+from adatp_cli.model.device import (
+    choose_device,
+    choose_dtype,
+    choose_quantization,
+    cpu_is_fast_at_bfloat16,
+)
 from adatp_cli.model.load import LoadRequest, load_model
-from adatp_cli.model.quantize import choose_quantization
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ import pytest
 from adatp_cli.cost import ModelShape
 from adatp_cli.errors import MemoryLimitError
 from adatp_cli.model import memory as memory_module
-from adatp_cli.model.layout import weight_bytes
+from adatp_cli.model.checkpoints import encoder_config
+from adatp_cli.model.layout import encoder_bytes, relevance_shape, weight_bytes
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.memory import check_run, estimate_run, fitting_quantization
-from adatp_cli.model.relevance import expected_bytes
-from adatp_cli.model.shapes import count_weights
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
 from tests.test_model_memory import SEVEN, SO400M
 
@@ -132,7 +131,8 @@ def test_the_relevance_encoder_counts_among_the_weights(
 ) -> None:
     model = write_random_checkpoint(tmp_path / "model", layers=3)
     encoder = write_random_relevance(tmp_path / "encoder")
-    sizes, beside = weight_bytes(model, "float32"), expected_bytes(str(encoder), "float32")
+    sizes = weight_bytes(model, "float32")
+    beside = encoder_bytes(relevance_shape(encoder_config(encoder)), "float32")
     assert beside > 0
 
     def load(relevance: str) -> Any:
@@ -147,8 +147,3 @@ def test_the_relevance_encoder_counts_among_the_weights(
     with pytest.raises(MemoryLimitError, match="for its weights"):
         load(str(encoder))
     assert load("none").relevance is None
-
-
-def test_an_encoder_that_is_not_at_hand_counts_as_the_default() -> None:
-    assert 0.8e9 < expected_bytes("google/siglip-so400m-patch14-384", "bfloat16") < 1.1e9
-    assert count_weights(SEVEN).nbytes("bfloat16")["none"] > 15e9

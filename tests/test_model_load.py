@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, LlavaOnevisionForConditionalGeneration
 
 from adatp_cli.errors import ModelError
+from adatp_cli.model.device import LAYERS, count_quantized, verify_quantization
 from adatp_cli.model.layout import weight_bytes
-from adatp_cli.model.quantize import LAYERS, count_quantized, verify_quantization
 from tests.checkpoint import GRID, write_random_checkpoint, write_random_relevance
 from tests.loading_case import answer_logits, load_folder
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.checkpoints import find_relevance
-from adatp_cli.model.hub import HttpRanges, Hub, HubError
+from adatp_cli.model.hub import Hub, HubError, read_ranges
 from adatp_cli.model.relevance import (
     Pooling,
     QuestionTokenizer,
@@ -30,7 +31,7 @@ from adatp_cli.model.relevance import (
     canonical,
     load_relevance,
 )
-from adatp_cli.model.tensors import FileSource, copy_tensors, read_header
+from adatp_cli.model.tensors import copy_tensors, file_source, read_header
 from tests.checkpoint import IMAGE_SIZE, write_random_relevance
 from tests.local_hub import COMMIT, LocalHub, serve
 
@@ -240,7 +241,7 @@ def test_a_part_of_a_remote_file_is_read_and_no_more(hub_root: Path, tmp_path: P
     target, told = tmp_path / "part.safetensors", []
     with serve(hub_root) as hub:
         copy_tensors(
-            HttpRanges(_url(hub)),
+            partial(read_ranges, _url(hub)),
             "remote",
             lambda name: name.startswith(WANTED),
             target,
@@ -253,7 +254,7 @@ def test_a_part_of_a_remote_file_is_read_and_no_more(hub_root: Path, tmp_path: P
     wanted = sum(value.numel() * 4 for value in part.values())
     unwanted = sum(value.numel() * 4 for value in state.values()) - wanted
     sent = sum(size for *_, size in hub.requests)
-    header = read_header(FileSource(hub_root / REPO / "model.safetensors"), "").data_start
+    header = read_header(file_source(hub_root / REPO / "model.safetensors"), "").data_start
     assert wanted + header <= sent < wanted + header + 0.1 * unwanted
     assert sum(told) == wanted
     assert len(hub.requests) <= 6
@@ -264,7 +265,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub_root: Path) -> None:
     data = (hub_root / REPO / "model.safetensors").read_bytes()
     with serve(hub_root) as hub:
         hub.break_after = 1000
-        assert b"".join(HttpRanges(_url(hub)).read(100, 50_000)) == data[100:50_000]
+        assert b"".join(read_ranges(_url(hub), 100, 50_000)) == data[100:50_000]
     assert [request[2] for request in hub.requests] == ["bytes=100-49999", "bytes=1100-49999"]
 
 
@@ -272,19 +273,19 @@ def test_a_server_without_ranges_is_refused_before_its_file_is_read(hub_root: Pa
     with serve(hub_root) as hub:
         hub.ranges = False
         with pytest.raises(ModelError, match="ignores byte ranges"):
-            list(HttpRanges(_url(hub)).read(0, 8))
+            list(read_ranges(_url(hub), 0, 8))
 
 
 def test_a_file_that_is_not_there(hub_root: Path) -> None:
     with serve(hub_root) as hub, pytest.raises(HubError) as caught:
-        list(HttpRanges(f"{hub.url}/{REPO}/resolve/{COMMIT}/other.safetensors").read(0, 8))
+        list(read_ranges(f"{hub.url}/{REPO}/resolve/{COMMIT}/other.safetensors", 0, 8))
     assert caught.value.why == "missing"
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adatp_cli.model.hub.time.sleep", lambda _: None)
     with pytest.raises(HubError) as caught:
-        list(HttpRanges("http://127.0.0.1:9/x").read(0, 8))
+        list(read_ranges("http://127.0.0.1:9/x", 0, 8))
     assert caught.value.why == "unreachable"
 
 
@@ -304,7 +305,7 @@ def test_any_choice_of_tensors_is_copied_exactly(
     folder = tmp_path_factory.mktemp("copy")
     save_file(state, folder / "all.safetensors")
     copy_tensors(
-        FileSource(folder / "all.safetensors"),
+        file_source(folder / "all.safetensors"),
         "all",
         lambda name: name in chosen,
         folder / "some.safetensors",
@@ -319,7 +320,7 @@ def test_a_source_that_ends_early_leaves_nothing_behind(whole: Path, tmp_path: P
     path = Path(shutil.copy(whole / "model.safetensors", tmp_path / "cut.safetensors"))
     os.truncate(path, path.stat().st_size - 1000)
     with pytest.raises(ModelError, match="ends inside its data"):
-        copy_tensors(FileSource(path), "cut", lambda _: True, tmp_path / "new", lambda *_: None)
+        copy_tensors(file_source(path), "cut", lambda _: True, tmp_path / "new", lambda *_: None)
     assert [path.name for path in tmp_path.iterdir()] == ["cut.safetensors"]
 
 

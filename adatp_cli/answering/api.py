@@ -18,9 +18,9 @@ from adatp_cli.answering.session import Session
 from adatp_cli.errors import PruningError, UsageError
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER, find_relevance
 from adatp_cli.model.hub import Hub, fetch
+from adatp_cli.model.layout import model_shape
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
-from adatp_cli.model.shapes import model_shape
 from adatp_cli.profiles import Profile, load_profile
 from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
 from adatp_cli.pruning.method import ClipSignals, ModelContext, VisualLayout

@@ -19,15 +19,13 @@ from torch.nn import functional
 from adatp_cli.answering.encode import EncodedClip
 from adatp_cli.cost import KNOWN_SHAPES, SO400M_RELEVANCE, ModelShape, RelevanceShape
 from adatp_cli.model.checkpoints import RANDOM, bundled_folder
-from adatp_cli.model.device import choose_device, choose_dtype, is_cuda
+from adatp_cli.model.device import choose_device, choose_dtype, is_cuda, verify_quantization
 from adatp_cli.model.hub import Progress
-from adatp_cli.model.layout import DEFAULT_FRAMES
+from adatp_cli.model.layout import DEFAULT_FRAMES, count_weights
 from adatp_cli.model.load import LoadedModel, LoadRequest
 from adatp_cli.model.memory import fitting_quantization, memory_errors
 from adatp_cli.model.preprocess import Preprocessor
-from adatp_cli.model.quantize import verify_quantization
 from adatp_cli.model.relevance import QuestionTokenizer, RelevanceEncoder
-from adatp_cli.model.shapes import count_weights
 from adatp_cli.pruning.knobs import NO_ENCODER
 
 if TYPE_CHECKING:

@@ -78,8 +78,7 @@ def find_target(model: str) -> Target:
 
     from adatp_cli.model.checkpoints import find
     from adatp_cli.model.hub import Hub
-    from adatp_cli.model.layout import read_description
-    from adatp_cli.model.shapes import model_shape, relevance_shape
+    from adatp_cli.model.layout import model_shape, read_description, relevance_shape
 
     checkpoint = find(model, offline=True, hub=Hub())
     about = read_description(checkpoint.folder)
@@ -179,8 +178,8 @@ def _memory(
 ) -> dict[str, RunMemory]:
     """What loading would count, and what a run would be held to, on a GPU."""
     from adatp_cli.answering.encode import frames_at_once
+    from adatp_cli.model.layout import count_weights, encoder_bytes
     from adatp_cli.model.memory import estimate_run
-    from adatp_cli.model.shapes import count_weights, encoder_bytes
 
     encoder = encoder_bytes(relevance, MEMORY_DTYPE) if relevance is not None else 0
 

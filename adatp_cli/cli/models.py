@@ -106,16 +106,14 @@ def pull(options: PullOptions, output: Output) -> int:
 def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
     """What has to be fetched of a model and its encoder, or of an encoder."""
     from adatp_cli.model.checkpoints import (
-        ALIASES,
         DEFAULT_ENCODER,
         find,
         find_relevance,
-        kind_in_cache,
+        is_encoder,
     )
     from adatp_cli.model.layout import read_description
 
-    repo = ALIASES.get(name.lower(), name)
-    if name == DEFAULT_ENCODER or kind_in_cache(repo, hub) == "encoder":
+    if is_encoder(name, hub):
         missing = [find_relevance(name, offline=False, hub=hub).missing]
     else:
         model = find(name, offline=False, hub=hub, thorough=True)

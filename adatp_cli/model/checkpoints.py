@@ -1,8 +1,4 @@
-"""From the name of a model or a relevance encoder to its files, and which of them are here.
-
-A name is an alias, a hub id or a local folder. What the Hugging Face cache holds is used as it is;
-what it lacks is announced with its size, and only then fetched.
-"""
+"""From the name of a model or a relevance encoder to its files, and which of them are here."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +18,6 @@ from adatp_cli.model.device import is_cuda
 from adatp_cli.model.hub import (
     FETCHING_IS_OFF,
     Hub,
-    Part,
     Progress,
     Report,
     Wanted,
@@ -33,13 +29,14 @@ from adatp_cli.model.layout import (
     DESCRIPTION,
     check_config,
     check_layout,
+    is_json,
     lacking,
     no_model,
     read_json,
     weight_files,
 )
 from adatp_cli.model.tensors import DAMAGED, check_file, copy_tensors, read_header
-from adatp_cli.text import nearest, readable_bytes
+from adatp_cli.text import nearest, plural, readable_bytes
 
 if TYPE_CHECKING:
     from transformers import SiglipConfig
@@ -87,6 +84,13 @@ NEEDED = (
 
 # 16-bit weights, for the sentence that tells which choice needs less: parameters x 2 bytes.
 APPROXIMATE_BYTES = {"0.5b": 1_800_000_000, "7b": 16_100_000_000, "72b": 146_000_000_000}
+
+DEFAULT_ENCODER = "google/siglip-so400m-patch14-384"
+APPROXIMATE_ENCODER_BYTES = 1_860_000_000  # of its text tower and pooling head, as published
+TEXT, HEAD, NORM = "text_model.", "vision_model.head.", "vision_model.post_layernorm."
+_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_WEIGHTS = "model.safetensors"
+_PART = "text-tower-and-head.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,32 +169,15 @@ def _models_in(folder: Path) -> list[str]:
 
 def is_hub_id(name: str) -> bool:
     """Whether the name has the form `owner/name`, and is no path."""
-    parts = name.split("/")
-    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-    return len(parts) == 2 and all(
-        part and set(part) <= allowed and part[0] not in "-." and ".." not in part for part in parts
-    )
+    word = r"(?![-.])(?!.*\.\.)[A-Za-z0-9_.-]+"
+    return re.fullmatch(f"{word}/{word}", name) is not None
 
 
 def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Checkpoint:
     """Find a checkpoint's files and what is missing of them; nothing large is fetched here.
 
-    Parameters
-    ----------
-    name
-        Alias, hub id or folder; not `auto`, which `choose_auto` resolves.
-    offline
-        Look in the cache alone: what is missing is an error.
-    thorough
-        Compare what is in the cache with the hub's checksums, so that damage within a file is
-        found too.
-
-    Raises
-    ------
-    UsageError
-        The name is neither an alias, nor a folder, nor a possible hub id.
-    ModelError
-        The model is neither cached nor reachable, or is none that can be loaded.
+    `name` is not `auto`. `offline` looks in the cache alone, and what is missing is an error.
+    `thorough` compares the cache with the hub's checksums, so that damage within a file is found.
     """
     check_name(name)
     if name.lower() == TINY:
@@ -222,13 +209,12 @@ def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Check
 
 def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Checkpoint:
     """See what of a model's repository is not in the cache, and judge its configuration."""
-    missing = f"the hub has no model {repo} that you may read"
-    with hub_failures(repo, missing, why, hub, NO_DOWNLOAD_HINT):
-        listing = hub.files(repo, [*NEEDED, "adapter_config.json", "*.gguf"])
-        names = {file.path for file in listing}
+    with hub_failures(repo, f"model {repo}", why, hub, NO_DOWNLOAD_HINT):
+        listing = hub.files(repo)
+        names = sorted(file.path for file in listing)
         if "config.json" not in names:
-            raise no_model(repo, sorted(names))
-        if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+            raise no_model(repo, names)
+        if not any(fnmatch(name, "model*.safetensors") and "/" not in name for name in names):
             raise ModelError(
                 f"{repo} has no safetensors weights, and other formats can run code when they are "
                 "read",
@@ -247,16 +233,11 @@ def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Checkpoint:
     smaller = sizes[: list(ALIASES).index(alias)] if alias else sizes[:1]
     cheaper = [f"-m {name} needs about {readable_bytes(size)}" for name, size in smaller]
     otherwise = "; ".join([*cheaper, f"-m {TINY} needs none ({TINY_KNOWS})"])
+    size = sum(file.size for file in lacks)
+    what = f"{plural(len(lacks), 'file')}, {readable_bytes(size)}"
     why = _DAMAGED if why == _UNCHECKED else why
-    return Checkpoint(repo, folder, folder.name, Wanted(repo, why, otherwise, tuple(lacks)))
-
-
-DEFAULT_ENCODER = "google/siglip-so400m-patch14-384"
-APPROXIMATE_ENCODER_BYTES = 1_860_000_000  # of its text tower and pooling head, as published
-TEXT, HEAD, NORM = "text_model.", "vision_model.head.", "vision_model.post_layernorm."
-_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-_WEIGHTS = "model.safetensors"
-_PART = "text-tower-and-head.safetensors"
+    wanted = Wanted(repo, why, otherwise, what, size, partial(hub.fetch, repo, lacks))
+    return Checkpoint(repo, folder, folder.name, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +266,7 @@ def find_relevance(
         )
     cached, why = hub.cached(name), "is not in the cache"
     if cached is not None and (found := _weights_in(cached, name, hub)) is not None:
-        needed = [file for file in _SMALL_FILES if not _is_whole(cached / file)]
+        needed = [file for file in _SMALL_FILES if not is_json(cached / file)]
         if not needed:
             return found
         why = f"is in the cache without its {', '.join(needed)}"
@@ -298,8 +279,7 @@ def find_relevance(
     if offline or hub.offline:
         called = f"the relevance encoder {name}"
         raise unreachable(called, f"{why}{FETCHING_IS_OFF}", NO_ENCODER_HINT)
-    missing = f"the hub has no relevance encoder {name} that you may read"
-    with hub_failures(name, missing, why, hub, NO_ENCODER_HINT):
+    with hub_failures(name, f"relevance encoder {name}", why, hub, NO_ENCODER_HINT):
         return _survey_relevance(name, why, hub)
 
 
@@ -314,16 +294,10 @@ def _weights_in(cached: Path, name: str, hub: Hub) -> RelevanceFiles | None:
     return None
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        return path.is_file() and bool(read_json(path))
-    except ModelError:
-        return False
-
-
 def _survey_relevance(name: str, why: str, hub: Hub) -> RelevanceFiles:
     """Fetch the small files, and see how large the part is that is needed of the large one."""
-    small = [file for file in hub.files(name, _SMALL_FILES) if not hub.holds(name, file)]
+    listing = [file for file in hub.files(name) if file.path in _SMALL_FILES]
+    small = [file for file in listing if not hub.holds(name, file)]
     folder = hub.fetch(name, small, lambda _text: None)
     encoder_config(folder)
     if (found := _weights_in(folder, name, hub)) is not None:
@@ -347,12 +321,11 @@ def _survey_relevance(name: str, why: str, hub: Hub) -> RelevanceFiles:
                 report.stopped()
                 raise
 
-    described = (
+    what = (
         f"its text tower and pooling head, {readable_bytes(size)} of its "
         f"{readable_bytes(header.file_size)}"
     )
-    wanted = Wanted(name, why, NO_ENCODER_HINT, part=Part(described, size, copy))
-    return RelevanceFiles(folder, (part,), wanted)
+    return RelevanceFiles(folder, (part,), Wanted(name, why, NO_ENCODER_HINT, what, size, copy))
 
 
 def _is_needed(tensor: str) -> bool:
@@ -382,32 +355,16 @@ def encoder_config(folder: Path) -> SiglipConfig:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A model or an encoder by the name to give.
+    """A model or an encoder, and what of it is here."""
 
-    Parameters
-    ----------
-    name, repository
-        As `-m` takes it; the hub id, None for what comes with adatp or is a folder.
-    kind
-        `model` or `encoder`.
-    state
-        `bundled`, `folder`, `cached`, `incomplete` or `absent`.
-    bytes_here, bytes_whole
-        Bytes on the disk, and about how many all of it takes, where that is known.
-    folder
-        Where its files are.
-    missing
-        Why it cannot be used as it is, in words; empty where it can.
-    """
-
-    name: str
-    repository: str | None
-    kind: str
-    state: str
+    name: str  # as -m takes it
+    repository: str | None  # None for what comes with adatp or is a folder
+    kind: str  # model or encoder
+    state: str  # bundled, folder, cached, incomplete or absent
     bytes_here: int
-    bytes_whole: int | None
+    bytes_whole: int | None  # about how many all of it takes, where that is known
     folder: str | None
-    missing: str
+    missing: str  # why it cannot be used as it is, in words; empty where it can
 
     @property
     def ready(self) -> bool:
@@ -421,7 +378,7 @@ def kept(hub: Hub) -> Iterator[Kept]:
     known = {*ALIASES.values(), DEFAULT_ENCODER}
     for folder in sorted(hub.cache_folder.glob("models--*--*")):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
-        if repo not in known and kind_in_cache(repo, hub) is not None:
+        if repo not in known and _kind_in_cache(repo, hub) is not None:
             yield look(repo, hub)
 
 
@@ -430,10 +387,9 @@ def look(name: str, hub: Hub) -> Kept:
     check_name(name)
     repo = ALIASES.get(name.lower(), name)
     kind = "model"
-    if name == DEFAULT_ENCODER or kind_in_cache(repo, hub) == "encoder":
-        kind = "encoder"
-    search: Callable[..., Checkpoint | RelevanceFiles]
-    search = find if kind == "model" else find_relevance
+    search: Callable[..., Checkpoint | RelevanceFiles] = find
+    if is_encoder(name, hub):
+        kind, search = "encoder", find_relevance
     found, missing = None, ""
     try:
         found = search(name, offline=True, hub=hub)
@@ -458,7 +414,13 @@ def look(name: str, hub: Hub) -> Kept:
     return Kept(name, repo, kind, state, here, whole, folder, missing)
 
 
-def kind_in_cache(repo: str, hub: Hub) -> str | None:
+def is_encoder(name: str, hub: Hub) -> bool:
+    """Whether the name is a relevance encoder's, as far as is known here."""
+    repo = ALIASES.get(name.lower(), name)
+    return name == DEFAULT_ENCODER or _kind_in_cache(repo, hub) == "encoder"
+
+
+def _kind_in_cache(repo: str, hub: Hub) -> str | None:
     """`model` or `encoder`, as the cached configuration says; None for neither."""
     if "/" not in repo or (cached := hub.cached(repo)) is None:
         return None

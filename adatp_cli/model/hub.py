@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adatp_cli.errors import ModelError
+from adatp_cli.model.layout import is_json
 from adatp_cli.model.tensors import ByteSource
-from adatp_cli.text import plural, readable_bytes
+from adatp_cli.text import readable_bytes
 
 Progress = Callable[[str], None]
 FETCHING_IS_OFF = ", and fetching is off (offline)"
@@ -99,15 +100,12 @@ class Hub:
         found = try_to_load_from_cache(repo, file.path)
         if not isinstance(found, str) or Path(found).stat().st_size != file.size:
             return False
-        if file.path.endswith(".json"):
-            try:
-                json.loads(Path(found).read_bytes())
-            except (ValueError, RecursionError):
-                return False
+        if file.path.endswith(".json") and not is_json(Path(found)):
+            return False
         return not (thorough and file.sha256) or _sha256(Path(found)) == file.sha256
 
-    def files(self, repo: str, patterns: Sequence[str]) -> list[RemoteFile]:
-        """The repository's files that match one of the patterns."""
+    def files(self, repo: str) -> list[RemoteFile]:
+        """The repository's files; the hub is asked once."""
         from huggingface_hub import HfApi
 
         if repo not in self._listings:
@@ -119,11 +117,7 @@ class Hub:
                 RemoteFile(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None)
                 for item in info.siblings or []
             ]
-        return [
-            file
-            for file in self._listings[repo]
-            if any(fnmatch(file.path, pattern) for pattern in patterns)
-        ]
+        return self._listings[repo]
 
     def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
         """Download `files`, in the place of what the cache has; return the snapshot's folder."""
@@ -134,7 +128,6 @@ class Hub:
 
         folder = self.cache_folder / repo_folder_name(repo_id=repo, repo_type="model")
         report = Report(repo, sum(file.size for file in files), progress)
-        snapshot = self.cached(repo)
         try:
             for file in files:
                 with _translated():
@@ -143,17 +136,17 @@ class Hub:
                         self._fetch_large(repo, file, folder, report)
                     else:
                         report.add(file.size)
-                    path = hf_hub_download(
+                    hf_hub_download(
                         repo,
                         file.path,
                         endpoint=self._endpoint,
                         etag_timeout=_FIRST_ANSWER_S,
                         tqdm_class=library.silent_tqdm,
                     )
-                snapshot = Path(path).parents[file.path.count("/")]
         except KeyboardInterrupt:
             report.stopped()
             raise
+        snapshot = self.cached(repo)
         if snapshot is None:
             raise HubError("missing", f"{repo} has none of the files")
         for old in (folder / "blobs").glob("*.incomplete"):  # of other versions
@@ -191,7 +184,7 @@ class Hub:
                         target.truncate(0)
                     have = target.tell()
                     report.add(have)
-                    for piece in source.read(have, about.size):
+                    for piece in source(have, about.size):
                         target.write(piece)
                         report.add(len(piece))
                 if len(about.etag) != 64 or _sha256(partial) == about.etag:
@@ -214,7 +207,8 @@ class Hub:
         """Ranged reads of one file, without downloading it."""
         from huggingface_hub import hf_hub_url
 
-        return HttpRanges(hf_hub_url(repo, path, revision=revision, endpoint=self._endpoint))
+        url = hf_hub_url(repo, path, revision=revision, endpoint=self._endpoint)
+        return partial(read_ranges, url)
 
     def derived_folder(self, repo: str, revision: str) -> Path:
         """An existing folder in the cache for what is made from this repository's files."""
@@ -223,55 +217,50 @@ class Hub:
         return cached_assets_path("adatp", repo, revision, assets_dir=constants.HF_ASSETS_CACHE)
 
 
-class HttpRanges:
-    """A remote file as a `ByteSource`, by range requests with huggingface_hub's session and token.
+def read_ranges(url: str, start: int, end: int) -> Iterator[bytes]:
+    """Yield a remote file's bytes by range requests with huggingface_hub's session and token.
 
     After a broken connection it continues at the byte where it broke. `HfFileSystem` does not: it
     reads the block again. Where a server or proxy ignores ranges it reads the whole file, and
-    returns the file's first bytes in place of the range.
+    returns the file's first bytes in place of the range; here such a server is refused.
     """
+    failures = 0
+    while start < end:
+        try:
+            with _translated():
+                for piece in _request(url, start, end):
+                    start += len(piece)
+                    failures = 0
+                    yield piece
+                if start < end:
+                    raise HubError("unreachable", "the connection ended early")
+        except HubError as error:
+            failures += 1
+            if error.why != "unreachable" or failures >= _ATTEMPTS:
+                raise
+            time.sleep(min(2.0**failures, 30.0) / 4)
 
-    def __init__(self, url: str) -> None:
-        self._url = url
 
-    def read(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to `end`; a server that ignores ranges is refused."""
-        failures = 0
-        while start < end:
-            try:
-                with _translated():
-                    for piece in self._request(start, end):
-                        start += len(piece)
-                        failures = 0
-                        yield piece
-                    if start < end:
-                        raise HubError("unreachable", "the connection ended early")
-            except HubError as error:
-                failures += 1
-                if error.why != "unreachable" or failures >= _ATTEMPTS:
-                    raise
-                time.sleep(min(2.0**failures, 30.0) / 4)
+def _request(url: str, start: int, end: int) -> Iterator[bytes]:
+    from huggingface_hub import constants, utils
 
-    def _request(self, start: int, end: int) -> Iterator[bytes]:
-        from huggingface_hub import constants, utils
-
-        http: Any = utils  # its names are public, and loaded lazily without annotations
-        headers = http.build_hf_headers() | {
-            "Range": f"bytes={start}-{end - 1}",
-            "Accept-Encoding": "identity",
-        }
-        with http.get_session().stream(
-            "GET", self._url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-        ) as response:
-            http.hf_raise_for_status(response)
-            if response.status_code != 206 and "html" in response.headers.get("Content-Type", ""):
-                raise HubError("unreachable", _NO_HUB)
-            if response.status_code != 206:
-                raise ModelError(
-                    f"{self._url} cannot be read in parts: the server ignores byte ranges",
-                    "download the whole repository with `hf download`, then run again",
-                )
-            yield from response.iter_raw()
+    http: Any = utils  # its names are public, and loaded lazily without annotations
+    headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    with http.get_session().stream(
+        "GET",
+        url,
+        headers=http.build_hf_headers() | headers,
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+    ) as response:
+        http.hf_raise_for_status(response)
+        if response.status_code != 206 and "html" in response.headers.get("Content-Type", ""):
+            raise HubError("unreachable", _NO_HUB)
+        if response.status_code != 206:
+            raise ModelError(
+                f"{url} cannot be read in parts: the server ignores byte ranges",
+                "download the whole repository with `hf download`, then run again",
+            )
+        yield from response.iter_raw()
 
 
 @contextmanager
@@ -366,28 +355,15 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What is needed of a file that is not fetched whole: in words, its bytes, what copies it."""
-
-    described: str
-    size: int
-    copy: Callable[[Progress], None]
-
-
-@dataclass(frozen=True, slots=True)
 class Wanted:
     """What of a hub repository has to be fetched: looked up and judged, and not yet here."""
 
     repo: str
     why: str  # as `is not in the cache`
     otherwise: str  # what needs less, or nothing
-    files: tuple[RemoteFile, ...] = ()
-    part: Part | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes that will be fetched."""
-        return sum(file.size for file in self.files) + (self.part.size if self.part else 0)
+    what: str  # as `3 files, 1.8 GB`
+    size: int  # in bytes
+    bring: Callable[[Progress], object]
 
 
 def fetch(wanted: Sequence[Wanted], progress: Progress, hub: Hub) -> None:
@@ -406,22 +382,14 @@ def fetch(wanted: Sequence[Wanted], progress: Progress, hub: Hub) -> None:
         )
     progress(announcement(wanted, hub))
     for item in wanted:
-        missing = f"the hub has no {item.repo} that you may read"
-        with hub_failures(item.repo, missing, "is not whole in the cache", hub, item.otherwise):
-            if item.files:
-                hub.fetch(item.repo, item.files, progress)
-            if item.part is not None:
-                item.part.copy(progress)
+        why = "is not whole in the cache"
+        with hub_failures(item.repo, item.repo, why, hub, item.otherwise):
+            item.bring(progress)
 
 
 def announcement(wanted: Sequence[Wanted], hub: Hub) -> str:
     """What will be fetched, how large it is and what would need less, in one line."""
-    told = []
-    for item in wanted:
-        size = readable_bytes(sum(file.size for file in item.files))
-        what = [f"{plural(len(item.files), 'file')}, {size}"] if item.files else []
-        what += [item.part.described] if item.part else []
-        told.append(f"{item.repo} {item.why}: fetching {' and '.join(what)}")
+    told = [f"{item.repo} {item.why}: fetching {item.what}" for item in wanted]
     if len(wanted) > 1:
         told.append(f"{readable_bytes(sum(item.size for item in wanted))} in all")
     cheaper = [item.otherwise for item in reversed(wanted)]
@@ -429,8 +397,8 @@ def announcement(wanted: Sequence[Wanted], hub: Hub) -> str:
 
 
 @contextmanager
-def hub_failures(repo: str, missing: str, why: str, hub: Hub, otherwise: str) -> Iterator[None]:
-    """One line for each reason why a repository cannot be read."""
+def hub_failures(repo: str, called: str, why: str, hub: Hub, otherwise: str) -> Iterator[None]:
+    """One line for each reason why a repository, `called` as in `model x/y`, cannot be read."""
     try:
         yield
     except (HubError, OSError) as error:
@@ -441,7 +409,7 @@ def hub_failures(repo: str, missing: str, why: str, hub: Hub, otherwise: str) ->
             raise unreachable(repo, told, otherwise) from error
         if failure == "missing":
             raise ModelError(
-                f"{missing} ({error})",
+                f"the hub has no {called} that you may read ({error})",
                 "check the name; for a private or gated model set HF_TOKEN",
                 kind="model_not_found",
             ) from error

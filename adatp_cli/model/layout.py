@@ -1,4 +1,7 @@
-"""What a checkpoint's folder must hold, checked before anything heavy is imported or loaded."""
+"""What a checkpoint's folder must hold, and the dimensions and weights that it describes.
+
+All of it is known before PyTorch is imported and before anything large is read.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from adatp_cli.cost import COLOUR_CHANNELS, LanguageShape, ModelShape, RelevanceShape, VisionShape
 from adatp_cli.errors import ModelError
-from adatp_cli.model.shapes import WeightCount
+from adatp_cli.model.device import BYTES_PER_WEIGHT, DTYPE_BYTES
+from adatp_cli.model.quiet import readable_failures
 from adatp_cli.model.tensors import DAMAGED, Header, check_file
+
+if TYPE_CHECKING:
+    from transformers import LlavaOnevisionConfig, SiglipConfig
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -48,14 +56,10 @@ _LARGEST = {
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a checkpoint says about itself in its `adatp.json`; all of it is optional.
+    """What a checkpoint says about itself in its `adatp.json`; all of it is optional."""
 
-    `default_frames` are sampled where neither an option nor the profile says otherwise;
-    `relevance_encoder` is the one made for its vision tower, a folder's path or a hub id.
-    """
-
-    default_frames: int = DEFAULT_FRAMES
-    relevance_encoder: str | None = None
+    default_frames: int = DEFAULT_FRAMES  # where neither an option nor the profile says how many
+    relevance_encoder: str | None = None  # the one made for its vision tower: a folder or a hub id
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,6 +77,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} must hold a JSON object", COPY_AGAIN)
     return content
+
+
+def is_json(path: Path) -> bool:
+    """Whether the file is there and holds a JSON object."""
+    try:
+        read_json(path)
+    except ModelError:
+        return False
+    return True
 
 
 def _no_number(name: str) -> float:
@@ -96,11 +109,7 @@ def lacking(folder: Path) -> list[str]:
 
 
 def check_layout(folder: Path) -> Path:
-    """Check that the folder is a LLaVA-OneVision checkpoint that can be loaded, and return it.
-
-    The `ModelError` tells the first thing that is wrong: no or another configuration, code of its
-    own, weights that are missing, cut off or not in safetensors, no tokenizer.
-    """
+    """Refuse a folder that is no LLaVA-OneVision checkpoint that can be loaded; return it."""
     if not (folder / "config.json").is_file():
         raise no_model(str(folder), [path.name for path in folder.iterdir()])
     check_config(folder)
@@ -213,11 +222,7 @@ def no_model(called: str, names: Sequence[str]) -> ModelError:
 
 
 def check_config(folder: Path, called: str | None = None) -> None:
-    """Check that the folder's config.json is a LLaVA-OneVision checkpoint's.
-
-    A model of another kind, code of its own and impossible values are refused. Errors call it
-    `called`, or by the folder's path.
-    """
+    """Refuse a config.json of another kind, with code of its own or with impossible values."""
     config = read_json(folder / "config.json")
     called = called or str(folder)
     found = config.get("model_type")
@@ -263,3 +268,129 @@ def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
             elif not (tied and _HEAD.search(entry.name)):
                 rest += entry.elements
     return WeightCount(decoder, rest).nbytes(dtype)
+
+
+def model_shape(config: LlavaOnevisionConfig) -> ModelShape:
+    """Dimensions of a LLaVA-OneVision model; features and attention of another kind are refused."""
+    text: Any = config.text_config
+    vision: Any = config.vision_config
+    if config.vision_feature_layer != -1 or config.vision_feature_select_strategy != "full":
+        raise ModelError(
+            "this checkpoint takes its visual features from another layer than the last, or not "
+            "from all patches, which is not supported",
+            "use a published LLaVA-OneVision checkpoint",
+        )
+    if getattr(text, "use_sliding_window", False):
+        raise ModelError(
+            "this checkpoint's language model uses a sliding attention window, which is not "
+            "supported",
+            "use a published LLaVA-OneVision checkpoint",
+        )
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return ModelShape(
+        LanguageShape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=head_dim,
+            intermediate=text.intermediate_size,
+            vocab=text.vocab_size,
+            tied=bool(config.tie_word_embeddings),
+        ),
+        VisionShape(
+            layers=vision.num_hidden_layers,
+            hidden=vision.hidden_size,
+            heads=vision.num_attention_heads,
+            intermediate=vision.intermediate_size,
+            image_size=_side(vision.image_size),
+            patch_size=_side(vision.patch_size),
+        ),
+    )
+
+
+def configured_shape(folder: Path) -> ModelShape:
+    """The dimensions that a folder's config.json gives."""
+    from transformers import LlavaOnevisionConfig
+
+    with readable_failures(f"{folder}'s configuration"):
+        config: Any = LlavaOnevisionConfig.from_pretrained(folder, local_files_only=True)
+        return model_shape(config)
+
+
+def relevance_shape(config: SiglipConfig) -> RelevanceShape:
+    """Dimensions of what is used of a SigLIP model: text tower and pooling head."""
+    text: Any = config.text_config
+    vision: Any = config.vision_config
+    return RelevanceShape(
+        head_hidden=vision.hidden_size,
+        head_intermediate=vision.intermediate_size,
+        head_heads=vision.num_attention_heads,
+        text_layers=text.num_hidden_layers,
+        text_hidden=text.hidden_size,
+        text_intermediate=text.intermediate_size,
+        text_tokens=text.max_position_embeddings,
+        projection=text.projection_size,
+        text_vocab=text.vocab_size,
+    )
+
+
+def _side(value: int | list[int] | tuple[int, ...]) -> int:
+    sides = {value} if isinstance(value, int) else set(value)
+    if len(sides) != 1:
+        raise ModelError(
+            f"this checkpoint's vision tower is not square ({value})", "use another one"
+        )
+    return sides.pop()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightCount:
+    """Parameters of a model."""
+
+    decoder: int  # of the decoder's matrices, which are quantized
+    rest: int
+
+    def nbytes(self, dtype: str) -> dict[str, int]:
+        """Bytes once loaded, for each kind of quantization."""
+        size = DTYPE_BYTES[dtype]
+        widths = {"none": size, **BYTES_PER_WEIGHT}
+        return {kind: self.rest * size + int(self.decoder * n) for kind, n in widths.items()}
+
+
+def count_weights(shape: ModelShape) -> WeightCount:
+    """Parameters of vision tower, projector and language model."""
+    text, tower = shape.language, shape.vision
+    queries, keys = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    matrices = 2 * text.hidden * (queries + keys) + 3 * text.hidden * text.intermediate
+    small = queries + 2 * keys + 2 * text.hidden  # biases, two norms
+    embeddings = text.vocab * text.hidden * (1 if text.tied else 2)
+    projector = text.hidden * (tower.hidden + text.hidden + 2)
+    newline, last_norm = text.hidden, text.hidden
+    rest = text.layers * small + embeddings + last_norm + projector + newline
+    return WeightCount(text.layers * matrices, rest + _tower(tower))
+
+
+def encoder_bytes(shape: RelevanceShape, dtype: str) -> int:
+    """Bytes of a loaded relevance encoder: the text tower in the model's type, the rest float32."""
+    width, wide = shape.text_hidden, shape.text_intermediate
+    embeddings = (shape.text_vocab + shape.text_tokens) * width
+    projection = (width + 1) * shape.projection
+    text = shape.text_layers * _layer(width, wide) + embeddings + 2 * width + projection
+    pooling = shape.head_hidden + _layer(shape.head_hidden, shape.head_intermediate)
+    return text * DTYPE_BYTES[dtype] + pooling * 4
+
+
+def _tower(shape: VisionShape) -> int:
+    patch = COLOUR_CHANNELS * shape.patch_size**2
+    embedding = (patch + 1 + shape.patches) * shape.hidden
+    return embedding + shape.layers * _layer(shape.hidden, shape.intermediate) + 2 * shape.hidden
+
+
+def _layer(hidden: int, intermediate: int) -> int:
+    """SigLIP's: four projections, two matrices, all with biases, and two norms.
+
+    Its pooling head with the norm before it has as many.
+    """
+    attention = 4 * (hidden + 1) * hidden
+    return attention + 2 * hidden * intermediate + intermediate + hidden + 4 * hidden

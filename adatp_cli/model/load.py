@@ -18,26 +18,34 @@ from adatp_cli.model.checkpoints import (
     DEFAULT_ENCODER,
     Checkpoint,
     choose_auto,
+    encoder_config,
     find,
     find_relevance,
 )
-from adatp_cli.model.device import choose_device, choose_dtype
+from adatp_cli.model.device import (
+    choose_device,
+    choose_dtype,
+    quantization_config,
+    verify_quantization,
+)
 from adatp_cli.model.hub import Hub, Progress, fetch
 from adatp_cli.model.layout import (
     COPY_AGAIN,
     COPY_WHOLE,
     check_layout,
+    configured_shape,
+    count_weights,
+    encoder_bytes,
     read_chat_template,
     read_description,
+    relevance_shape,
     weight_bytes,
 )
 from adatp_cli.model.memory import fitting_quantization, large_blocks_apart
 from adatp_cli.model.preprocess import Preprocessor
 from adatp_cli.model.prompt import try_template
-from adatp_cli.model.quantize import quantization_config, verify_quantization
 from adatp_cli.model.quiet import readable_failures, weights_progress
-from adatp_cli.model.relevance import RelevanceEncoder, expected_bytes, load_relevance
-from adatp_cli.model.shapes import configured_shape, count_weights
+from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
 from adatp_cli.pruning.knobs import NO_ENCODER
 from adatp_cli.text import readable_bytes
 
@@ -91,18 +99,7 @@ class LoadedModel:
 
 
 def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = None) -> LoadedModel:
-    """Find, check, load and verify a model; `progress` gets a line for each step.
-
-    Raises
-    ------
-    UsageError
-        An option has no such value.
-    ModelError
-        The model is neither here nor on a hub that answers, is of another kind, or did not load as
-        it should.
-    MemoryLimitError
-        Its weights do not fit.
-    """
+    """Find, check, fetch, load and verify a model; `progress` gets a line for each step."""
     hub = hub or Hub()
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
@@ -118,17 +115,17 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
         request.accepts(shape, description.default_frames)
     own = description.relevance_encoder
     place, encoder_name = _wanted_encoder(request.relevance, own, found.name, folder)
-    encoder, encoder_bytes = None, 0
+    encoder, beside = None, 0
     if place not in NO_ENCODER:
         unasked = place == own != DEFAULT_ENCODER and request.relevance == "auto"
         named_by = folder if unasked and found.revision is None else None
         encoder = find_relevance(place, offline=request.offline, hub=hub, named_by=named_by)
-        encoder_bytes = expected_bytes(place, dtype)
+        beside = encoder_bytes(relevance_shape(encoder_config(encoder.folder)), dtype)
     described = count_weights(shape).nbytes(dtype)
     weights = described if found.missing else weight_bytes(folder, dtype)
     quantization = fitting_quantization(
         request.quantization,
-        {kind: count + encoder_bytes for kind, count in weights.items()},
+        {kind: count + beside for kind, count in weights.items()},
         device=device,
         model=found.name,
         progress=progress,

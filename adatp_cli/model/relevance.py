@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adatp_cli.cost import SO400M_RELEVANCE, RelevanceShape
+from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.checkpoints import (
     HEAD,
@@ -27,10 +27,9 @@ from adatp_cli.model.checkpoints import (
     RelevanceFiles,
     encoder_config,
 )
-from adatp_cli.model.layout import COPY_AGAIN, read_json
+from adatp_cli.model.layout import COPY_AGAIN, read_json, relevance_shape
 from adatp_cli.model.memory import LOOKS_AT_ONCE
 from adatp_cli.model.quiet import weights_progress
-from adatp_cli.model.shapes import encoder_bytes, relevance_shape
 from adatp_cli.model.tensors import check_file
 
 if TYPE_CHECKING:
@@ -123,13 +122,6 @@ def load_relevance(
     return RelevanceEncoder(
         tower.to(device), norm.to(device), head.to(device), tokenizer, shape, name
     )
-
-
-def expected_bytes(name_or_folder: str, dtype: str) -> int:
-    """Memory that `load_relevance` will take; a hub id is taken for the default encoder."""
-    folder = Path(name_or_folder).expanduser()
-    shape = relevance_shape(encoder_config(folder)) if folder.is_dir() else SO400M_RELEVANCE
-    return encoder_bytes(shape, dtype)
 
 
 def _text_tower(

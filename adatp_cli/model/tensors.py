@@ -1,8 +1,6 @@
 """The safetensors container: read headers, check files, copy a few tensors out of a large one.
 
-Format: eight bytes of little-endian header length, a JSON header that gives each tensor's type,
-shape and byte range, then the data. Reading the header alone tells what a checkpoint holds, how
-much memory it takes and whether the file was cut off, before anything is loaded.
+Its header alone tells what a checkpoint holds, how much memory it takes and whether it was cut off.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from adatp_cli.errors import ModelError
 
@@ -21,9 +18,8 @@ DAMAGED = "model_damaged"  # the kind of the errors that a new copy of the file 
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 100 * 2**20  # the format's own limit
 _PIECE = 8 * 2**20
-
-_ABSURD = (OverflowError, RecursionError)  # an endless number, brackets without end
-
+# What reading a header raises that is none, such as an endless number or brackets without end.
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64,
@@ -49,30 +45,22 @@ class TensorEntry:
         return self.end - self.start
 
 
-class ByteSource(Protocol):
-    """A file whose bytes can be read by range: a local one, or a remote one over HTTP."""
-
-    def read(self, start: int, end: int) -> Iterable[bytes]:
-        """Yield the bytes from `start` up to, not including, `end`, in pieces."""
-        ...
+# A file whose bytes can be read by range, a local one or a remote one over HTTP: yields the bytes
+# from the first number up to, not including, the second, in pieces.
+ByteSource = Callable[[int, int], Iterable[bytes]]
 
 
-class FileSource:
+def file_source(path: Path) -> ByteSource:
     """A local file as a `ByteSource`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self, start: int, end: int) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
+    def read(start: int, end: int) -> Iterator[bytes]:
+        with path.open("rb") as file:
             file.seek(start)
-            left = end - start
-            while left > 0:
-                piece = file.read(min(left, _PIECE))
-                if not piece:
-                    return
-                left -= len(piece)
+            while start < end and (piece := file.read(min(end - start, _PIECE))):
+                start += len(piece)
                 yield piece
+
+    return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +78,18 @@ class Header:
 
 def read_header(source: ByteSource, name: str) -> Header:
     """Read and check a file's header; errors call it `name`."""
-    first = b"".join(source.read(0, _LENGTH_BYTES))
+    first = b"".join(source(0, _LENGTH_BYTES))
     length = int.from_bytes(first, "little")
     if len(first) < _LENGTH_BYTES or not 2 <= length <= _LARGEST_HEADER:
         raise _damaged(name, "it does not begin like a safetensors file")
-    text = b"".join(source.read(_LENGTH_BYTES, _LENGTH_BYTES + length))
+    text = b"".join(source(_LENGTH_BYTES, _LENGTH_BYTES + length))
     if len(text) < length:
         raise _damaged(name, "it ends inside its header")
     try:
         entries = [
             _entry(key, value) for key, value in json.loads(text).items() if key != "__metadata__"
         ]
-    except (ValueError, LookupError, TypeError, AttributeError, *_ABSURD) as error:
+    except _MALFORMED as error:
         raise _damaged(name, "its header cannot be read") from error
     entries.sort(key=lambda entry: entry.start)
     return Header({entry.name: entry for entry in entries}, _LENGTH_BYTES + length)
@@ -111,7 +99,7 @@ def check_file(path: Path) -> Header:
     """Read a local file's header and check that the file is as long as the header says."""
     try:
         size = path.stat().st_size
-        header = read_header(FileSource(path), str(path))
+        header = read_header(file_source(path), str(path))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     if size < header.file_size:
@@ -126,11 +114,10 @@ def copy_tensors(
     target: Path,
     progress: Callable[[int], None],
 ) -> None:
-    """Write a smaller safetensors file with only the tensors that are wanted.
+    """Write a smaller safetensors file with only the tensors that are wanted, reading no others.
 
-    Tensors that lie together are read as one span, and nothing between spans is read. `target`
-    appears only when complete; an interrupted copy continues where it stopped. `progress` is
-    called with the bytes that such a copy left, then with those of each piece.
+    `target` appears only when complete; an interrupted copy continues where it stopped. `progress`
+    is called with the bytes that such a copy left, then with those of each piece.
     """
     header = read_header(source, name)
     entries = [entry for entry in header.tensors.values() if wanted(entry.name)]
@@ -150,7 +137,7 @@ def copy_tensors(
             progress(skip)
             for start, end in spans:
                 begin, skip = min(start + skip, end), max(0, skip - (end - start))
-                for piece in source.read(header.data_start + begin, header.data_start + end):
+                for piece in source(header.data_start + begin, header.data_start + end):
                     file.write(piece)
                     progress(len(piece))
                     begin += len(piece)
@@ -164,16 +151,14 @@ def copy_tensors(
 
 def _already_copied(partial: Path, head: bytes, total: int) -> int:
     """Bytes of data that an interrupted copy of the same tensors left; 0, and a new file."""
-    try:
+    if partial.is_file():
         with partial.open("rb") as file:
             same = file.read(len(head)) == head
         have = partial.stat().st_size - len(head)
-    except FileNotFoundError:
-        same, have = False, 0
-    if not same or have > total:
-        partial.write_bytes(head)
-        return 0
-    return have
+        if same and have <= total:
+            return have
+    partial.write_bytes(head)
+    return 0
 
 
 def _new_header(entries: list[TensorEntry]) -> bytes:
