@@ -34,28 +34,23 @@ _BESIDE = ("torchvision", "torchaudio")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place to run; `free_bytes` could be taken there, None where the system does not say."""
+    """A place to run."""
 
     name: str
     description: str
-    free_bytes: int | None
+    free_bytes: int | None  # None where the system does not say
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """A model by the name to give with -m.
+    """Whether a model is here and can run."""
 
-    `state` is `bundled`, `cached`, `folder` or `missing`; `weight_bytes` is its size once loaded,
-    whole and in nf4, on the device that would be chosen. `note` is why it is not ready, and `step`
-    what to do about it.
-    """
-
-    name: str
+    name: str  # as -m takes it
     repository: str
-    state: str
-    weight_bytes: dict[str, int] | None
-    note: str
-    step: str = ""
+    state: str  # bundled, cached, folder or missing
+    weight_bytes: dict[str, int] | None  # once loaded, whole and in nf4, on the device of `auto`
+    note: str  # why it is not ready
+    step: str = ""  # what to do about it
 
     @property
     def ready(self) -> bool:
@@ -64,28 +59,27 @@ class ModelState:
 
 @dataclass(slots=True)
 class Report:
-    """Everything found. `problems` is what keeps `ask` from working, a line each with a next step.
-
-    `auto_model` is what `ask` takes here when it is not told; `fetches`: it is not here yet, and
-    the hub has it.
-    """
+    """Everything found."""
 
     packages: dict[str, str | None] = field(default_factory=dict)
     devices: list[Device] = field(default_factory=list)
     decoders: dict[str, bool] = field(default_factory=dict)
     bundled_model: str | None = None
-    auto_model: str | None = None
-    fetches: bool = False
+    auto_model: str | None = None  # what `ask` takes here when it is not told
+    fetches: bool = False  # it is not here yet, and the hub has it
     models: list[ModelState] = field(default_factory=list)
     cache_folder: str | None = None
+    # What keeps `ask` from working, a line each with a next step.
     problems: list[str] = field(default_factory=list)
+
+    def note(self, problem: str, step: str) -> None:
+        self.problems.append(f"{problem}; {step}" if step else problem)
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data for programs."""
         return {
             "ok": self.ok,
             "adatp": __version__,
@@ -104,12 +98,12 @@ def examine(model: str | None = None) -> Report:
     try:
         check_address_space()
     except AdatpError as error:
-        report.problems.append(_line(error.message, error.hint))
+        report.note(error.message, error.hint)
         return report
     try:
         report.bundled_model = str(checkpoints.bundled_folder())
     except AdatpError as error:
-        report.problems.append(_line(error.message, error.hint))
+        report.note(error.message, error.hint)
     for name in (*REQUIRED, *OPTIONAL):
         try:
             report.packages[name] = metadata.version(name)
@@ -118,7 +112,7 @@ def examine(model: str | None = None) -> Report:
             report.packages[name] = None
             if name in REQUIRED:
                 broken = broken_package(error) or name
-                report.problems.append("; ".join(import_problem(broken, error)))
+                report.note(*import_problem(broken, error))
     if all(report.packages[name] is not None for name in REQUIRED):
         _devices(report)
         _decoders(report)
@@ -216,7 +210,7 @@ def _models(report: Report, wanted: str | None) -> None:
         state = next(item for item in report.models if item.name in (wanted, wanted.lower()))
         if not state.ready:
             what = f"the model {state.name} is not ready: {state.note}"
-            report.problems.append(_line(what, state.step))
+            report.note(what, state.step)
         return
     # Whether `ask` works without -m: its model is ready, or can be fetched.
     state = next(item for item in report.models if item.name == report.auto_model)
@@ -224,11 +218,11 @@ def _models(report: Report, wanted: str | None) -> None:
         return
     what = f"`adatp ask` takes {state.name} here when it is not told"
     if state.state != MISSING or hub.cached(state.repository) is not None:
-        report.problems.append(_line(f"{what}: {state.note}", state.step))
+        report.note(f"{what}: {state.note}", state.step)
         return
     why = "fetching is off (offline)" if hub.offline else None
     try:
-        report.fetches = why is None and bool(hub.files(state.repository, ["config.json"]))
+        report.fetches = why is None and bool(hub.files(state.repository))
     except Exception as error:  # whatever keeps the hub from answering will keep `ask` from it
         why = f"the hub cannot be reached ({one_line(str(error)) or type(error).__name__})"
     if not report.fetches:
@@ -238,10 +232,6 @@ def _models(report: Report, wanted: str | None) -> None:
             f"{what}, which is not in the cache, and {why or 'the hub does not have it'}; go "
             f"online once to fetch it{now}"
         )
-
-
-def _line(problem: str, step: str) -> str:
-    return f"{problem}; {step}" if step else problem
 
 
 def _model_state(name: str, hub: Hub) -> ModelState:

@@ -22,11 +22,9 @@ from adatp_cli.cost import (
     LanguageShape,
     ModelShape,
     RelevanceShape,
-    VisionShape,
 )
 from adatp_cli.errors import MemoryLimitError
-from adatp_cli.model.device import DTYPE_BYTES, is_cuda
-from adatp_cli.model.quantize import choose_quantization
+from adatp_cli.model.device import DTYPE_BYTES, choose_quantization, is_cuda
 from adatp_cli.text import gigabytes, plural
 
 # Allocator rounding, temporaries and library workspaces beside what is counted (our choice).
@@ -96,7 +94,7 @@ def estimate_run(
     quantization: str = "none",
     device: str = "cuda",
 ) -> MemoryEstimate:
-    """Estimate the bytes of one run: tensors, as PyTorch gives them out.
+    """The bytes of one run: tensors, as PyTorch gives them out.
 
     `text_tokens` are those of the prompt that are not visual, `new_tokens` the most of an answer.
     In one pass the tower encodes `frames_at_once`, or all frames; `visual_per_layer` visual tokens
@@ -113,13 +111,16 @@ def estimate_run(
         cached * per_token + _decoder_layer(text, count, size, quantization, on_cpu)
         for count, cached in zip(tokens, accumulate(tokens), strict=True)
     )
+    # The tower's output, and of the frames that are looked at the float32 and the normed copy.
+    patch = at_once * size + 2 * min(at_once, LOOKS_AT_ONCE) * 4
+    pooling = shape.vision.patches * shape.vision.hidden * patch
     # The library copies what went in; sine and cosine of its positions go through all layers.
     entered = 2 * tokens[0] * (text.hidden + text.head_dim) * size
     return MemoryEstimate(
         frames=frames * COLOUR_CHANNELS * shape.vision.image_size**2 if on_cpu else 0,
         clip=visual * text.hidden * size,
         vision=_vision_pass(shape, at_once, size),
-        relevance=_pooling(shape.vision, at_once, size) if relevance is not None else 0,
+        relevance=pooling if relevance is not None else 0,
         choosing=10 * visual * text.hidden if per_layer[0] < visual else 0,
         kv_cache=(sum(tokens) + text.layers * new_tokens) * per_token,
         prefill=max(layers) + entered + text.vocab * 8,
@@ -136,12 +137,6 @@ def _vision_pass(shape: ModelShape, frames: int, size: int) -> int:
     # the pooling's order and one of the interpolation, and the pooled quarter.
     projector = 2 * tower.hidden + 3 * width + (width + 3) // 4
     return pixels + frames * tower.patches * max(layer, projector) * size
-
-
-def _pooling(tower: VisionShape, frames: int, size: int) -> int:
-    """The tower's output, and of the frames that are looked at the float32 and the normed copy."""
-    looked_at = min(frames, LOOKS_AT_ONCE)
-    return tower.patches * tower.hidden * (frames * size + 2 * looked_at * 4)
 
 
 def _decoder_layer(
@@ -224,10 +219,10 @@ def _limited(limit: int) -> str:
 def cgroup_available(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """Bytes left under the tightest memory limit of the control groups that this process is in.
+    """Bytes left under the tightest memory limit of this process's control groups; None without.
 
-    None without a limit. A container's limit does not show in the machine's own figures. Pages of
-    files that the kernel can drop count as free, as they do in the machine's figures.
+    A container's limit shows neither in the machine's own figures nor in psutil's. Pages of files
+    that the kernel can drop count as free, as they do there.
     """
     try:
         lines = own.read_text().splitlines()
@@ -245,23 +240,15 @@ def cgroup_available(
         else:
             continue
         parts = [part for part in path.split("/") if part not in ("", "..")]
-        groups = [mount.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
-        left += [free for group in groups if (free := _left_in(group, *names)) is not None]
+        for depth in range(len(parts) + 1):
+            group = mount.joinpath(*parts[:depth])
+            with contextlib.suppress(OSError, ValueError):  # `max` among them
+                limit, used = (int((group / name).read_text()) for name in names[:2])
+                held = (group / "memory.stat").read_text().split()
+                droppable = dict(zip(held[::2], held[1::2], strict=False)).get(names[2], 0)
+                if limit < 2**60:  # version 1 writes "no limit" as a number close to the largest
+                    left.append(max(limit - used + int(droppable), 0))
     return min(left, default=None)
-
-
-def _left_in(group: Path, limit_name: str, used_name: str, cache_name: str) -> int | None:
-    try:
-        limit_text = (group / limit_name).read_text().strip()
-        used = int((group / used_name).read_text())
-        statistics = (group / "memory.stat").read_text().split()
-    except (OSError, ValueError):
-        return None
-    # Version 1 writes "no limit" as a number close to the largest one.
-    if limit_text == "max" or int(limit_text) >= 2**60:
-        return None
-    pairs = dict(zip(statistics[::2], statistics[1::2], strict=False))
-    return max(int(limit_text) - used + int(pairs.get(cache_name, 0)), 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -322,7 +309,7 @@ def fitting_quantization(
 
 
 class Placed(Protocol):
-    """What a run's estimate has to know of a loaded model."""
+    """What a run's estimate has to know of a loaded model; load.py imports this file."""
 
     shape: ModelShape
     name: str
