@@ -62,6 +62,10 @@ def ask(options: AskOptions, output: Output) -> None:
     """Answer one or several questions about one clip, which is decoded and encoded once.
 
     Put -- before a VIDEO or QUESTION that starts with a dash.
+
+    Examples:
+    adatp ask clip.mp4 "what happens?"
+    adatp ask clip.mp4 "who speaks?" "and then?" --start 1:30 --end 2:00 -n 64
     """
     video = check_arguments(options.video, options.questions, output)
     asked = read_questions(options.questions, stdin_is_video=video == STDIN)

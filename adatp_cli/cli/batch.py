@@ -114,6 +114,10 @@ def batch(options: BatchOptions, output: Output) -> int:
     """Answer questions about many clips; a clip that fails is a row, and the batch goes on.
 
     Rows are JSON Lines. Ctrl-C finishes the row it is at; a second one stops at once.
+
+    Examples:
+    adatp batch clips/ -q "what happens?" -o answers.jsonl
+    find . -name '*.mp4' | adatp batch - -q "what happens?" > rows.jsonl
     """
     from adatp_cli.model.quiet import quiet_libraries
 

@@ -139,6 +139,10 @@ def bench(options: BenchOptions, output: Output) -> None:
     -m 0.5b-random, 7b-random and 72b-random are LLaVA-OneVision's dimensions with random weights,
     built on the spot: time and memory mean something, answers nothing. Every answer has
     --max-new-tokens tokens. stdout gets tables as Markdown, or with --json one JSON object.
+
+    Examples:
+    adatp bench -m tiny --repeat 1
+    adatp bench -m 0.5b-random -n 16,32 -p vanilla,adatp -o result.json
     """
     outputs = [] if options.output is None else [OutputPath("-o", options.output)]
     if options.plot is not None:

@@ -50,6 +50,10 @@ def bias(options: BiasOptions, output: Output) -> int:
     """Measure where attention piles up in clip and frame, before and after debiasing.
 
     stdout gets the tables as Markdown, or with --json one object with every number.
+
+    Examples:
+    adatp bias shapes -m tiny --clips 20
+    adatp bias mvbench --data MVBENCH -m 7b --report report
     """
     from adatp_cli.evaluation import bias_report
     from adatp_cli.evaluation.report import report_outputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adatp_cli import __version__
@@ -17,34 +16,36 @@ if TYPE_CHECKING:
     from adatp_cli.machine import ModelState, Report
 
 
-@dataclass(frozen=True, kw_only=True)
-class DoctorOptions:
+def doctor(
+    output: Output,
     model: str | None = option(
         None,
         "--model -m NAME",
         "Demand that this model is here and ready, named as in ask. Default: what ask "
         "takes when it is not told, which may still have to be fetched.",
         envvar="ADATP_MODEL",
-    )
-    json: bool = JSON
-    verbose: bool = VERBOSE
-
-
-def doctor(options: DoctorOptions, output: Output) -> int:
+    ),
+    json: bool = JSON,
+    verbose: bool = VERBOSE,
+) -> int:
     """What this machine can run; exit 0 only when ask would work.
 
     Looks at packages, devices, decoders, free memory and the models that are here. Fetches nothing,
     and asks the hub only whether it could.
+
+    Examples:
+    adatp doctor
+    adatp doctor -m 7b --json
     """
-    if options.model is not None:
-        check_name(options.model)
+    if model is not None:
+        check_name(model)
     output.stage("importing and trying the packages")
     from adatp_cli.machine import examine
     from adatp_cli.model.quiet import quiet_libraries
 
-    with output.running(), quiet_libraries(verbose=output.verbose):
-        report = examine(options.model)
-    if output.json:
+    with output.running(), quiet_libraries(verbose=verbose):
+        report = examine(model)
+    if json:
         output.data(report.to_dict())
     else:
         for label, text in _lines(report):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import typer
 
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import refusal
-from adatp_cli.cli.streams import OutputClosedError, check_stdout
+from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import AdatpError, ModelError, UsageError
 from adatp_cli.machine import broken_package, import_problem
 from adatp_cli.model.memory import is_out_of_memory, out_of_memory
@@ -52,24 +51,6 @@ def failure_of(error: BaseException) -> Failure:
     name, text = type(error).__name__, one_line(str(error))
     message = f"unexpected {name}: {text}" if text else f"unexpected {name}"
     return Failure(1, ErrorInfo("unexpected", message, "run it again with --verbose to see where"))
-
-
-@contextmanager
-def reporting(output: Output, *, writes: bool = True) -> Iterator[None]:
-    """Around a command's body: what every command needs, and `telling`.
-
-    Where something will be written to stdout a closed one is refused at once.
-    """
-    with telling(output):
-        try:
-            os.getcwd()
-        except OSError:  # libraries would end the process, each in its own way
-            raise UsageError(
-                "the current folder has been deleted", "cd to one that exists"
-            ) from None
-        if writes:
-            check_stdout()
-        yield
 
 
 @contextmanager

@@ -100,6 +100,10 @@ def evaluate(options: EvalOptions, output: Output) -> int:
     """Measure how often profiles answer right, on the same questions about the same clips.
 
     stdout gets the tables as Markdown, or with --json every answer's record.
+
+    Examples:
+    adatp eval shapes -m tiny -p vanilla,adatp --clips 50
+    adatp eval videomme --data VIDEO-MME -m 7b -o rows.jsonl --report report
     """
     from adatp_cli.answering.tasks import FileClip
     from adatp_cli.evaluation.datasets import SHAPES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from adatp_cli.cli.options import OVERWRITE, QUIET, argument
@@ -12,29 +11,30 @@ from adatp_cli.files import OutputPath, check_outputs, is_stdout, replacing
 from adatp_cli.text import plural
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+def export(
+    output: Output,
     rows: list[Path] = argument(
         "ROWS...", "Files of JSON Lines, as ask --json, batch and eval write them."
-    )
-    table: Path = argument("OUT", "The table: OUT.parquet or OUT.csv.")
-    overwrite: bool = OVERWRITE
-    quiet: bool = QUIET
-
-
-def export(options: ExportOptions, output: Output) -> None:
+    ),
+    table: Path = argument("OUT", "The table: OUT.parquet or OUT.csv."),
+    overwrite: bool = OVERWRITE,
+    quiet: bool = QUIET,  # noqa: ARG001 - read by the output
+) -> None:
     """Put the rows of many files into one table, whose columns are always the same.
 
     Columns are the record's keys (see `adatp schema`), joined by _; what has no fixed number of
     values is JSON.
+
+    Examples:
+    adatp export answers.jsonl answers.parquet
+    adatp export monday.jsonl tuesday.jsonl week.csv
     """
-    rows, table = options.rows, options.table
     if is_stdout(table):
         check_stdout()
     from adatp_cli.batch.table import WRITERS, read_rows
 
     target = OutputPath("OUT", table, tuple(WRITERS), "a table", may_be_stdout=True)
-    check_outputs([target], rows, overwrite=options.overwrite)
+    check_outputs([target], rows, overwrite=overwrite)
     write = WRITERS.get(table.suffix.lower(), WRITERS[".csv"])  # a stream gets CSV
     with replacing(table, "the table") as beside:
         cut: list[str] = []

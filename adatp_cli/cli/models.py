@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adatp_cli.cli.errors import INTERRUPTED
@@ -22,79 +21,77 @@ _ASK_FROM = 1_000_000_000  # bytes from which on somebody at a terminal is asked
 NAME = argument("NAME", "tiny, 0.5b, 7b, 72b, or the hub id of a model or of a relevance encoder.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    json: bool = JSON
-
-
-def list_models(_options: ListOptions, output: Output) -> None:
+def list_models(output: Output, json: bool = JSON) -> None:
     """The models and encoders that adatp knows or has in the cache, and what is missing of them.
 
     Asks nothing of the hub.
+
+    Examples:
+    adatp models list
+    adatp models list --json | jq .name
     """
     from adatp_cli.model.checkpoints import kept
     from adatp_cli.model.hub import Hub
 
     hub = Hub()
     for item in kept(hub):
-        if output.json:
+        if json:
             output.data(dataclasses.asdict(item))
         else:
             output.line(_line(item))
-    if not output.json:
+    if not json:
         output.line(f"cache: {hub.cache_folder}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PathOptions:
-    name: str = NAME
-    json: bool = JSON
+def path(output: Output, name: str = NAME, json: bool = JSON) -> None:
+    """Print the folder of a model or encoder that is here, whole; exit code 4 where it is not.
 
-
-def path(options: PathOptions, output: Output) -> None:
-    """Print the folder of a model or encoder that is here, whole; exit code 4 where it is not."""
+    Examples:
+    adatp models path tiny
+    adatp models path 0.5b --json
+    """
     from adatp_cli.model.checkpoints import look
     from adatp_cli.model.hub import Hub
 
-    item = look(options.name, Hub())
-    if output.json:
+    item = look(name, Hub())
+    if json:
         output.data(dataclasses.asdict(item))
     if not item.ready or item.folder is None:
-        raise ModelError(
-            item.missing, f"`adatp models pull {options.name}` fetches what is missing"
-        )
-    if not output.json:
+        raise ModelError(item.missing, f"`adatp models pull {name}` fetches what is missing")
+    if not json:
         output.line(item.folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PullOptions:
-    name: str = NAME
+def pull(
+    output: Output,
+    name: str = NAME,
     encoder: bool = option(
         None,
         "--encoder/--no-encoder",
         "With a model, fetch the relevance encoder that the default profile uses.",
         default=True,
-    )
-    yes: bool = flag(None, "--yes -y", "Fetch gigabytes without being asked first.")
-    verbose: bool = VERBOSE
-
-
-def pull(options: PullOptions, output: Output) -> int:
+    ),
+    yes: bool = flag(None, "--yes -y", "Fetch gigabytes without being asked first."),
+    verbose: bool = VERBOSE,
+) -> int:
     """Fetch what is missing of a model or an encoder, and replace what is damaged.
 
     What is here is read through. On a terminal you are asked before more than a gigabyte is
     fetched. A download that was stopped goes on where it was.
+
+    Examples:
+    adatp models pull 0.5b
+    adatp models pull 7b --no-encoder --yes
     """
     from adatp_cli.model.checkpoints import look
     from adatp_cli.model.hub import Hub, announcement, fetch
     from adatp_cli.model.quiet import quiet_libraries
 
-    name, hub = options.name, Hub()
-    with output.running(), quiet_libraries(verbose=output.verbose):
+    hub = Hub()
+    with output.running(), quiet_libraries(verbose=verbose):
         output.stage(f"looking up {name}")
-        wanted = _wanted(name, hub, encoder=options.encoder)
-        if wanted and not options.yes and not _agreed(wanted, output, announcement(wanted, hub)):
+        wanted = _wanted(name, hub, encoder=encoder)
+        if wanted and not yes and not _agreed(wanted, output, announcement(wanted, hub)):
             output.note("nothing was fetched")
             return INTERRUPTED
         if wanted:

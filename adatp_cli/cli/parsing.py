@@ -75,11 +75,6 @@ class Group(TyperGroup):
         return _without_types(super().get_params(ctx))
 
 
-def examples(*commands: str) -> str:
-    """Command lines for the end of a help, a line each."""
-    return "\n".join(["Examples:", *commands])
-
-
 def refusal(error: typer.TyperException) -> UsageError:
     """What typer refuses, in our words; without a message where the help was the answer.
 

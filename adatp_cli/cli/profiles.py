@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adatp_cli import profile_yaml
@@ -36,59 +35,61 @@ if TYPE_CHECKING:
     from adatp_cli.answering.plan import FrameBudget
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    json: bool = JSON
+def list_profiles(output: Output, json: bool = JSON) -> None:
+    """The profiles that come with adatp, with their shares of the language model's cost.
 
-
-def list_profiles(_options: ListOptions, output: Output) -> None:
-    """The profiles that come with adatp, with their shares of the language model's cost."""
+    Examples:
+    adatp profiles list
+    adatp profiles list --json
+    """
     profiles = [load_profile(name) for name in builtin_names()]
     for profile in profiles:
         share = f"{100 * (profile.budget or 1.0):.4g} %"
-        if output.json:
+        if json:
             output.data(profile.to_dict())
         else:
             output.line(f"{profile.name:<17} {share:>7}  {profile.description}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShowOptions:
-    name: str = argument("NAME", "A profile's name or a YAML file.")
+def show(
+    output: Output,
+    name: str = argument("NAME", "A profile's name or a YAML file."),
     model: str = option(
         None,
         "--model -m NAME",
         "Tell the cost on auto, tiny, 0.5b, 7b, 72b, a cached hub id, or a folder.",
         default="7b",
         envvar="ADATP_MODEL",
-    )
+    ),
     budget: float | None = option(
         None, "--budget SHARE", "At this budget, not its own.", parser=read_share
-    )
+    ),
     frames: str | None = option(
         None, "--frames -n N|auto", "For this many frames. Default: as in ask."
-    )
-    json: bool = JSON
-
-
-def show(options: ShowOptions, output: Output) -> None:
+    ),
+    json: bool = JSON,
+) -> None:
     """Print a profile with every knob, and the cost that it comes to on a model.
 
     The output is a valid profile file.
+
+    Examples:
+    adatp profiles show adatp -m 7b
+    adatp profiles show adatp > mine.yaml
     """
-    count = frame_number(options.frames)
+    count = frame_number(frames)
     if count is not None and count < 1:
         raise UsageError(f"--frames {count} leaves nothing to look at", "give 1 or more")
-    check_name(options.model)
-    profile = load_profile(options.name)
-    if options.budget is not None:
-        profile = profile.with_budget(options.budget)
+    check_name(model)
+    profile = load_profile(name)
+    if budget is not None:
+        profile = profile.with_budget(budget)
     from adatp_cli.model.quiet import quiet_libraries
 
     with quiet_libraries():
-        target = find_target(options.model)
-    told = forecast(profile, target, count, auto=options.frames == AUTO_FRAMES)
-    if output.json:
+        target = find_target(model)
+    told = forecast(profile, target, count, auto=frames == AUTO_FRAMES)
+    if json:
         output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))
         return
     output.write(profile_yaml.dump(profile.to_dict()))
@@ -96,15 +97,17 @@ def show(options: ShowOptions, output: Output) -> None:
         output.line(f"# {line}".rstrip())
 
 
-@dataclass(frozen=True, kw_only=True)
-class ValidateOptions:
-    file: str = argument("FILE", "A YAML file, or a profile's name.")
+def validate(
+    output: Output, file: str = argument("FILE", "A YAML file, or a profile's name.")
+) -> None:
+    """Check a profile file; exit 0 when it is valid, 2 with the reason when not.
 
-
-def validate(options: ValidateOptions, output: Output) -> None:
-    """Check a profile file; exit 0 when it is valid, 2 with the reason when not."""
-    profile = load_profile(options.file)
-    output.line(f"{options.file}: valid, the profile {profile.name!r} ({_purpose(profile)})")
+    Examples:
+    adatp profiles validate mine.yaml
+    adatp profiles validate adatp
+    """
+    profile = load_profile(file)
+    output.line(f"{file}: valid, the profile {profile.name!r} ({_purpose(profile)})")
 
 
 def _purpose(profile: Profile) -> str:

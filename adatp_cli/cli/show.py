@@ -66,6 +66,10 @@ def show(options: ShowOptions, output: Output) -> None:
     """Ask one question and draw what the model looked at: which patches were kept to which layer.
 
     stdout gets the answer, or its record with --json; with --compare there are two.
+
+    Examples:
+    adatp show clip.mp4 "what happens?" -o seen.html
+    adatp show clip.mp4 "what happens?" -o seen.png --compare fastv
     """
     from adatp_cli.model.quiet import quiet_libraries
 
