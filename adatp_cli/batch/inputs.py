@@ -1,14 +1,15 @@
-"""From what a user names as the source of a batch to clips with their questions."""
+"""From what a user names as the source of a batch to clips with their questions; shards of them."""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterable, Sequence
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
-from adatp_cli.batch.manifest import MANIFEST_EXTENSIONS, read_manifest
-from adatp_cli.batch.shards import Shard, parse_shard, select
 from adatp_cli.batch.walk import (
     VIDEO_EXTENSIONS,
     ClipJob,
@@ -19,28 +20,28 @@ from adatp_cli.batch.walk import (
     walk_folder,
 )
 from adatp_cli.errors import UsageError
-from adatp_cli.files import read_whole
-from adatp_cli.text import decoded, is_utf16, plural, printable
+from adatp_cli.files import StrPath, read_whole
+from adatp_cli.tables import csv_lines, json_lines, read_text
+from adatp_cli.text import decoded, is_utf16, plural, printable, shown
 from adatp_cli.video.source import is_address, local_path, refused_address
-
-__all__ = [
-    "ClipJob",
-    "Collection",
-    "NoVideoError",
-    "Shard",
-    "Skipped",
-    "collect",
-    "collect_all",
-    "parse_shard",
-    "read_questions_file",
-    "select",
-]
 
 STDIN = "-"
 _SOURCES = "give a folder, a quoted glob, a manifest (.jsonl, .csv, .tsv), or - for a list on stdin"
 _NO_QUESTION_HINT = "ask with -q QUESTION or with --questions FILE"
+_LIST_HINT = "write one path a line"
 # A list of files has no NUL in its first bytes unless it is separated by them; a video has.
 _HEAD_BYTES = 1 << 16
+
+_MANIFESTS = (".jsonl", ".csv", ".tsv")
+_MANIFEST_HINT = "a manifest has the columns video and question"
+# Between question_id, which is a name of its own, and quesiton.
+_ALIKE = 0.85
+
+_SHARD_HINT = "as in --shard 2/5: the second of five shares"
+
+
+class NoVideoError(UsageError):
+    """A folder or pattern in which there is no video."""
 
 
 def collect_all(
@@ -89,10 +90,6 @@ def collect_all(
     return Collection(tuple(jobs.values()), tuple(skipped), ignored, tuple(notes))
 
 
-class NoVideoError(UsageError):
-    """A folder or pattern in which there is no video."""
-
-
 def collect(
     source: str,
     questions: Sequence[str],
@@ -115,18 +112,27 @@ def collect(
     if null_separated and source != STDIN:
         raise UsageError("-0 is about a list on stdin", "give - as the source, or leave -0 out")
     if source == STDIN:
-        return _listed(_stdin_entries(stdin, null_separated=null_separated), asked)
+        _need_questions(asked)
+        entries = dict.fromkeys(_stdin_entries(stdin, null_separated=null_separated))
+        return Collection(tuple(ClipJob(local_path(entry), asked, entry) for entry in entries))
     source = local_path(source)
     if is_address(source):
         refused = refused_address(source)
         raise UsageError(refused.message, refused.hint)
-    mode = _mode(source)
-    if mode is None:
+    try:
+        mode = os.stat(source).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         if not is_pattern(source):
             hint = _SOURCES if asked else f"{_SOURCES}; {_NO_QUESTION_HINT}"
-            raise UsageError(f"{printable(source) or repr('')}: no such file or folder", hint)
+            raise UsageError(
+                f"{printable(source) or repr('')}: no such file or folder", hint
+            ) from None
         found = expand_pattern(source, asked, follow_links=follow_links)
         return _some(found, source, "no video matches the pattern")
+    except OSError as error:
+        raise UsageError(
+            f"{printable(source)}: cannot be read: {error.strerror}", "check the path"
+        ) from None
     if stat.S_ISDIR(mode):
         try:
             found = walk_folder(source, asked, follow_links=follow_links)
@@ -139,41 +145,31 @@ def collect(
     if not stat.S_ISREG(mode):
         what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
         raise UsageError(f"{printable(source)}: is {what}, which is no source", _SOURCES)
-    if os.path.splitext(source)[1].lower() in MANIFEST_EXTENSIONS:
-        return read_manifest(source, asked)
+    if _ending(source) in _MANIFESTS:
+        return _manifest(source, asked)
     _need_questions(asked)
     return Collection((ClipJob(source, asked, os.path.basename(source)),))
 
 
-def read_questions_file(path: str | os.PathLike[str]) -> list[str]:
+def read_questions_file(path: StrPath) -> list[str]:
     """The questions in a text file, one a line; blank lines and those behind # are none."""
-    shown = printable(os.fspath(path))
     hint = "write one question a line, as UTF-8 text"
-    try:
-        with open(path, "rb") as file:
-            text = decoded(read_whole(file, f"{shown}: the questions", hint))
-    except UnicodeDecodeError:
-        raise UsageError(f"{shown}: is not UTF-8 text, so no file of questions", hint) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{shown}: the questions cannot be read: {reason}", hint) from None
+    text = read_text(path, "the questions", hint)
     # Not splitlines(): it also breaks at characters that may stand inside a question.
     lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
-        raise UsageError(f"{shown}: holds no question", hint)
+        raise UsageError(f"{printable(os.fspath(path))}: holds no question", hint)
     return found
 
 
-def _mode(path: str) -> int | None:
-    try:
-        return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    except OSError as error:
-        raise UsageError(
-            f"{printable(path)}: cannot be read: {error.strerror}", "check the path"
-        ) from None
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _need_questions(asked: tuple[str, ...]) -> None:
+    if not asked:
+        raise UsageError("no question is asked", _NO_QUESTION_HINT)
 
 
 def _some(found: Collection, source: str, nothing: str) -> Collection:
@@ -194,12 +190,6 @@ def _some(found: Collection, source: str, nothing: str) -> Collection:
     )
 
 
-def _listed(entries: Iterable[str], asked: tuple[str, ...]) -> Collection:
-    _need_questions(asked)
-    jobs = (ClipJob(local_path(entry), asked, entry) for entry in dict.fromkeys(entries))
-    return Collection(tuple(jobs))
-
-
 def _stdin_entries(stdin: BinaryIO | None, *, null_separated: bool) -> list[str]:
     """The entries of the list on stdin; bytes that are no UTF-8 as the file system has them."""
     if stdin is None or stdin.isatty():
@@ -210,41 +200,129 @@ def _stdin_entries(stdin: BinaryIO | None, *, null_separated: bool) -> list[str]
     try:
         data = stdin.read(_HEAD_BYTES)
         wide = is_utf16(data)
-        rest = b""
-        if b"\0" not in data or null_separated or wide:
-            rest = read_whole(stdin, "the list on stdin", "write one path a line")
+        if b"\0" in data and not (null_separated or wide):
+            raise UsageError(
+                "the list on stdin holds NUL bytes",
+                "give -0 if they separate its entries; a video itself goes to `adatp ask -`",
+            )
+        data += read_whole(stdin, "the list on stdin", _LIST_HINT)
     except OSError as error:
         raise UsageError(
-            f"the list on stdin cannot be read: {error.strerror}", "write one path a line"
+            f"the list on stdin cannot be read: {error.strerror}", _LIST_HINT
         ) from None
-    if b"\0" in data and not (null_separated or wide):
-        raise UsageError(
-            "the list on stdin holds NUL bytes",
-            "give -0 if they separate its entries; a video itself goes to `adatp ask -`",
-        )
-    data += rest
     if wide:
-        data = _as_bytes(data)
+        try:
+            data = os.fsencode(decoded(data))
+        except UnicodeError:
+            raise UsageError("the list on stdin is damaged UTF-16", "write it as UTF-8") from None
     if null_separated:
         entries = data.split(b"\0")
     else:
-        entries = [
-            line.removesuffix(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-        ]
+        lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        entries = [line.removesuffix(b"\r") for line in lines]
     found = [os.fsdecode(entry) for entry in entries if entry]
     if not found:
-        raise UsageError("no file on stdin", "write one path a line")
+        raise UsageError("no file on stdin", _LIST_HINT)
     return found
 
 
-def _as_bytes(data: bytes) -> bytes:
-    """A list in UTF-16 as the file system would spell it."""
-    try:
-        return os.fsencode(decoded(data))
-    except UnicodeError:
-        raise UsageError("the list on stdin is damaged UTF-16", "write it as UTF-8") from None
+# Manifests: JSON Lines, CSV or TSV with a `video` and maybe a `question` a row; paths are relative
+# to the manifest's folder. What else a row has is not looked at.
 
 
-def _need_questions(asked: tuple[str, ...]) -> None:
-    if not asked:
-        raise UsageError("no question is asked", _NO_QUESTION_HINT)
+def _manifest(path: str, asked: tuple[str, ...]) -> Collection:
+    """The clips of a manifest, each with the questions of all of its rows."""
+    name, folder = printable(path), os.path.dirname(path)
+    questions: dict[str, dict[str, None]] = {}
+    fell_back = False
+    for place, row in _manifest_rows(path, name):
+        for column in ("video", "question"):
+            value = row.get(column)
+            if value is not None and not isinstance(value, str):
+                raise UsageError(
+                    f"{place}: {column} expects text, not {shown(value)}", _MANIFEST_HINT
+                )
+        video, own = row.get("video") or "", row.get("question") or ""
+        if not video.strip():
+            raise UsageError(f"{place}: the row names no video", _MANIFEST_HINT)
+        if not own.strip() and not asked:
+            raise UsageError(
+                f"{place}: the row has no question", "write one, or ask all such rows with -q"
+            )
+        fell_back = fell_back or not own.strip()
+        questions.setdefault(video, {}).update(dict.fromkeys([own] if own.strip() else asked))
+    if not questions:
+        raise UsageError(f"{name}: the manifest has no rows", _MANIFEST_HINT)
+    jobs = tuple(
+        ClipJob(local_path(video, folder), tuple(texts), video)
+        for video, texts in questions.items()
+    )
+    unused = bool(asked) and not fell_back
+    note = f"{name}: every row has its own question, so -q asks nothing"
+    return Collection(jobs, notes=(note,) if unused else ())
+
+
+def _manifest_rows(path: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row's place for messages, and its cells by the names of their columns in small letters.
+
+    Refused are rows without a column `video`, and with a `question` that is only misspelt.
+    """
+    text = read_text(path, "the manifest", _MANIFEST_HINT)
+    if _ending(path) == ".jsonl":
+        for place, data in json_lines(text, name, 'as in {"video": "clip.mp4"}'):
+            columns = _columns(data, place)
+            yield place, dict(zip(columns, data.values(), strict=True))
+        return
+    hint = f'{_MANIFEST_HINT}, a comma in a cell needs "quotes"'
+    columns = []
+    for place, cells in csv_lines(text, name, hint):
+        if not columns:
+            columns = _columns(cells, place)
+        elif any(cells[len(columns) :]):
+            counts = f"{len(cells)} cells under {len(columns)} columns"
+            raise UsageError(f"{place}: {counts}", hint)
+        else:
+            yield place, dict(zip(columns, cells, strict=False))
+
+
+def _columns(names: Iterable[str], place: str) -> list[str]:
+    columns = [name.strip().lower() for name in names]
+    found = ", ".join(map(shown, columns[:8])) or "nothing"
+    if "video" not in columns:
+        raise UsageError(f"{place}: there is no column video, found {found}", _MANIFEST_HINT)
+    if max(columns.count("video"), columns.count("question")) > 1:
+        raise UsageError(f"{place}: a column stands twice, found {found}", _MANIFEST_HINT)
+    # With -q a misspelt column would go unnoticed, and other questions be asked than are written.
+    alike = difflib.get_close_matches("question", columns, n=1, cutoff=_ALIKE)
+    if alike and alike[0] != "question":
+        raise UsageError(
+            f"{place}: unknown column {shown(alike[0])} (did you mean 'question'?)", _MANIFEST_HINT
+        )
+    return columns
+
+
+# Shards: a share of a batch for each machine of several, without any of them asking the others.
+
+
+def shard(jobs: Sequence[ClipJob], text: str) -> list[ClipJob]:
+    """The jobs of one share, such as `2/5`, in their order.
+
+    A job's share follows from its `relative` path alone: not from where the folder is mounted, nor
+    from what else is in it, so a clip that is added or removed moves no other one.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if match is None:
+        raise UsageError(f"--shard {printable(text)}: expects two numbers, i/n", _SHARD_HINT)
+    index, count = int(match[1]), int(match[2])
+    if not 1 <= index <= count:
+        raise UsageError(
+            f"--shard {text}: there is no such share, they go from 1 to n", _SHARD_HINT
+        )
+    return [job for job in jobs if _hash(job) % count == index - 1]
+
+
+def _hash(job: ClipJob) -> int:
+    name = (job.relative or job.path).replace(os.sep, "/")
+    # Any text has to do, lone surrogates among it: names that are no UTF-8 hold them.
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest, "big")

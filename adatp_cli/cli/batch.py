@@ -29,9 +29,9 @@ from adatp_cli.files import OutputPath, check_outputs, is_stdout
 from adatp_cli.text import duration, percent, plural, printable
 
 if TYPE_CHECKING:
-    from adatp_cli.batch.inputs import ClipJob
     from adatp_cli.batch.prefetch import Throughput
     from adatp_cli.batch.results import ResultFile
+    from adatp_cli.batch.walk import ClipJob
     from adatp_cli.video.sampling import Sampling
 
 _SKIPPED_SHOWN = _CLIPS_SHOWN = 5
@@ -172,7 +172,7 @@ def _jobs(options: BatchOptions, output: Output) -> list[ClipJob]:
     output.note(*found.notes)
     if options.shard is None:
         return list(found.jobs)
-    return list(inputs.select(found.jobs, inputs.parse_shard(options.shard)))
+    return inputs.shard(found.jobs, options.shard)
 
 
 def _answer(
