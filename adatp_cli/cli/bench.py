@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
+import itertools
 import json
 import math
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from adatp_cli.cli.open_model import OpenModel, load_model_for, load_profiles, open_model
+from adatp_cli.cli.open_model import OpenModel, load_profiles, open_model
 from adatp_cli.cli.options import (
     AUTO_FRAMES,
     COMPARED,
@@ -28,11 +29,11 @@ from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.model.checkpoints import RANDOM
 from adatp_cli.text import plural
+from adatp_cli.video.source import local_path
 
 if TYPE_CHECKING:
     from adatp_cli.bench.report import BenchResult
-    from adatp_cli.bench.runner import BenchPlan
-    from adatp_cli.model.load import LoadedModel
+    from adatp_cli.video.isolated import IsolatedReader
 
 # What is asked matters to nobody here; that each is another question does.
 _QUESTIONS = (
@@ -144,6 +145,10 @@ def bench(options: BenchOptions, output: Output) -> None:
     adatp bench -m tiny --repeat 1
     adatp bench -m 0.5b-random -n 16,32 -p vanilla,adatp -o result.json
     """
+    from adatp_cli.bench.results import PLAIN
+    from adatp_cli.model.quiet import quiet_libraries
+    from adatp_cli.video.isolated import IsolatedReader
+
     outputs = [] if options.output is None else [OutputPath("-o", options.output)]
     if options.plot is not None:
         outputs.append(OutputPath("--plot", options.plot, (".png",), "a plot"))
@@ -153,148 +158,102 @@ def bench(options: BenchOptions, output: Output) -> None:
     frames = options.frame_counts()
     # The profiles' own wishes do not count where numbers are given.
     options = dataclasses.replace(options, frames=str(frames[0]) if frames else None)
-    _Measurement(options, output).run()
+    profiles = load_profiles(names, options.budget)
+    if any(profile.name == PLAIN for profile in profiles):
+        raise UsageError(f"a profile is called {PLAIN!r}", "the baseline is")
+    options.sampling()  # a wrong one is told before anything is loaded
+    with (
+        output.running(),
+        quiet_libraries(verbose=options.verbose),
+        IsolatedReader(options.limits()) as reader,
+        _clip(options, output, reader) as source,
+    ):
+        # What does not fit is told as not measured, which is no reason to measure nothing.
+        opened = open_model(profiles, options, output, accepts=lambda *_: None)
+        result = _measure(options, output, opened, reader, source)
+    from adatp_cli.bench.report import draw, tables
+
+    data = result.to_dict()
+    if output.json:
+        output.data(data)
+    else:
+        output.page(tables(result))
+    if options.output is not None:
+        text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+        with replacing(options.output, "the result") as path:
+            path.write_text(text, encoding="utf-8")
+    if options.plot is not None:
+        with replacing(options.plot, "the plot") as path:
+            draw(result, path)
 
 
-class _Measurement:
-    """One run of `adatp bench`."""
+@contextlib.contextmanager
+def _clip(options: BenchOptions, output: Output, reader: IsolatedReader) -> Iterator[Path]:
+    """The clip's path; one that was made for the purpose is gone afterwards."""
+    if options.video is not None:
+        clip = local_path(options.video)
+        reader.check(clip, options.sampling(), name=options.video)
+        yield Path(clip)
+        return
+    from adatp_cli.bench.synthetic import HEIGHT, SECONDS, WIDTH, write_clip
 
-    def __init__(self, options: BenchOptions, output: Output) -> None:
-        self._options = options
-        self._output = output
-
-    def run(self) -> None:
-        """Measure and show."""
-        from adatp_cli.model.quiet import quiet_libraries
-
-        profiles = load_profiles(
-            profile_names(self._options.profiles, COMPARED), self._options.budget
-        )
-        if any(profile.name == "plain transformers" for profile in profiles):
-            raise UsageError("a profile is called 'plain transformers'", "the baseline is")
-        self._options.sampling()  # a wrong one is told before anything is loaded
-        quiet = quiet_libraries(verbose=self._options.verbose)
-        with self._output.running(), quiet, self._clip() as source:
-            opened = open_model(profiles, self._options, self._output, load=_load)
-            result = self._measure(opened, source)
-        self._show(result)
-
-    @contextlib.contextmanager
-    def _clip(self) -> Iterator[Path]:
-        """The clip's path; one that was made for the purpose is gone afterwards."""
-        if self._options.video is not None:
-            from adatp_cli.video.isolated import IsolatedReader
-            from adatp_cli.video.source import local_path
-
-            clip = local_path(self._options.video)
-            with IsolatedReader(self._options.limits()) as reader:
-                reader.check(clip, self._options.sampling(), name=self._options.video)
-            yield Path(clip)
-            return
-        from adatp_cli.bench.synthetic import HEIGHT, SECONDS, WIDTH, write_clip
-
-        self._output.note(f"a generated clip, {WIDTH}x{HEIGHT}, {SECONDS} seconds")
-        self._output.stage("writing a clip")
-        with tempfile.TemporaryDirectory(prefix="adatp-bench-") as folder:
-            path = Path(folder) / "generated.mp4"
-            write_clip(path)
-            yield path
-
-    def _measure(self, opened: OpenModel, source: Path) -> BenchResult:
-        import datetime
-
-        from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult, machine_facts
-        from adatp_cli.bench.results import NotMeasured, Sample, summarise
-        from adatp_cli.bench.runner import Bench
-        from adatp_cli.video.isolated import IsolatedReader
-
-        is_random = opened.model.name.lower() in RANDOM
-        if is_random:
-            self._output.note(RANDOM_WEIGHTS)
-        plan = self._plan(opened)
-        began = datetime.datetime.now(datetime.UTC)
-        samples: list[Sample] = []
-        missing: list[NotMeasured] = []
-        with IsolatedReader(self._options.limits()) as reader:
-            name = self._options.video or "the generated clip"
-            bench = Bench(opened.loaded, opened.runs, plan, reader, source, name)
-            for event in bench.run():
-                if isinstance(event, Sample):
-                    samples.append(event)
-                elif isinstance(event, NotMeasured):
-                    missing.append(event)
-                    self._output.note(f"{event.contender} is not measured: {event.reason}")
-                else:
-                    turn = f"round {event.turn} of {plan.repeat}" if event.turn else "warming up"
-                    count = plural(event.frames, "frame")
-                    self._output.stage(f"{count}, {turn}: {event.contender}")
-        return BenchResult(
-            date=began,
-            machine=machine_facts(opened.model.device),
-            versions=opened.versions,
-            model=opened.model,
-            random_weights=is_random,
-            clip=bench.video,
-            clip_generated=self._options.video is None,
-            plan=plan,
-            text_tokens=bench.text_tokens,
-            memory_method=bench.memory_method,
-            profiles={one.name: one.session.profile.to_dict() for one in opened.runs},
-            rows=summarise([one.name for one in opened.runs], samples, missing),
-        )
-
-    def _plan(self, opened: OpenModel) -> BenchPlan:
-        from adatp_cli.bench.runner import BenchPlan
-
-        wanted = self._options
-        sampling = opened.sampling(self._options, self._output)
-        default = sampling.frames or opened.loaded.default_frames
-        turns = -(-wanted.questions // len(_QUESTIONS))
-        return BenchPlan(
-            frames=wanted.frame_counts() or (default,),
-            questions=(_QUESTIONS * turns)[: wanted.questions],
-            repeat=wanted.repeat,
-            new_tokens=wanted.max_new_tokens,
-            sampling=sampling,
-            vision=wanted.vision,
-        )
-
-    def _show(self, result: BenchResult) -> None:
-        from adatp_cli.bench.report import draw, tables
-
-        data = result.to_dict()
-        if self._output.json:
-            self._output.data(data)
-        else:
-            self._output.page(tables(result))
-        if self._options.output is not None:
-            text = json.dumps(data, indent=1, allow_nan=False) + "\n"
-            with replacing(self._options.output, "the result") as path:
-                path.write_text(text, encoding="utf-8")
-        if self._options.plot is not None:
-            with replacing(self._options.plot, "the plot") as path:
-                draw(result, path)
+    output.note(f"a generated clip, {WIDTH}x{HEIGHT}, {SECONDS} seconds")
+    output.stage("writing a clip")
+    with tempfile.TemporaryDirectory(prefix="adatp-bench-") as folder:
+        path = Path(folder) / "generated.mp4"
+        write_clip(path)
+        yield path
 
 
-def _load(
-    encoder: str, options: RunOptions, output: Output, _accepts: object
-) -> tuple[LoadedModel, float]:
-    """Load as every command does, or build one of random weights.
+def _measure(
+    options: BenchOptions,
+    output: Output,
+    opened: OpenModel,
+    reader: IsolatedReader,
+    source: Path,
+) -> BenchResult:
+    from adatp_cli.bench.report import RANDOM_WEIGHTS, BenchResult, machine_facts
+    from adatp_cli.bench.results import NotMeasured, Sample, summarise
+    from adatp_cli.bench.runner import Bench, BenchPlan
 
-    What does not fit is not measured, and told, which is no reason to measure nothing.
-    """
-    if options.model.lower() not in RANDOM:
-        return load_model_for(encoder, options, output)
-    from adatp_cli.bench.synthetic import load_random
-    from adatp_cli.model.load import LoadRequest
-
-    started = time.perf_counter()
-    request = LoadRequest(
-        model=options.model,
-        quantization=options.quantize.value,
-        device=options.device,
-        dtype=options.dtype.value,
-        offline=options.offline,
-        relevance=encoder,
+    is_random = opened.model.name.lower() in RANDOM
+    if is_random:
+        output.note(RANDOM_WEIGHTS)
+    sampling = opened.sampling(options, output)
+    default = sampling.frames or opened.loaded.default_frames
+    plan = BenchPlan(
+        frames=options.frame_counts() or (default,),
+        questions=tuple(itertools.islice(itertools.cycle(_QUESTIONS), options.questions)),
+        repeat=options.repeat,
+        new_tokens=options.max_new_tokens,
+        sampling=sampling,
+        vision=options.vision,
     )
-    return load_random(request, output.stage), time.perf_counter() - started
+    began = datetime.datetime.now(datetime.UTC)
+    samples: list[Sample] = []
+    missing: list[NotMeasured] = []
+    name = options.video or "the generated clip"
+    bench = Bench(opened.loaded, opened.runs, plan, reader, source, name)
+    for event in bench.run():
+        if isinstance(event, Sample):
+            samples.append(event)
+        elif isinstance(event, NotMeasured):
+            missing.append(event)
+            output.note(f"{event.contender} is not measured: {event.reason}")
+        else:
+            turn = f"round {event.turn} of {plan.repeat}" if event.turn else "warming up"
+            output.stage(f"{plural(event.frames, 'frame')}, {turn}: {event.contender}")
+    return BenchResult(
+        date=began,
+        machine=machine_facts(opened.model.device),
+        versions=opened.versions,
+        model=opened.model,
+        random_weights=is_random,
+        clip=bench.video,
+        clip_generated=options.video is None,
+        plan=plan,
+        text_tokens=bench.text_tokens,
+        memory_method=bench.memory_method,
+        profiles={one.name: one.session.profile.to_dict() for one in opened.runs},
+        rows=summarise([one.name for one in opened.runs], samples, missing),
+    )

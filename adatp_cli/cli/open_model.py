@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
+from adatp_cli.model.checkpoints import RANDOM
 from adatp_cli.profiles import Profile, load_profile
 from adatp_cli.pruning.knobs import NO_ENCODER
 from adatp_cli.text import percent, plural
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
     from adatp_cli.model.load import Accepts, LoadedModel
     from adatp_cli.record import ModelInfo, Versions
     from adatp_cli.video.sampling import Sampling
-
-# From an encoder's name, options, output and a judge of its dimensions to a model, and the seconds
-# that loading took.
-Load = Callable[[str, RunOptions, Output, "Accepts"], "tuple[LoadedModel, float]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,6 @@ def open_model(
     *,
     most_new_tokens: int | None = None,
     keep_trace: bool = False,
-    load: Load | None = None,
     accepts: Accepts | None = None,
     check: Callable[[], None] | None = None,
 ) -> OpenModel:
@@ -131,12 +127,11 @@ def open_model(
         The longest answer, where the options allow a longer one; None: theirs.
     keep_trace
         Collect a trace with every answer, as `--trace` does.
-    load
-        Loads the model; `load_model_for` when omitted.
     accepts
         Judges the model's dimensions. Default: every profile has to fit them.
     check
-        As for `load_model_for`.
+        Refuses what needs no model, a clip for one. It runs while the libraries are imported, and
+        what it raises goes on before a model is looked for.
 
     Raises
     ------
@@ -157,12 +152,9 @@ def open_model(
     def every_one(shape: ModelShape, default: int) -> None:
         _check_fits(profiles, options, shape, default)
 
-    judge = accepts or every_one
-    encoder = _encoder(profiles)
-    if load is not None:
-        loaded, seconds = load(encoder, options, output, judge)
-    else:
-        loaded, seconds = load_model_for(encoder, options, output, judge, check)
+    started = time.perf_counter()
+    loaded = _load(_encoder(profiles), options, output, accepts or every_one, check)
+    seconds = time.perf_counter() - started
     from adatp_cli.answering.records import model_info, versions
     from adatp_cli.answering.session import Session
     from adatp_cli.answering.tasks import ProfileRun
@@ -225,44 +217,33 @@ def one_fits(profiles: Sequence[Profile], options: RunOptions) -> Accepts:
     return accepts
 
 
-def load_model_for(
+def _load(
     encoder: str,
     options: RunOptions,
     output: Output,
-    accepts: Accepts | None = None,
-    check: Callable[[], None] | None = None,
-) -> tuple[LoadedModel, float]:
-    """Load the model that the options name with a relevance encoder, and how long that took.
-
-    `check` refuses what needs no model, a clip for one. It runs while the libraries are imported,
-    and what it raises goes on before a model is looked for.
-
-    Raises
-    ------
-    ModelError, MemoryLimitError
-        The model cannot be had or does not fit.
-    UsageError
-        Whatever `accepts` refuses.
-    """
-    started = time.perf_counter()
+    accepts: Accepts,
+    check: Callable[[], None] | None,
+) -> LoadedModel:
+    """The model that the options name, with a relevance encoder."""
     output.stage("importing PyTorch and transformers")
     with _beside(check):
         import_libraries()
     from adatp_cli.model.load import LoadRequest, load_model
 
-    loaded = load_model(
-        LoadRequest(
-            model=options.model,
-            quantization=options.quantize.value,
-            device=options.device,
-            dtype=options.dtype.value,
-            offline=options.offline,
-            relevance=encoder,
-            accepts=accepts,
-        ),
-        output.progress_line,
+    request = LoadRequest(
+        model=options.model,
+        quantization=options.quantize.value,
+        device=options.device,
+        dtype=options.dtype.value,
+        offline=options.offline,
+        relevance=encoder,
+        accepts=accepts,
     )
-    return loaded, time.perf_counter() - started
+    if options.model.lower() not in RANDOM:
+        return load_model(request, output.progress_line)
+    from adatp_cli.bench.synthetic import load_random
+
+    return load_random(request, output.stage)
 
 
 @contextlib.contextmanager
