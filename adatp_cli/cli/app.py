@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 import typing
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -124,7 +125,8 @@ def register(
     decorate = to.command(
         name or function.__name__,
         cls=Command,
-        help=text,
+        # Lines are broken where the screen ends, not where the source does.
+        help=re.sub(r"(?<=\S)\n[ \t]*(?=\S)", " ", text),
         rich_help_panel=panel,
         epilog=f"Examples:\n{examples}",
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from adatp_cli.answering.decoding import PrefillMode
 from adatp_cli.batch.walk import is_video_name
-from adatp_cli.cli.errors import failure_of
+from adatp_cli.cli.errors import info_of
 from adatp_cli.cli.open_model import open_model
 from adatp_cli.cli.options import (
     STATS,
@@ -115,7 +115,7 @@ class AnswerWriter:
         except (OutputClosedError, KeyboardInterrupt):
             raise
         except Exception as error:
-            info, done = failure_of(error).info, len(self.answers)
+            info, done = info_of(error), len(self.answers)
             for context, question in zip(self.contexts[done:], self._questions[done:], strict=True):
                 self._output.failed(context.failure(question, info))
             raise
@@ -198,7 +198,7 @@ def ask_clip(
         held_to = profile.method != "vanilla" and any(item is not None for item in asked)
         mode: PrefillMode = prefill or ("each" if held_to else "cheaper")
         loop = RunLoop(
-            lambda error: failure_of(error).info,
+            info_of,
             share=mode != "each",
             stream=not options.json,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp_cli.cli.datasets import DatasetOptions, facts
-from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, failure_of
+from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED, info_of
 from adatp_cli.cli.open_model import OpenModel, load_profiles, open_model
 from adatp_cli.cli.options import option, profile_names, profiles_option
 from adatp_cli.cli.output import Output
@@ -126,7 +126,7 @@ def _measure(
                 except Exception as wrong:  # one question is not measured, and the run goes on
                     error = wrong
             last = error or last
-            info = None if error is None else failure_of(error).info
+            info = None if error is None else info_of(error)
             going.progress.advance(row.task.clip.name, info)
     progress = going.progress
     output.note(f"{plural(progress.answered, 'prefill')} in {duration(progress.seconds)}")

@@ -78,7 +78,7 @@ def demo(
         for answer, question in zip(answers, questions, strict=True)
     )
     output.note("", f"{right} of {plural(len(questions), 'answer')} right")
-    if stats is Stats.short:
+    if stats == "short":
         output.note(
             "tokens kept: of the clip's, to the last layer; the LLM's work: its share of the "
             "unpruned run's, in the paper's count"

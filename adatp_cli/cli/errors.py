@@ -6,7 +6,6 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 import typer
@@ -22,62 +21,51 @@ from adatp_cli.text import one_line
 
 INTERRUPTED = 130
 SOME_FAILED = 6  # the run came to its end
-_LESS_MEMORY = "use fewer --frames, a smaller --model, or --quantize nf4"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What to tell: `info` for people and programs, the exit code for the shell."""
-
-    exit_code: int
-    info: ErrorInfo
-
-
-def failure_of(error: BaseException) -> Failure:
-    """The message and the exit code of an exception, whichever it is."""
-    if isinstance(error, AdatpError):
-        return Failure(
-            error.exit_code, ErrorInfo(error.kind, one_line(error.message), one_line(error.hint))
-        )
+def failure_of(error: BaseException) -> tuple[ErrorInfo, int]:
+    """What to tell of an exception, whichever it is, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        return Failure(INTERRUPTED, ErrorInfo("interrupted", "interrupted", ""))
+        return ErrorInfo("interrupted", "interrupted", ""), INTERRUPTED
     if isinstance(error, typer.TyperException):
-        return failure_of(refusal(error))
-    if is_out_of_memory(error):
-        return failure_of(out_of_memory("", _LESS_MEMORY))
-    package = broken_package(error)
-    if package is not None:
-        return failure_of(ModelError(*import_problem(package, error)))
+        error = refusal(error)
+    elif not isinstance(error, AdatpError):
+        if is_out_of_memory(error):
+            error = out_of_memory("", "use fewer --frames, a smaller --model, or --quantize nf4")
+        elif (package := broken_package(error)) is not None:
+            error = ModelError(*import_problem(package, error))
+    if isinstance(error, AdatpError):
+        told = ErrorInfo(error.kind, one_line(error.message), one_line(error.hint))
+        return told, error.exit_code
     name, text = type(error).__name__, one_line(str(error))
     message = f"unexpected {name}: {text}" if text else f"unexpected {name}"
-    return Failure(1, ErrorInfo("unexpected", message, "run it again with --verbose to see where"))
+    return ErrorInfo("unexpected", message, "run it again with --verbose to see where"), 1
+
+
+def info_of(error: BaseException) -> ErrorInfo:
+    """What to tell of an exception."""
+    return failure_of(error)[0]
 
 
 @contextmanager
 def telling(output: Output) -> Iterator[None]:
-    """Turn whatever the block raises into its line on stderr and its exit code.
+    """Turn whatever the block raises into its line on stderr and a typer.Exit with its code.
 
-    Raises
-    ------
-    typer.Exit
-        With the exit code; a reader that closed stdout early has had all it wanted, which is no
-        failure.
+    A reader that closed stdout early has had all it wanted, which is no failure.
     """
     try:
         yield
-    except typer.Exit:
+    except (typer.Exit, SystemExit, GeneratorExit):
         raise
     except OutputClosedError:
         raise typer.Exit(0) from None
     except BaseException as error:
-        if isinstance(error, SystemExit | GeneratorExit):
-            raise
         if output.verbose and not isinstance(error, KeyboardInterrupt | UsageError):
             output.trouble("".join(traceback.format_exception(error)).rstrip())
-        failure = failure_of(error)
-        if failure.info.message:  # there is none where the help was the answer
-            output.error(failure.info)
-        raise typer.Exit(failure.exit_code) from None
+        info, code = failure_of(error)
+        if info.message:  # there is none where the help was the answer
+            output.error(info)
+        raise typer.Exit(code) from None
 
 
 class Interrupts:

@@ -91,9 +91,11 @@ def pull(
     with output.running(), quiet_libraries(verbose=verbose):
         output.stage(f"looking up {name}")
         wanted = _wanted(name, hub, encoder=encoder)
-        if wanted and not yes and not _agreed(wanted, output, announcement(wanted, hub)):
-            output.note("nothing was fetched")
-            return INTERRUPTED
+        if sum(item.size for item in wanted) >= _ASK_FROM and not yes and _at_terminal():
+            output.note(announcement(wanted, hub))
+            if not output.agreed("fetch it?"):
+                output.note("nothing was fetched")
+                return INTERRUPTED
         if wanted:
             fetch(wanted, output.progress_line, hub)
     output.note(_line(look(name, hub)))
@@ -120,14 +122,6 @@ def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
             found = find_relevance(own or DEFAULT_ENCODER, offline=False, hub=hub)
             missing.append(found.missing)
     return [item for item in missing if item is not None]
-
-
-def _agreed(wanted: list[Wanted], output: Output, announced: str) -> bool:
-    """Whether the user wants gigabytes; nobody is asked off a terminal."""
-    if sum(item.size for item in wanted) < _ASK_FROM or not _at_terminal():
-        return True
-    output.note(announced)
-    return output.agreed("fetch it?")
 
 
 def _at_terminal() -> bool:

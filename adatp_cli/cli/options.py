@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import typer
 
@@ -39,10 +39,7 @@ class Quantize(StrEnum):
     fp4 = "fp4"
 
 
-class Stats(StrEnum):
-    none = "none"
-    short = "short"
-    full = "full"
+Stats = Literal["none", "short", "full"]
 
 
 class Dtype(StrEnum):
@@ -114,7 +111,7 @@ STATS = option(
     "--stats",
     "What an answer cost, on stderr. short: one line; full: five, with both counts and each "
     "stage's time.",
-    default=Stats.short,
+    default="short",
 )
 RESUME = flag("Results", "--resume", "Go on with -o FILE: what has a row there is not asked again.")
 RETRY_FAILED = flag("Results", "--retry-failed", "With --resume: ask again what has failed before.")

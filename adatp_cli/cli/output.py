@@ -33,7 +33,7 @@ class Output:
         json: bool = False,
         quiet: bool = False,
         verbose: bool = False,
-        stats: Stats = Stats.short,
+        stats: Stats = "short",
     ) -> None:
         self.json = json  # records on stdout in place of streamed text
         self.quiet = quiet  # nothing on stderr but errors
@@ -101,9 +101,9 @@ class Output:
                 if right
                 else Text.assemble(("wrong", "red"), f": the truth is {one_line(truth)}")
             )
-        if self.stats is Stats.short:
+        if self.stats == "short":
             self._print(Text(summary(record, own), style="dim"))
-        elif self.stats is Stats.full:
+        elif self.stats == "full":
             for label, text in statistics(record, own):
                 self._print(Text.assemble((f"{label:<12}", "dim"), text))
 

@@ -42,11 +42,6 @@ _BLANKS = "put quotes around a text with blanks in it"
 class Command(TyperCommand):
     """A command whose help shows the commonest options first, and no values behind flags."""
 
-    def __init__(self, *args: Any, help: str | None = None, **given: Any) -> None:  # noqa: A002
-        # Lines are broken where the screen ends, not where the source does.
-        whole = None if help is None else re.sub(r"(?<=\S)\n[ \t]*(?=\S)", " ", help)
-        super().__init__(*args, help=whole, **given)
-
     def get_params(self, ctx: Any) -> list[Any]:
         found = _without_types(super().get_params(ctx))
         for param in found:

@@ -28,11 +28,11 @@ from adatp_cli.cli.options import (
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import check_name
-from adatp_cli.profiles import Profile, builtin_names, load_profile, read_share
+from adatp_cli.profiles import builtin_names, load_profile, read_share
 from adatp_cli.text import amount, percent, plural
 
 if TYPE_CHECKING:
-    from adatp_cli.answering.plan import FrameBudget
+    pass
 
 
 def list_profiles(output: Output, json: bool = JSON) -> None:
@@ -107,13 +107,8 @@ def validate(
     adatp profiles validate adatp
     """
     profile = load_profile(file)
-    output.line(f"{file}: valid, the profile {profile.name!r} ({_purpose(profile)})")
-
-
-def _purpose(profile: Profile) -> str:
-    if profile.budget is None:
-        return f"method {profile.method}"
-    return f"method {profile.method}, budget {percent(profile.budget)}"
+    budget = "" if profile.budget is None else f", budget {percent(profile.budget)}"
+    output.line(f"{file}: valid, the profile {profile.name!r} (method {profile.method}{budget})")
 
 
 def _as_data(told: Forecast) -> dict[str, object]:
@@ -152,6 +147,11 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
     visual = told.frames * target.shape.tokens_per_frame
     share = told.paper_pruned / told.paper_vanilla
     total = told.pruned.total / told.vanilla.total
+    memory = [
+        f"{kind} {held.weights / 2**30:.1f}+{held.run / 2**30:.1f}"
+        for kind, held in told.memory.items()
+        if kind != "fp4"  # takes what nf4 takes
+    ]
     lines = [
         "",
         f"On {target.name}, {plural(told.frames, 'frame')} of {target.shape.tokens_per_frame} "
@@ -161,47 +161,30 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
         f"  end to end      {amount(told.pruned.total)} of {amount(told.vanilla.total)}FLOP "
         f"({percent(total)}), vision {amount(told.pruned.vision)}",
         f"                  with {TEXT_TOKENS} text tokens and an answer of {ANSWER_TOKENS}",
-        _memory_line(told),
+        f"  memory, GiB     {', '.join(memory)} (weights+run)",
     ]
-    if told.pruned_layers is not None:
-        first, last = told.pruned_layers
-        kept = told.visual_per_layer[-1]
-        mean = sum(told.visual_per_layer) / len(told.visual_per_layer) / visual
-        if last == 0:
-            lines.append(f"  visual tokens   {visual}, at most {kept} enter the language model")
-            return [*lines, *_sharing_lines(told), *_auto_lines(told.auto)]
+    if told.pruned_layers is None:
+        return lines
+    (first, last), kept, auto = told.pruned_layers, told.visual_per_layer[-1], told.auto
+    if last == 0:
+        lines.append(f"  visual tokens   {visual}, at most {kept} enter the language model")
+    else:
         where = f"layers {first} to {last}" if first < last else f"layer {first}"
+        mean = sum(told.visual_per_layer) / len(told.visual_per_layer) / visual
         lines += [
             f"  visual tokens   {visual}, dropped at {where} of "
             f"{len(told.visual_per_layer)}, {kept} kept",
             f"                  to the last layer, {percent(mean)} mean over layers",
         ]
-        lines += [*_sharing_lines(told), *_auto_lines(told.auto)]
-    return lines
-
-
-def _memory_line(told: Forecast) -> str:
-    """Weights and a run beside them; fp4 takes what nf4 takes."""
-    kinds = [
-        f"{kind} {held.weights / 2**30:.1f}+{held.run / 2**30:.1f}"
-        for kind, held in told.memory.items()
-        if kind != "fp4"
-    ]
-    return f"  memory, GiB     {', '.join(kinds)} (weights+run)"
-
-
-def _sharing_lines(told: Forecast) -> list[str]:
-    if told.share_from is None:
-        return []
-    first = told.share_from
-    return [f"  many questions  from {first} on one unpruned prefill for all of them takes less"]
-
-
-def _auto_lines(auto: FrameBudget) -> list[str]:
-    lines = [
+    if told.share_from is not None:
+        lines.append(
+            f"  many questions  from {told.share_from} on one unpruned prefill for all of them "
+            "takes less"
+        )
+    lines.append(
         f"  --frames auto   {auto.frames} for what {auto.default} cost unpruned; "
         f"with vision {auto.both:.1f} times as much"
-    ]
+    )
     if auto.context_bound:
         spent = percent(auto.language)
         lines.append(f"                  the context holds no more, {spent} is spent")

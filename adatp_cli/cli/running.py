@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adatp_cli.cli.errors import Interrupts, failure_of
+from adatp_cli.cli.errors import Interrupts, info_of
 from adatp_cli.cli.open_model import OpenModel
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import BatchProgress, Output
@@ -84,9 +84,7 @@ def running(
             FramePrefetcher(without(planned, before), *map(read_by, readers), ahead=decoders > 0)
         )
         progress = stack.enter_context(output.progress(total, noun, rows_seen=seen))
-        rows = RunLoop(lambda error: failure_of(error).info, **loop).rows(
-            prefetcher.results(stop), stop
-        )
+        rows = RunLoop(info_of, **loop).rows(prefetcher.results(stop), stop)
         yield Running(rows, progress, total, before, prefetcher.throughput, stop)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp_cli.cli.ask import STDIN, AnswerWriter, check_arguments, read_clip, read_questions
-from adatp_cli.cli.errors import failure_of
+from adatp_cli.cli.errors import info_of
 from adatp_cli.cli.open_model import load_profiles, open_model
 from adatp_cli.cli.options import (
     STATS,
@@ -179,7 +179,7 @@ def _answer(
     output.stage(f"vision: {plural(len(frames), 'frame')}")
     clips = encode_for(runs, video, frames, seconds)
     task = ClipTask(FileClip(video), tuple(Ask(question, run) for run in runs))
-    loop = RunLoop(lambda error: failure_of(error).info, stream=not output.json)
+    loop = RunLoop(info_of, stream=not output.json)
     # Closed at once when something goes wrong: that stops the thread that generates.
     with contextlib.closing(loop.answers(task, clips, frames)) as events:
         for event in events:
