@@ -67,6 +67,12 @@ def talk_nonsense(_canvas: FrameBuffer) -> None:
     os.write(int(sys.argv[-1]), b"\xff\xff\xff\xffdecord")
 
 
+def break_off(canvas: FrameBuffer) -> None:
+    """In the middle of a message."""
+    os.write(int(sys.argv[-1]), b"\0\0\0\xff{")
+    hang(canvas)
+
+
 def send_files(_canvas: FrameBuffer) -> None:
     """Open files that nobody asked for, with signs of life."""
     end = socket.socket(fileno=int(sys.argv[-1]))

@@ -148,6 +148,7 @@ def test_files_that_the_child_sends_unasked_are_closed(faulty: Faulty) -> None:
         ("talk_nonsense", {}, "decoder_crashed", "the decoder crashed (it does not answer)"),
         ("stumble", {}, "decoder_crashed", "unexpectedly (ZeroDivisionError: a bug of two lines)"),
         ("hang", {"stall_s": 1.0}, "timeout", "the decoder hung (no progress in 1 s)"),
+        ("break_off", {"stall_s": 1.0}, "timeout", "the decoder hung (no progress in 1 s)"),
         ("crawl", {"clip_s": 1.0}, "timeout", "decoding took longer than 1 s"),
         ("allocate", {"memory_bytes": 900 << 20}, "out_of_memory", "ran out of memory"),
         ("run_out_of_memory", {}, "out_of_memory", "decoding ran out of memory (it may take 4.0"),
@@ -212,11 +213,9 @@ def test_all_attempts_share_one_budget(faulty: Faulty, monkeypatch: pytest.Monke
     ends: list[float] = []
     ask = Child.ask
 
-    def timed(
-        child: Child, request: Message, files: Any, limits: Any, deadline: Any, heard: Any
-    ) -> Message:
+    def timed(child: Child, request: Message, files: Any, deadline: Any, heard: Any) -> Message:
         ends.append(deadline.at)
-        return ask(child, request, files, limits, deadline, heard)
+        return ask(child, request, files, deadline, heard)
 
     monkeypatch.setattr(Child, "ask", timed)
     reader = faulty("crash", "auto", clip_s=1000.0)

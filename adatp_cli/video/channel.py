@@ -41,14 +41,10 @@ class ChannelClosedError(Exception):
     """The other side is gone, or sends what is no message."""
 
 
+# `multiprocessing.connection.Connection` knows no time limit once a message has begun: a child that
+# stops in the middle of one would hold up its parent for good.
 class Channel:
-    """One end of a connection between two processes.
-
-    Parameters
-    ----------
-    end
-        A connected Unix socket; the channel closes it.
-    """
+    """One end of a connection between two processes, over a Unix socket that it closes."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -70,15 +66,14 @@ class Channel:
 
         `deadline` is by `time.monotonic`; a TimeoutError where none has come until then.
         """
-        self._wait_until(deadline)
         try:
+            self._wait_until(deadline)
             header, files, _, _ = socket.recv_fds(self._socket, _HEADER_BYTES, _MOST_FILES)
-            while len(header) < _HEADER_BYTES:
-                header += self._bytes(_HEADER_BYTES - len(header), deadline)
+            header += self._bytes(_HEADER_BYTES - len(header), deadline)
             size = int.from_bytes(header, "big")
             if size > _MOST_BYTES:
                 raise ChannelClosedError
-            message = json.loads(b"".join(self._body(size, deadline)))
+            message = json.loads(self._bytes(size, deadline))
         except TimeoutError:
             raise
         except (OSError, ValueError):
@@ -91,18 +86,15 @@ class Channel:
         """Let the other side know that nothing will come any more."""
         self._socket.close()
 
-    def _body(self, size: int, deadline: float | None) -> Iterator[bytes]:
-        while size > 0:
-            part = self._bytes(size, deadline)
-            size -= len(part)
-            yield part
-
-    def _bytes(self, most: int, deadline: float | None) -> bytes:
-        self._wait_until(deadline)
-        part = self._socket.recv(min(most, 1 << 20))
-        if not part:
-            raise ChannelClosedError
-        return part
+    def _bytes(self, size: int, deadline: float | None) -> bytes:
+        found = bytearray()
+        while len(found) < size:
+            self._wait_until(deadline)
+            part = self._socket.recv(min(size - len(found), 1 << 20))
+            if not part:
+                raise ChannelClosedError
+            found += part
+        return bytes(found)
 
     def _wait_until(self, deadline: float | None) -> None:
         # Zero would mean not to wait at all, which is another error when nothing is there.
@@ -164,14 +156,6 @@ def keep_size(file: int, *, growth: bool = True) -> None:
     with contextlib.suppress(AttributeError, OSError):
         seals = fcntl.F_SEAL_SHRINK | (0 if growth else fcntl.F_SEAL_GROW)
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
-
-
-def room_message(shape: tuple[int, ...], number: int, done: int) -> Message:
-    """A sign of life that tells how far the frames in the shared file are.
-
-    `number` is that of the room in the file: frames told of under another one are void.
-    """
-    return {"progress": True, "shape": list(shape), "room": number, "done": done}
 
 
 def frames_message(frames: Frames) -> Message:

@@ -196,43 +196,24 @@ _STEP_BACK_SHOWN_S = 5.0
 
 @dataclass(slots=True)
 class Packets:
-    """The packets of one stream, in the order they are stored.
+    """The packets of one stream, in the order they are stored."""
 
-    Parameters
-    ----------
-    stored, sizes
-        When each is shown, in units of the stream's time base (made up where `exact` is false),
-        and its bytes; with those that an edit list hides, which are decoded for the sake of others.
-    keys, keys_dts
-        Places of the key frames, and when they are to be decoded.
-    pts
-        When each that is shown is shown.
-    parts
-        Where the clock steps back: clips joined to one file, each with a clock of its own. Places
-        in `pts`, the first one 0.
-    timed
-        Whether there is any timestamp at all.
-    exact
-        Whether each packet says when it is shown.
-    closed
-        Whether no packet is stored after a key frame and shown before it.
-    encrypted
-        Whether any is.
-    last_duration
-        Of the packet shown last, 0 where it is not known.
-    """
-
+    # When each is shown, in units of the stream's time base (made up where `exact` is false), and
+    # its bytes; with those that an edit list hides, which are decoded for the sake of others.
     stored: array[int] = field(default_factory=lambda: array("q"))
     sizes: array[int] = field(default_factory=lambda: array("q"))
+    # Places of the key frames, and when they are to be decoded.
     keys: array[int] = field(default_factory=lambda: array("q"))
     keys_dts: array[int] = field(default_factory=lambda: array("q"))
-    pts: array[int] = field(default_factory=lambda: array("q"))
+    pts: array[int] = field(default_factory=lambda: array("q"))  # of those that are shown
+    # Where the clock steps back: clips joined to one file, each with a clock of its own. Places in
+    # `pts`, the first one 0.
     parts: array[int] = field(default_factory=lambda: array("q", [0]))
-    timed: bool = False
-    exact: bool = True
-    closed: bool = True
+    timed: bool = False  # there is any timestamp at all
+    exact: bool = True  # each packet says when it is shown
+    closed: bool = True  # no packet is stored after a key frame and shown before it
     encrypted: bool = False
-    last_duration: int = 0
+    last_duration: int = 0  # of the packet shown last, 0 where it is not known
     _newest: int = 0
     _decoded: int | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,75 +15,35 @@ from adatp_cli.video.sampling import Sampling
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a clip is.
+    """What a clip is."""
 
-    Parameters
-    ----------
-    decoder
-        What decoded the pixels: ``decord`` or ``pyav``.
-    codec
-        FFmpeg's name of the codec (``h264``, ``av1``).
-    width, height
-        Pixels, as shown: square ones, after rotation, and before any resizing.
-    fps
-        Frames a second; the mean where the rate varies.
-    duration_s
-        When the last frame stops being shown, in seconds from the start of the clip.
-    frames_total
-        Frames in the file.
-    rotation
-        Degrees clockwise that the file asks to be rotated by, and that the pixels were.
-    frames_lost
-        Frames that should be there and are not: those that were found not to decode, and those
-        missing from a file that is cut short. Parts of the file that no frame was wanted from are
-        taken to be whole.
-    comment
-        What the file says of itself, cut to 200 characters.
-    sample_aspect_ratio
-        Width to height of a pixel as stored, such as ``64:45``.
-    """
-
-    decoder: str
-    codec: str
-    width: int
+    decoder: str  # what decoded the pixels: decord or pyav
+    codec: str  # FFmpeg's name of it (h264, av1)
+    width: int  # in pixels, as shown: square ones, after rotation, before any resizing
     height: int
-    fps: float
-    duration_s: float
-    frames_total: int
-    rotation: int
+    fps: float  # the mean where the rate varies
+    duration_s: float  # when the last frame stops being shown, from the start of the clip
+    frames_total: int  # in the file
+    rotation: int  # degrees clockwise that the file asks for, and that the pixels were rotated by
+    # Those that were found not to decode, and those missing from a file that is cut short. Parts of
+    # the file that no frame was wanted from are taken to be whole.
     frames_lost: int = 0
-    comment: str = ""
-    sample_aspect_ratio: str = "1:1"
+    comment: str = ""  # what the file says of itself, cut to 200 characters
+    sample_aspect_ratio: str = "1:1"  # width to height of a pixel as stored, such as 64:45
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Frames:
     """Frames of one clip, with the moments at which they are shown.
 
-    Parameters
-    ----------
-    pixels
-        (T, H, W, 3) uint8, RGB, upright.
-    timestamps_s
-        (T,) float64, seconds from the start of the clip, strictly increasing.
-    indices
-        (T,) int64, positions among the clip's frames in the order they are shown.
-    info
-        The clip.
-    notes
-        What the reader should know: fallbacks taken, frames lost. One line each.
-
-    Raises
-    ------
-    ValueError
-        Arrays that do not belong together.
+    ValueError for arrays that do not belong together.
     """
 
-    pixels: npt.NDArray[np.uint8]
-    timestamps_s: npt.NDArray[np.float64]
-    indices: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]  # (T, H, W, 3), RGB, upright
+    timestamps_s: npt.NDArray[np.float64]  # (T,) from the start of the clip, strictly increasing
+    indices: npt.NDArray[np.int64]  # (T,) places among the clip's frames in the order of showing
     info: VideoInfo
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # fallbacks taken, frames lost: a line each
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[-1] != 3 or self.pixels.dtype != np.uint8:
@@ -126,47 +86,26 @@ def not_asked(_decoder: str) -> None:
 
 
 def private_memory(shape: tuple[int, int, int, int]) -> Pixels:
-    """Memory of this process alone."""
     return np.empty(shape, dtype=np.uint8)
 
 
+@dataclass(frozen=True, slots=True)
 class FrameBuffer:
-    """How the frames of one clip are kept.
+    """How the frames of one clip are kept, and whom decoding tells of them."""
 
-    Parameters
-    ----------
-    resize
-        Applied to each frame as it comes; None keeps frames as they are.
-    allocate
-        Gives room for (frames, height, width, 3) bytes. Room given before is not used any more
-        once more is asked for.
-    progress
-        Called now and then while decoding gets on: a decoder that hangs is one that stops calling.
-    filled
-        Called after each frame with the room and how many frames at its front are there. What was
-        told of one room is void once another one is filled.
-    at
-        Called with the name of each decoder that begins.
-    ear
-        The file that is this process's standard error, where the process says nothing itself:
-        FFmpeg writes there what it finds damaged.
-    """
-
-    def __init__(
-        self,
-        resize: Resize | None = None,
-        allocate: Allocate = private_memory,
-        progress: Progress = no_progress,
-        filled: Filled = not_watched,
-        at: Callable[[str], None] = not_asked,
-        ear: int | None = None,
-    ) -> None:
-        self.resize = resize
-        self.progress = progress
-        self.filled = filled
-        self.at = at
-        self.ear = ear
-        self._allocate = allocate
+    resize: Resize | None = None  # applied to each frame as it comes
+    # Gives room for (frames, height, width, 3) bytes. Room given before is not used any more once
+    # more is asked for.
+    allocate: Allocate = private_memory
+    # Called now and then while decoding gets on: a decoder that hangs is one that stops calling.
+    progress: Progress = no_progress
+    # Called after each frame with the room and how many frames at its front are there. What was
+    # told of one room is void once another one is filled.
+    filled: Filled = not_watched
+    at: Callable[[str], None] = not_asked  # called with the name of each decoder that begins
+    # The file that is this process's standard error, where the process says nothing itself: FFmpeg
+    # writes there what it finds damaged.
+    ear: int | None = None
 
     def kept(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what is kept of frames of this size."""
@@ -174,7 +113,7 @@ class FrameBuffer:
 
     def room(self, frames: int, height: int, width: int) -> Pixels:
         """Room for so many frames of this size before resizing."""
-        return self._allocate((frames, *self.kept(height, width), 3))
+        return self.allocate((frames, *self.kept(height, width), 3))
 
     def fit(self, image: Pixels) -> Pixels:
         """(H, W, 3) as decoded and upright to what is kept of it."""
@@ -182,7 +121,7 @@ class FrameBuffer:
 
     def private(self) -> FrameBuffer:
         """The same in memory of this process, for frames that are only looked at here."""
-        return FrameBuffer(self.resize, progress=self.progress, at=self.at)
+        return replace(self, allocate=private_memory, filled=not_watched, ear=None)
 
 
 FILTERS = ("bicubic", "bilinear")
@@ -196,22 +135,10 @@ class Resize:
     antialiased filters are what the preprocessor's own are made after: a few bytes in a hundred at
     most come out one level off, and a frame that has the square's size already the preprocessor
     passes through. Smaller frames are left as they are: enlarging them here would only cost memory.
-
-    Parameters
-    ----------
-    size
-        Side of the square in pixels, at least 1.
-    resample
-        ``bicubic`` or ``bilinear``.
-
-    Raises
-    ------
-    ValueError
-        Anything else.
     """
 
-    size: int
-    resample: str
+    size: int  # side of the square in pixels
+    resample: str  # one of `FILTERS`
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -36,24 +36,14 @@ _FEWEST_IN_A_PART = 3
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """When frames are shown.
+    """When frames are shown."""
 
-    Parameters
-    ----------
-    times
-        (n,) seconds from the start of the clip, strictly increasing, in the order of showing.
-    ticks
-        (n,) the timestamps that they come from, in the same order.
-    one
-        Whether it is the file's own clock: not counted on over several.
-    notes
-        What was mended.
-    """
-
-    times: TimeArray
-    ticks: npt.NDArray[np.int64]
-    one: bool
-    notes: tuple[str, ...] = ()
+    times: (
+        TimeArray  # (n,) from the start of the clip, strictly increasing, in the order of showing
+    )
+    ticks: npt.NDArray[np.int64]  # (n,) the timestamps that they come from, in the same order
+    one: bool  # it is the file's own clock, not counted on over several
+    notes: tuple[str, ...] = ()  # what was mended
 
 
 def read_clock(packets: Packets, base: float, start_s: float) -> Clock | None:
@@ -118,66 +108,35 @@ _STILL_SHARE = 50
 
 @dataclass(frozen=True, slots=True)
 class ClipIndex:
-    """All frames of a clip by the packets that hold them.
+    """All frames of a clip by the packets that hold them."""
 
-    Parameters
-    ----------
-    format, codec
-        FFmpeg's names.
-    stream
-        Number of the stream in the file.
-    video_streams
-        Video streams in the file, cover pictures not counted.
-    pts
-        (n,) int64: presentation timestamps in units of `time_base_s`, in the order of showing.
-        Ascending where `exact`; fewer than n where timestamps make no sense.
-    stored_pts, stored_sizes
-        (m,) int64: of all packets in the order they are stored, with those that an edit list hides:
-        when they are shown, and their bytes. What is read after a seek is held against them.
-    keys, keys_seek
-        Places of the key frames in `stored_pts`, ascending in time; and the timestamps by which the
-        container finds them.
-    timestamps_s
-        (n,) float64, strictly increasing, seconds from the start of the clip.
-    end_s
-        When the last frame stops being shown.
-    fps
-        Frames a second, the mean where the rate varies.
-    exact
-        Whether every frame has a presentation timestamp of its own that can be trusted.
-    closed
-        Whether decoding may start at every key frame with nothing lost: no frame is stored after a
-        key frame and shown before it.
-    before_key
-        Frames stored before the first key frame.
-    missing
-        How many frames should follow in a file that is cut short, by its clip's rate where its
-        header tells the length alone.
-    notes
-        What was mended.
-    comment
-        What the file says of itself, cut to 200 characters.
-    """
-
-    format: str
+    format: str  # FFmpeg's name, as is `codec`
     codec: str
-    stream: int
-    video_streams: int
+    stream: int  # its number in the file
+    video_streams: int  # in the file, cover pictures not counted
+    # (n,) presentation timestamps in units of `time_base_s`, in the order of showing. Ascending
+    # where `exact`; fewer than n where timestamps make no sense.
     pts: npt.NDArray[np.int64]
+    # (m,) of all packets in the order they are stored, with those that an edit list hides: when
+    # they are shown, and their bytes. What is read after a seek is held against them.
     stored_pts: npt.NDArray[np.int64]
     stored_sizes: npt.NDArray[np.int64]
+    # Places of the key frames in `stored_pts`, ascending in time; and the timestamps by which the
+    # container finds them.
     keys: npt.NDArray[np.int64]
     keys_seek: npt.NDArray[np.int64]
     time_base_s: float
-    timestamps_s: TimeArray
-    end_s: float
-    fps: float
-    exact: bool
-    closed: bool
-    before_key: int
+    timestamps_s: TimeArray  # (n,) strictly increasing, from the start of the clip
+    end_s: float  # when the last frame stops being shown
+    fps: float  # the mean where the rate varies
+    exact: bool  # every frame has a presentation timestamp of its own that can be trusted
+    closed: bool  # decoding may start at every key frame: none is shown before one stored before it
+    before_key: int  # frames stored before the first key frame
+    # Frames that should follow in a file that is cut short, by its clip's rate where its header
+    # tells the length alone.
     missing: int
-    notes: tuple[str, ...] = ()
-    comment: str = ""
+    notes: tuple[str, ...] = ()  # what was mended
+    comment: str = ""  # what the file says of itself, cut to 200 characters
 
     def __len__(self) -> int:
         return len(self.timestamps_s)

@@ -35,20 +35,8 @@ from adatp_cli.video.channel import (
     map_pixels,
     shared_file,
 )
-from adatp_cli.video.decode import (
-    InProcessReader,
-    check_clip,
-    check_decoder,
-    picture_bytes,
-)
-from adatp_cli.video.frames import (
-    Filled,
-    Frames,
-    PictureList,
-    Pixels,
-    Resize,
-    not_watched,
-)
+from adatp_cli.video.decode import InProcessReader, check_clip, check_decoder, picture_bytes
+from adatp_cli.video.frames import Filled, Frames, PictureList, Pixels, Resize, not_watched
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, check_source, unreadable
 
@@ -68,25 +56,13 @@ _DYING_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the child may take.
+    """What the child may take."""
 
-    Parameters
-    ----------
-    stall_s
-        Seconds between two signs of life: the longest that decoding one frame may take.
-    clip_s
-        Seconds for one clip, over all attempts.
-    memory_bytes
-        Of the child alone; the pixels that it hands over have a limit of their own. Held to on
-        Linux.
-    clips, growth_bytes
-        The child is replaced after so many clips, or when this much more memory than at its start
-        is left behind after one.
-    """
-
-    stall_s: float = 120.0
-    clip_s: float = CLIP_S
-    memory_bytes: int = 4 << 30
+    stall_s: float = 120.0  # between two signs of life: the longest that one frame may take
+    clip_s: float = CLIP_S  # for one clip, over all attempts
+    memory_bytes: int = 4 << 30  # of the child's own, on Linux; pixels have another limit
+    # The child is replaced after so many clips, or when so much more memory than at its start is
+    # left behind after one.
     clips: int = 100
     growth_bytes: int = 512 << 20
 
@@ -107,7 +83,6 @@ class ChildFailedError(Exception):
         self.what = what
 
     def explained(self, name: str) -> AdatpError:
-        """The error of the clip."""
         if self.kind == MemoryLimitError.default_kind:
             hint = "use fewer --frames, or scale the clip down first"
             return MemoryLimitError(f"{name}: {self.what}", hint)
@@ -127,9 +102,12 @@ class Child:
     `decord` says whether it may use that, `decoder` which one it was last heard to be at.
     """
 
-    def __init__(self, command: Sequence[str], memory_bytes: int, *, decord: bool) -> None:
+    def __init__(self, command: Sequence[str], limits: Limits, *, decord: bool) -> None:
         ours, theirs = socket.socketpair()
+        self._limits = limits
         self._channel = Channel(ours)
+        # Of this process's environment what an interpreter needs: no tokens, no keys, no proxies.
+        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         # As the parent finds its modules, so does the child, wherever both were started.
         paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
         try:
@@ -140,7 +118,12 @@ class Child:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
-                    env={**_environment(), "PYTHONPATH": paths},
+                    env={
+                        **kept,
+                        "OMP_NUM_THREADS": "1",
+                        "OPENBLAS_NUM_THREADS": "1",
+                        "PYTHONPATH": paths,
+                    },
                     start_new_session=True,
                 )
         except OSError as error:
@@ -153,22 +136,20 @@ class Child:
         self._first_bytes = 0
         self._left_bytes = 0
         with contextlib.suppress(ChannelClosedError):  # `await_ready` finds out
-            self._channel.send({"memory_bytes": memory_bytes, "decord": decord})
+            self._channel.send({"memory_bytes": limits.memory_bytes, "decord": decord})
 
     def alive(self) -> bool:
-        """Whether the process is there."""
         return self._process.poll() is None
 
-    def used_up(self, limits: Limits) -> bool:
+    def used_up(self) -> bool:
         """Whether another one should take over."""
         grown = self._left_bytes - self._first_bytes
-        return self._clips >= limits.clips or grown > limits.growth_bytes
+        return self._clips >= self._limits.clips or grown > self._limits.growth_bytes
 
     def ask(
         self,
         request: Message,
         files: Sequence[int],
-        limits: Limits,
         deadline: Deadline,
         heard: Callable[[Message], None],
     ) -> Message:
@@ -176,6 +157,7 @@ class Child:
 
         The time that `heard` takes is not the child's.
         """
+        limits = self._limits
         self._clips += 1
         # Until it is heard of, the first clip waits for decord to load, which may be fatal.
         self.decoder = "decord" if self.decord and self._clips == 1 else ""
@@ -186,8 +168,7 @@ class Child:
                 now = time.monotonic()
                 reply = self._hear(min(now + limits.stall_s, deadline.at - kept))
                 if "progress" not in reply:
-                    self._left_bytes = int(reply.get("memory_bytes", 0))
-                    return reply
+                    break
                 began = time.monotonic()
                 if "decoder" in reply:
                     self.decoder = str(reply["decoder"])
@@ -203,7 +184,19 @@ class Child:
                     what = "decord took half of the clip's time"
             raise ChildFailedError("timeout", what) from None
         except ChannelClosedError:
-            raise self._death(limits) from None
+            ending = self._ending()
+            if ending == "SIGKILL":
+                # Nobody here sent it: the system does when its memory runs out.
+                raise self._overrun() from None
+            what = f"the decoder crashed ({ending})"
+            raise ChildFailedError("decoder_crashed", what) from None
+        self._left_bytes = int(reply.get("memory_bytes", 0))
+        if reply.get("overrun"):
+            raise self._overrun()
+        if "unexpected" in reply:
+            what = f"decoding failed unexpectedly ({reply['unexpected']})"
+            raise ChildFailedError("decoder_crashed", what)
+        return reply
 
     def _hear(self, deadline: float) -> Message:
         """The child's next message; files that it sends along are not asked for, and closed."""
@@ -243,12 +236,10 @@ class Child:
         self._first_bytes = int(hello.get("memory_bytes", 0))
         self._ready = True
 
-    def _death(self, limits: Limits) -> ChildFailedError:
-        ending = self._ending()
-        if ending == "SIGKILL":
-            # Nobody here sent it: the system does when its memory runs out.
-            return overrun(limits)
-        return ChildFailedError("decoder_crashed", f"the decoder crashed ({ending})")
+    def _overrun(self) -> ChildFailedError:
+        size = f"{self._limits.memory_bytes / 2**30:.1f} GB"
+        what = f"decoding ran out of memory (it may take {size})"
+        return ChildFailedError(MemoryLimitError.default_kind, what)
 
     def _ending(self) -> str:
         """How the process ended: a signal's name or an exit code."""
@@ -259,18 +250,6 @@ class Child:
         with contextlib.suppress(ValueError):
             return signal.Signals(-code).name
         return f"exit code {code}"
-
-
-def _environment() -> dict[str, str]:
-    """Of this process's environment what an interpreter needs: no tokens, no keys, no proxies."""
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    return {**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def overrun(limits: Limits) -> ChildFailedError:
-    size = f"{limits.memory_bytes / 2**30:.1f} GB"
-    what = f"decoding ran out of memory (it may take {size})"
-    return ChildFailedError(MemoryLimitError.default_kind, what)
 
 
 def _not_started(reason: str) -> NotStartedError:
@@ -297,12 +276,7 @@ class IsolatedReader:
 
     On systems whose sockets carry no open files (Windows) it decodes in this process.
 
-    Parameters
-    ----------
-    limits
-        What the child may take.
-    command
-        Starts the child in place of `WORKER`; it gets its socket's number as one more argument.
+    `command` starts the child in place of `WORKER`; its socket's number is one more argument.
     """
 
     def __init__(self, limits: Limits | None = None, command: Sequence[str] = ()) -> None:
@@ -332,11 +306,10 @@ class IsolatedReader:
             check_clip(source, sampling, name=name)
             return
         checked = check_source(source, name)
+        request = {**_request(checked, sampling, None, "pyav"), "check": True}
         with self._reading, _bytes_of(checked) as clip:
-            request = {**_request(checked, sampling, None, "pyav"), "check": True}
-            deadline = Deadline(time.monotonic() + self._limits.clip_s)
             try:
-                self._asked(request, clip, not_watched, deadline, lambda reply, _: reply["checked"])
+                self._asked(request, clip, self._deadline(), lambda reply, _: reply["checked"])
             except ChildFailedError as failure:
                 raise failure.explained(checked.name) from None
 
@@ -358,39 +331,23 @@ class IsolatedReader:
             )
         check_decoder(decoder)
         checked = check_source(source, name)
+        request = _request(checked, sampling, resize, decoder)
         with self._reading, _bytes_of(checked) as clip:
-            request = _request(checked, sampling, resize, decoder)
-            deadline = Deadline(time.monotonic() + self._limits.clip_s)
-            try:
-                return self._decoded(request, clip, on_frames, deadline)
-            except ChildFailedError as failure:
-                if decoder != "auto" or self._at != "decord":
-                    raise failure.explained(checked.name) from None
-                first = failure.what
-            try:
-                frames = self._decoded({**request, "decoder": "pyav"}, clip, on_frames, deadline)
-            except ChildFailedError as failure:
-                raise failure.explained(checked.name) from None
-            note = f"decoded by PyAV: at the first try {first}"
-            return dataclasses.replace(frames, notes=(note, *frames.notes))
+            return self._decoded(checked.name, request, clip, on_frames)
 
     def read_pictures(self, pictures: PictureList, resize: Resize | None = None) -> Frames:
         """See `FrameReader.read_pictures`; also ModelError where the child does not start."""
         if not can_isolate():
             return InProcessReader().read_pictures(pictures, resize)
         with self._reading, shared_file() as clip:
-            sizes = [append(clip, picture_bytes(path)) for path in pictures.paths]
+            shown = [printable(path) for path in pictures.paths]
             request = {
-                "pictures": {**dataclasses.asdict(pictures), "paths": _shown(pictures.paths)},
-                "sizes": sizes,
+                "pictures": {**dataclasses.asdict(pictures), "paths": shown},
+                "sizes": [append(clip, picture_bytes(path)) for path in pictures.paths],
                 "resize": None if resize is None else dataclasses.asdict(resize),
                 "decoder": "pyav",
             }
-            deadline = Deadline(time.monotonic() + self._limits.clip_s)
-            try:
-                return self._decoded(request, clip, not_watched, deadline)
-            except ChildFailedError as failure:
-                raise failure.explained(_shown(pictures.paths)[0]) from None
+            return self._decoded(shown[0], request, clip, not_watched)
 
     def close(self) -> None:
         """End the child, in the middle of a clip too; for any thread.
@@ -420,23 +377,34 @@ class IsolatedReader:
     ) -> None:
         self.close()
 
-    def _decoded(
-        self, request: Message, clip: int, on_frames: Filled, deadline: Deadline
-    ) -> Frames:
-        """One attempt to get a clip's frames."""
+    def _deadline(self) -> Deadline:
+        return Deadline(time.monotonic() + self._limits.clip_s)
+
+    def _decoded(self, name: str, request: Message, clip: int, on_frames: Filled) -> Frames:
+        """A clip's frames; PyAV gets the time that is left where decord was chosen and failed."""
 
         def frames(reply: Message, rooms: _Rooms) -> Frames:
             return frames_of(reply, rooms.pixels(reply))
 
-        return self._asked(request, clip, on_frames, deadline, frames)
+        deadline = self._deadline()
+        notes: tuple[str, ...] = ()
+        while True:
+            try:
+                found = self._asked(request, clip, deadline, frames, on_frames)
+                return dataclasses.replace(found, notes=(*notes, *found.notes))
+            except ChildFailedError as failure:
+                if request["decoder"] != "auto" or self._at != "decord":
+                    raise failure.explained(name) from None
+                notes = (f"decoded by PyAV: at the first try {failure.what}",)
+                request = {**request, "decoder": "pyav"}
 
     def _asked(
         self,
         request: Message,
         clip: int,
-        on_frames: Filled,
         deadline: Deadline,
         read: Callable[[Message, _Rooms], Found],
+        on_frames: Filled = not_watched,
     ) -> Found:
         """What the child finds; one that did not get through it is gone afterwards."""
         self._at = ""
@@ -447,17 +415,18 @@ class IsolatedReader:
             with shared_file() as file:
                 rooms = _Rooms(file, on_frames)
                 try:
-                    reply = child.ask(request, (file, clip), self._limits, deadline, rooms.heard)
+                    reply = child.ask(request, (file, clip), deadline, rooms.heard)
                 finally:
                     self._at = child.decoder
-                found = _found_or_error(reply, rooms, self._limits, read)
+                with _no_frames():
+                    found = error_of(reply) if "error" in reply else read(reply, rooms)
         except BaseException as error:
             # An interrupt too: what the child says next would answer what nobody asks any more.
             self._drop()
             if self._closed and isinstance(error, ChildFailedError | ModelError):
                 raise RuntimeError("the reader is closed") from None
             raise
-        if child.used_up(self._limits):
+        if child.used_up():
             self._drop()
         if isinstance(found, AdatpError):
             raise found
@@ -483,7 +452,7 @@ class IsolatedReader:
             if self._closed:
                 raise RuntimeError("the reader is closed")
             if child is None:
-                child = Child(self._command, self._limits.memory_bytes, decord=decord)
+                child = Child(self._command, self._limits, decord=decord)
                 self._child = child
         return child
 
@@ -517,10 +486,6 @@ def _bytes_of(source: Source) -> Iterator[int]:
         os.close(file)
 
 
-def _shown(paths: Sequence[str]) -> list[str]:
-    return [printable(path) for path in paths]
-
-
 def _request(source: Source, sampling: Sampling, resize: Resize | None, decoder: str) -> Message:
     return {
         "name": source.name,
@@ -546,10 +511,8 @@ class _Rooms:
         """Tell how many frames are there, where the message does."""
         if "done" not in message:
             return
-        try:
+        with _no_frames():
             pixels, done = self.pixels(message), int(message["done"])
-        except (KeyError, TypeError, ValueError):
-            raise ChildFailedError("decoder_crashed", "the decoder gave no frames") from None
         self._on_frames(pixels, done)
 
     def pixels(self, message: Message) -> Pixels:
@@ -560,18 +523,10 @@ class _Rooms:
         return self._pixels
 
 
-def _found_or_error(
-    reply: Message, rooms: _Rooms, limits: Limits, read: Callable[[Message, _Rooms], Found]
-) -> Found | AdatpError:
-    """What the child found."""
-    if reply.get("overrun"):
-        raise overrun(limits)
-    if "unexpected" in reply:
-        what = f"decoding failed unexpectedly ({reply['unexpected']})"
-        raise ChildFailedError("decoder_crashed", what)
+@contextmanager
+def _no_frames() -> Iterator[None]:
+    """What is said of a message that is not what it should be."""
     try:
-        if "error" in reply:
-            return error_of(reply)
-        return read(reply, rooms)
+        yield
     except (KeyError, TypeError, ValueError):
         raise ChildFailedError("decoder_crashed", "the decoder gave no frames") from None

@@ -33,25 +33,15 @@ _CLOCK = re.compile(r"(?:(?:(\d{1,4}):)?(\d{1,4}):)?(\d{1,9}(?:\.\d{0,9})?|\.\d{
 class Sampling:
     """What the user asked for: which part of the clip, and how many frames of it.
 
-    Parameters
-    ----------
-    frames
-        This many frames, at the middles of as many equal spans of the time range.
-    fps
-        This many frames a second, each at the middle of its span of ``1 / fps`` seconds. With
-        `frames` as well: this rate, thinned evenly to at most `frames`. With neither: every frame.
-    start_s, end_s
-        The time range in seconds from the start of the clip; the whole clip when None.
-
-    Raises
-    ------
-    UsageError
-        A value that can mean nothing, named by its command-line option.
+    UsageError for a value that can mean nothing, named by its command-line option.
     """
 
+    # So many frames, at the middles of as many equal spans of the time range.
     frames: int | None = None
+    # So many frames a second, each at the middle of its span of 1 / fps seconds. With `frames` as
+    # well: this rate, thinned evenly to at most `frames`. With neither: every frame.
     fps: float | None = None
-    start_s: float | None = None
+    start_s: float | None = None  # from the start of the clip
     end_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -79,13 +69,7 @@ class Sampling:
 
 
 def parse_time(text: str) -> float:
-    """Seconds from ``12.5``, ``mm:ss`` or ``hh:mm:ss``, each with an optional fraction.
-
-    Raises
-    ------
-    UsageError
-        Anything else, and minutes or seconds above 59 behind a colon.
-    """
+    """Seconds from ``12.5``, ``mm:ss`` or ``hh:mm:ss``, each with an optional fraction."""
     match = _CLOCK.fullmatch(text.strip())
     if match is not None:
         hours, minutes, seconds = (float(part or 0) for part in match.groups())
@@ -102,30 +86,12 @@ def sample_indices(
     duration_s: float | None = None,
     name: str = "the clip",
 ) -> IndexArray:
-    """Which frames to use.
+    """Which frames to use: as many as asked for, or every one of a range that holds fewer.
 
-    Parameters
-    ----------
-    frames
-        When each frame is shown: (n,) seconds from the start of the clip, strictly increasing; or
-        ``(frames_total, fps)`` for a clip with a constant rate.
-    sampling
-        What was asked for.
-    duration_s
-        When the last frame stops being shown. Default: the last frame is shown as long as the
-        median frame.
-    name
-        The clip's name for messages.
-
-    Returns
-    -------
-    ndarray of int64
-        Strictly increasing. As many as asked for, or every frame of the range where it holds fewer.
-
-    Raises
-    ------
-    UsageError
-        A range that starts or ends beyond the clip.
+    `frames` is when each frame is shown, strictly increasing seconds from the start of the clip, or
+    ``(frames_total, fps)`` at a constant rate. `duration_s` is when the last one stops being shown;
+    by default it lasts as long as the median frame. The result is strictly increasing. UsageError
+    for a range that starts or ends beyond the clip.
     """
     if isinstance(frames, tuple) and len(frames) == 2 and isinstance(frames[0], int):
         total, rate = frames

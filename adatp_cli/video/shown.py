@@ -26,27 +26,14 @@ _ODDEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How stored pixels become upright ones: transposed first, then mirrored.
-
-    Parameters
-    ----------
-    transpose, mirror_x, mirror_y
-        The steps, in this order.
-    clockwise
-        Degrees, 0, 90, 180 or 270, where the steps come to a pure rotation; without the mirroring
-        where they do not.
-    plain
-        Whether they come to a pure rotation.
-    odd
-        Whether the file asks for an angle that is no multiple of 90, which is not applied.
-    """
+    """How stored pixels become upright ones: transposed first, then mirrored."""
 
     transpose: bool = False
     mirror_x: bool = False
     mirror_y: bool = False
-    clockwise: int = 0
-    plain: bool = True
-    odd: bool = False
+    clockwise: int = 0  # 0, 90, 180 or 270 degrees, without the mirroring where there is one
+    plain: bool = True  # the steps are a pure rotation
+    odd: bool = False  # the file asks for an angle that is no multiple of 90: it is not applied
 
     def apply(self, image: Pixels) -> Pixels:
         """(H, W, 3) as stored to (H', W', 3) upright; a view."""
@@ -73,29 +60,16 @@ def orientation_of(matrix: Sequence[int]) -> Orientation:
 
 @dataclass(frozen=True, slots=True)
 class FirstFrame:
-    """What only a decoded frame tells.
+    """What only a decoded frame tells."""
 
-    Parameters
-    ----------
-    width, height, orientation
-        The size as shown, and how the pixels are turned for it.
-    pixel_shape
-        Width of a stored pixel by its height; shown are square ones.
-    interlaced
-        Whether it is two half pictures, taken one after the other.
-    transfer
-        FFmpeg's number of how light is coded, by which HDR is known.
-    before
-        How many frames of the index are before it: those of a recording that begins in the middle
-        of a group of pictures need what is not there.
-    """
-
-    width: int
+    width: int  # as shown
     height: int
     orientation: Orientation
-    pixel_shape: Fraction = Fraction(1)
-    interlaced: bool = False
-    transfer: int = 0
+    pixel_shape: Fraction = Fraction(1)  # width of a stored pixel by its height; shown are squares
+    interlaced: bool = False  # two half pictures, taken one after the other
+    transfer: int = 0  # FFmpeg's number of how light is coded, by which HDR is known
+    # Frames of the index before it: those of a recording that begins in the middle of a group of
+    # pictures need what is not there.
     before: int = 0
 
     def notes(self) -> list[str]:

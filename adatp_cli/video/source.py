@@ -59,29 +59,16 @@ class Source:
 
     Decoders get what `open` gives, never a path: one that finds a playlist in a file would open
     the files that it names, and the name of a file itself may read as an address.
-
-    Parameters
-    ----------
-    name
-        For messages: one line, printable.
-    path
-        Absolute path, or None.
-    data
-        The bytes, or None for a file.
-    size
-        In bytes, above 0.
-    file
-        The descriptor of the open file, where there is one; its owner closes it.
-    ending
-        Of the file's name, as in ``.mp4``: some containers are only known by it.
     """
 
-    name: str
-    path: str | None
-    data: bytes | None
-    size: int
-    file: int | None = None
-    ending: str = ""
+    name: str  # for messages: one line, printable
+    path: str | None  # absolute
+    data: bytes | None  # None for a file
+    size: int  # in bytes, above 0
+    file: int | None = (
+        None  # the descriptor of the open file, where there is one: its owner closes it
+    )
+    ending: str = ""  # of the file's name, as in ``.mp4``: some containers are only known by it
 
     def open(self) -> BinaryIO:
         """The bytes from the start; the caller closes."""
@@ -225,7 +212,6 @@ def _stat(path: str, shown: str) -> tuple[int, int]:
 
 
 def unreadable(name: str, error: OSError) -> VideoError:
-    """What the system says where a file cannot be opened or read."""
     return VideoError(f"{name}: cannot be read: {error.strerror}", "check the disk and the file")
 
 
@@ -291,16 +277,11 @@ def _what_else(head: bytes) -> str:
 
 
 class Ending(Enum):
-    """How a file ends.
+    """How a file ends."""
 
-    WHOLE: as its writer finished it, so that lengths in its header are of what is in it.
-    OPEN: nothing says where it should end: a pipe, a recording not finished, another format.
-    CUT: in the middle of a part that says how long it is.
-    """
-
-    WHOLE = "whole"
-    OPEN = "open"
-    CUT = "cut"
+    WHOLE = "whole"  # as its writer finished it, so that lengths in its header are true
+    OPEN = "open"  # nothing says where it should end: a pipe, a recording, another format
+    CUT = "cut"  # in the middle of a part that says how long it is
 
 
 def ending_of(source: Source, container: str) -> Ending:
@@ -317,7 +298,6 @@ def ending_of(source: Source, container: str) -> Ending:
 
 
 def encrypted(source: Source) -> VideoError:
-    """That a clip is encrypted."""
     return VideoError(
         f"{source.name}: it is encrypted (DRM): its frames cannot be read without a key",
         "give a copy that is not encrypted",

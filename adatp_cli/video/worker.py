@@ -37,7 +37,6 @@ from adatp_cli.video.channel import (
     frames_message,
     keep_size,
     map_pixels,
-    room_message,
     shared_file,
 )
 from adatp_cli.video.decode import check_clip, read_frames, read_pictures
@@ -65,7 +64,9 @@ def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None
         os.dup2(ear, 2)
         settings, _ = channel.receive()
         _limit_memory(settings["memory_bytes"])
-        _load()
+        for name in _LIBRARIES:  # nothing can be opened later
+            importlib.import_module(name)
+        importlib.import_module("PIL.Image").preinit()
         channel.send({"ready": True, "memory_bytes": private_bytes()})
         if settings["decord"]:
             # Only now: where loading it is fatal, that is to count as its own failure.
@@ -76,13 +77,6 @@ def serve(end: socket.socket, read: Callable[..., Frames] = read_frames) -> None
             reply = _reply(request, files, channel, read, ear)
             # Measured when the clip is gone: what is left over is what leaks.
             channel.send({**reply, "memory_bytes": private_bytes()})
-
-
-def _load() -> None:
-    """Import all that decoding may need: nothing can be opened later."""
-    for name in _LIBRARIES:
-        importlib.import_module(name)
-    importlib.import_module("PIL.Image").preinit()
 
 
 @functools.cache
@@ -104,10 +98,10 @@ def private_bytes() -> int:
 class _Room:
     """Memory for pixels in a file that the parent sees too."""
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: int, channel: Channel) -> None:
         self._file = file
-        self._given: Pixels | None = None
-        self.number = 0
+        self._channel = channel
+        self.number = 0  # frames that were told of under another one are void
 
     def allocate(self, shape: tuple[int, int, int, int]) -> Pixels:
         """Room at the start of the file; MemoryError where there is none."""
@@ -115,22 +109,19 @@ class _Room:
             # Never less than before: the parent may be looking at what was there.
             needed = max(1, os.fstat(self._file).st_size, int(np.prod(shape, dtype=np.int64)))
             os.ftruncate(self._file, needed)
-            self._given = map_pixels(self._file, shape)
             self.number += 1
+            return map_pixels(self._file, shape)
         except OSError as error:
             if error.errno == errno.EFBIG:
                 raise file_limit_error(needed) from None
             if error.errno in (errno.ENOMEM, errno.ENOSPC):
                 raise MemoryError from error
             raise
-        return self._given
 
-    def take(self, pixels: Pixels) -> None:
-        """Have the pixels at the start of the file, where they are unless `read` is odd."""
-        given = self._given
-        if given is None or pixels.ctypes.data != given.ctypes.data:
-            frames, height, width, channels = pixels.shape
-            self.allocate((frames, height, width, channels))[:] = pixels
+    def filled(self, pixels: Pixels, done: int) -> None:
+        """Tell the parent how many frames are there."""
+        told = {"shape": list(pixels.shape), "room": self.number, "done": done}
+        self._channel.send({"progress": True, **told})
 
 
 def _reply(
@@ -140,7 +131,7 @@ def _reply(
     read: Callable[..., Frames],
     ear: int,
 ) -> Message:
-    """What came of a request; everything it held is free again."""
+    """The answer to a request, once everything that it held is free again."""
     told = time.monotonic()
 
     def progress() -> None:
@@ -149,34 +140,27 @@ def _reply(
             told = time.monotonic()
             channel.send({"progress": True})
 
-    room = _Room(files[0])
-
-    def filled(pixels: Pixels, done: int) -> None:
-        channel.send(room_message(pixels.shape, room.number, done))
-
     def at(decoder: str) -> None:
         channel.send({"progress": True, "decoder": decoder})
 
     try:
         at("pyav")
+        room = _Room(files[0], channel)
         resize = Resize(**request["resize"]) if request["resize"] else None
-        buffer = FrameBuffer(resize, room.allocate, progress, filled, at, ear)
+        buffer = FrameBuffer(resize, room.allocate, progress, room.filled, at, ear)
         if "pictures" in request:
-            frames = _pictures(request, files[1], buffer)
+            begins = np.cumsum([0, *request["sizes"]]).tolist()
+            places = zip(request["sizes"], begins, strict=False)
+            contents = [os.pread(files[1], size, begin) for size, begin in places]
+            frames = read_pictures(contents, PictureList(**request["pictures"]), buffer)
             return {**frames_message(frames), "room": room.number}
-        clip = Source(request["name"], None, None, request["size"], files[1], request["ending"])
+        name, decoder = request["name"], request["decoder"]
+        clip = Source(name, None, None, request["size"], files[1], request["ending"])
         sampling = Sampling(**request["sampling"])
         if request.get("check"):
-            check_clip(clip, sampling, name=request["name"], buffer=buffer)
+            check_clip(clip, sampling, buffer=buffer)
             return {"checked": True}
-        frames = read(
-            clip,
-            sampling,
-            decoder=request["decoder"],
-            name=request["name"],
-            buffer=buffer,
-        )
-        room.take(frames.pixels)
+        frames = read(clip, sampling, decoder=decoder, name=name, buffer=buffer)
         return {**frames_message(frames), "room": room.number}
     except AdatpError as error:
         return error_message(error)
@@ -189,13 +173,6 @@ def _reply(
     finally:
         for file in files:
             os.close(file)
-
-
-def _pictures(request: Message, file: int, buffer: FrameBuffer) -> Frames:
-    sizes = request["sizes"]
-    begins = np.cumsum([0, *sizes]).tolist()
-    contents = [os.pread(file, size, begin) for size, begin in zip(sizes, begins, strict=False)]
-    return read_pictures(contents, PictureList(**request["pictures"]), buffer)
 
 
 def _end_with_the_parent() -> None:
