@@ -11,7 +11,7 @@ from adatp_cli.answering.tasks import FileClip
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation.datasets import open_dataset
 from adatp_cli.evaluation.datasets import shapes as read_shapes
-from adatp_cli.evaluation.datasets.benchmarks import TASKS, FrameFolder
+from adatp_cli.evaluation.datasets.benchmarks import MVBENCH_TASKS, FrameFolder
 from adatp_cli.evaluation.questions import Dataset
 from tests.dataset_folders import (
     BUILD,
@@ -86,8 +86,8 @@ def test_mvbench_of_branch_video_is_cut_already(tmp_path: Path) -> None:
 
 
 def test_mvbench_has_twenty_tasks() -> None:
-    assert len(TASKS) == 20
-    assert sum(task.bounds for task in TASKS.values()) == 5
+    assert len(MVBENCH_TASKS) == 20
+    assert sum(task.bounds for task in MVBENCH_TASKS.values()) == 5
 
 
 def test_longvideobench(tmp_path: Path) -> None:

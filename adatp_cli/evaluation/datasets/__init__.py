@@ -1,18 +1,17 @@
-"""Datasets on this machine: the table of benchmarks, and anyone's own questions."""
+"""Datasets: the table of benchmarks, anyone's own questions, and generated clips of shapes."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adatp_cli.answering.tasks import ClipSource, FileClip
 from adatp_cli.errors import UsageError
 from adatp_cli.evaluation import scoring
 from adatp_cli.evaluation.datasets import benchmarks
-from adatp_cli.evaluation.datasets.benchmarks import TASKS, mvbench
 from adatp_cli.evaluation.datasets.folder import (
     LETTER_CLOSING,
     Folder,
@@ -20,8 +19,8 @@ from adatp_cli.evaluation.datasets.folder import (
     lettered,
     place,
 )
-from adatp_cli.evaluation.questions import Dataset, Item, Judge, Verdict
-from adatp_cli.evaluation.scoring import verbatim
+from adatp_cli.evaluation.questions import Dataset, Item
+from adatp_cli.evaluation.scoring import choice
 from adatp_cli.text import nearest, plural, printable
 from adatp_cli.tiny.clips import held_out_clip, write_mp4
 from adatp_cli.tiny.questions import draw_questions
@@ -31,41 +30,51 @@ from adatp_cli.video.source import local_path
 
 SHAPES = "shapes"
 _OWN_EXTENSION = ".jsonl"
+_SHAPES_QUESTIONS = 2  # a clip
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A row of the table; the rest is as in `Dataset`."""
+    """A row of the table."""
 
-    title: str
     read: Callable[[Folder], Iterable[Item]]
-    harness: Judge  # lmms-eval's rule for it
-    max_new_tokens: int | None = None
-    kind_title: str = "kind"
-    average_title: str = ""
+    dataset: Dataset  # without its questions
     tasks: Sequence[str] = ()  # kinds of questions, each of which may be absent
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "videomme": Benchmark(
-        "Video-MME", benchmarks.videomme, scoring.extract, 16, kind_title="task type"
+        benchmarks.videomme,
+        Dataset("videomme", "Video-MME", (), choice, scoring.extract, "", 16, "task type"),
     ),
     "mvbench": Benchmark(
-        "MVBench", mvbench, scoring.mvbench, 16, "task", "mean of the tasks", tuple(TASKS)
+        benchmarks.mvbench,
+        Dataset(
+            "mvbench", "MVBench", (), choice, scoring.mvbench, "mean of the tasks", 16, "task"
+        ),
+        tuple(benchmarks.MVBENCH_TASKS),
     ),
     "longvideobench": Benchmark(
-        "LongVideoBench",
         benchmarks.longvideobench,
-        scoring.longvideobench,
-        32,
-        kind_title="question category",
+        Dataset(
+            "longvideobench", "LongVideoBench", (), choice, scoring.longvideobench, "", 32,
+            "question category",
+        ),
     ),
     "mlvu": Benchmark(
-        "MLVU", benchmarks.mlvu, scoring.extract, 16, "task", "M-Avg", benchmarks.MLVU_TASKS
+        benchmarks.mlvu,
+        Dataset("mlvu", "MLVU", (), choice, scoring.extract, "M-Avg", 16, "task"),
+        benchmarks.MLVU_TASKS,
     ),
-    "egoschema": Benchmark("EgoSchema", benchmarks.egoschema, scoring.egoschema, 16),
-    "nextqa": Benchmark("NExT-QA", benchmarks.nextqa, scoring.nextqa, kind_title="type"),
-}
+    "egoschema": Benchmark(
+        benchmarks.egoschema,
+        Dataset("egoschema", "EgoSchema", (), choice, scoring.egoschema, "", 16),
+    ),
+    "nextqa": Benchmark(
+        benchmarks.nextqa,
+        Dataset("nextqa", "NExT-QA", (), choice, scoring.nextqa, kind_title="type"),
+    ),
+}  # fmt: skip
 
 
 def open_dataset(name: str, folder: Path | None, annotations: Path | None) -> Dataset:
@@ -76,7 +85,8 @@ def open_dataset(name: str, folder: Path | None, annotations: Path | None) -> Da
     if name in BENCHMARKS:
         if folder is None:
             raise UsageError(f"{name} is read from a folder", "name it with --data FOLDER")
-        return _benchmark(name, _checked(folder), annotations)
+        about = BENCHMARKS[name]
+        return _benchmark(about, Folder(_checked(folder), annotations, about.dataset.title))
     if not name.endswith(_OWN_EXTENSION):
         raise UsageError(
             f"there is no dataset {printable(name)!r}{nearest(name, (SHAPES, *BENCHMARKS))}",
@@ -90,7 +100,13 @@ def open_dataset(name: str, folder: Path | None, annotations: Path | None) -> Da
     root = path.parent if folder is None else _checked(folder)
     source = Folder(root, path, "your own")
     items = _arranged(_own_questions(source), source)
-    return Dataset(path.stem, path.name, items, _judge_own, notes=_missing(items))
+    return Dataset(
+        path.stem,
+        path.name,
+        items,
+        lambda answer, item: (choice if item.options else scoring.exact)(answer, item),
+        notes=_missing(items),
+    )
 
 
 def _checked(folder: Path) -> Path:
@@ -100,9 +116,7 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _benchmark(name: str, folder: Path, annotations: Path | None) -> Dataset:
-    about = BENCHMARKS[name]
-    source = Folder(folder, annotations, about.title)
+def _benchmark(about: Benchmark, source: Folder) -> Dataset:
     items = _arranged(about.read(source), source)
     notes = [*source.notes, *_missing(items)]
     there = {item.kind for item in items}
@@ -115,17 +129,7 @@ def _benchmark(name: str, folder: Path, annotations: Path | None) -> Dataset:
         questions = plural(wrong, "question has", "questions have")
         none = "an answer that is none of the candidates: wrong, whatever is answered"
         notes.append(f"{questions} {none}")
-    return Dataset(
-        name,
-        about.title,
-        items,
-        scoring.choice,
-        about.harness,
-        about.average_title,
-        about.max_new_tokens,
-        about.kind_title,
-        tuple(notes),
-    )
+    return replace(about.dataset, items=items, notes=tuple(notes))
 
 
 def _arranged(items: Iterable[Item], folder: Folder) -> tuple[Item, ...]:
@@ -163,10 +167,6 @@ def _missing(items: Sequence[Item]) -> tuple[str, ...]:
     return (f"{gone}; the first is {printable(missing[0].name)}",)
 
 
-def _judge_own(answer: str, item: Item) -> Verdict:
-    return (scoring.choice if item.options else scoring.exact)(answer, item)
-
-
 def _own_questions(folder: Folder) -> Iterator[Item]:
     """Anyone's own questions: JSON Lines of video, question and answer.
 
@@ -184,9 +184,6 @@ def _own_questions(folder: Folder) -> Iterator[Item]:
             answer = letter_of(answer, options) or row.letter("answer", options)
         name = row.maybe("id") or str(number)
         yield Item(name, FileClip(video), question, answer, options, row.maybe("kind"))
-
-
-_QUESTIONS = 2  # a clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,16 +222,16 @@ def shapes(clips: int, seed: int) -> Dataset:
     """
     items = []
     for number in range(clips):
+        source = ShapesClip(seed, number)
         clip, _, rng = held_out_clip(seed, number)
-        for index, asked in enumerate(draw_questions(clip, rng, _QUESTIONS)):
+        for index, asked in enumerate(draw_questions(clip, rng, _SHAPES_QUESTIONS)):
             name = f"{seed}-{number}-{index}"
-            source = ShapesClip(seed, number)
             items.append(Item(name, source, asked.text, asked.answer, kind=asked.kind))
     return Dataset(
         "shapes",
         f"shapes, {plural(clips, 'clip')} of set {seed}",
         tuple(items),
-        verbatim,
+        scoring.verbatim,
         max_new_tokens=48,
         kind_title="kind of question",
     )

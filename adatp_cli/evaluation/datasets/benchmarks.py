@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adatp_cli.answering.tasks import ClipSource, FileClip, file_stamp
+from adatp_cli.answering.tasks import ClipSource, file_stamp
 from adatp_cli.errors import UsageError, VideoError
 from adatp_cli.evaluation.datasets.folder import (
     LETTER_CLOSING,
@@ -38,6 +38,9 @@ _EGOSCHEMA_ANSWERS = "subset_answers.json"
 _NEXTQA_MAP = "map_vid_vidorID.json"
 _NEXTQA_SORTS = {"C": "causal", "T": "temporal", "D": "descriptive"}
 MLVU_TASKS = ("plotQA", "needle", "ego", "count", "order", "anomaly_reco", "topic_reasoning")
+_MVBENCH_CLOSING = "Only give the best option.\n"
+_TVQA_FPS = 3.0
+_PICTURES = (".jpg", ".jpeg", ".png")
 _MLVU_OWN = "[1-7]_*.json"  # files 8 and 9 ask for free text
 _MLVU_CLOSING = "\nOnly give the best option.\nBest option: ("
 
@@ -98,7 +101,12 @@ def egoschema(folder: Folder) -> Iterator[Item]:
     rows = list(folder.table(_EGOSCHEMA_OWN, "Subset/*.parquet", "*.parquet", "egoschema.json*"))
     own = folder.source.name == _EGOSCHEMA_OWN
     beside = folder.source.with_name(_EGOSCHEMA_ANSWERS)
-    answers = _egoschema_answers(beside) if own else {}
+    if own and not beside.is_file():
+        raise UsageError(
+            f"{place(beside)}: no such file; the answers stand in it",
+            "put it beside questions.json",
+        )
+    answers = read_object(beside, "answers") if own else {}
     asked = [row for row in rows if not own or row.text("q_uid") in answers]
     if not asked:
         raise UsageError(
@@ -123,19 +131,11 @@ def egoschema(folder: Folder) -> Iterator[Item]:
             answer = row.nth_letter("answer", options)
         yield Item(
             id=video if own else row.text("question_idx"),
-            clip=FileClip(find_clip(row, video, roots)),
+            clip=find_clip(row, video, roots),
             prompt=f"{row.text('question')}\n{stored}\n{LETTER_CLOSING}",
             answer=answer,
             options=options,
         )
-
-
-def _egoschema_answers(path: Path) -> Mapping[str, object]:
-    if not path.is_file():
-        raise UsageError(
-            f"{place(path)}: no such file; the answers stand in it", "put it beside questions.json"
-        )
-    return read_object(path, "answers")
 
 
 def nextqa(folder: Folder) -> Iterator[Item]:
@@ -148,32 +148,26 @@ def nextqa(folder: Folder) -> Iterator[Item]:
         "test.csv", "nextqa/test.csv", "MC/test-*.parquet", "test-*.parquet", "val.csv",
         "nextqa/val.csv", "nextqa.json*",
     )  # fmt: skip
-    nested = _nextqa_map(folder.source.parent, folder.path)
+    tables = [one / _NEXTQA_MAP for one in (folder.source.parent, folder.path)]
+    table = next((path for path in tables if path.is_file()), None)
+    nested = read_object(table, "texts", str) if table is not None else {}
     roots = [folder.path / name for name in ("NExTVideo", "videos", "video", "")]
     for row in rows:
         video = row.text("video")
         clip = find_clip(row, video, roots)
-        if not Path(clip).exists() and video in nested:
+        if not clip.exists() and video in nested:
             clip = find_clip(row, nested[video], roots)
         options = tuple(row.text(f"a{number}").strip() for number in range(5))
         sort = row.text("type")
         yield Item(
             id=f"{video}/{row.text('qid')}",
-            clip=FileClip(clip),
+            clip=clip,
             prompt=f"{row.text('question').strip()}\n{lettered(options, '{}. {}')}",
             answer=row.nth_letter("answer", options),
             options=options,
             kind="TN" if sort == "TP" else sort,  # as the official script counts
             groups={"sort": _NEXTQA_SORTS[sort[0]]} if sort[0] in _NEXTQA_SORTS else {},
         )
-
-
-def _nextqa_map(*folders: Path) -> Mapping[str, str]:
-    """Video id -> path below the folder of videos, where there is such a table."""
-    path = next((one / _NEXTQA_MAP for one in folders if (one / _NEXTQA_MAP).is_file()), None)
-    if path is None:
-        return {}
-    return read_object(path, "texts", str)
 
 
 def mlvu(folder: Folder) -> Iterator[Item]:
@@ -215,7 +209,7 @@ def _mlvu_own(folder: Folder, path: Path) -> Iterator[Item]:
     tops = (folder.path, folder.path / "MLVU", path.parent.parent)
     roots = [top / "video" / part for top in tops for part in (path.stem, "")]
     for number, row in enumerate(folder.rows(path)):
-        clip = FileClip(find_clip(row, row.text("video"), [*roots, folder.path]))
+        clip = find_clip(row, row.text("video"), [*roots, folder.path])
         options = row.texts("candidates")
         shown = lettered(options, "({}) {}")
         yield Item(
@@ -233,11 +227,6 @@ def _mlvu_kind(row: Row, column: str) -> str:
     return "needle" if kind == "findNeedle" else kind
 
 
-_CLOSING = "Only give the best option.\n"
-_TVQA_FPS = 3.0
-_PICTURES = (".jpg", ".jpeg", ".png")
-
-
 @dataclass(frozen=True, slots=True)
 class _Task:
     """Where a task's clips are: whole videos (branch main), and cut ones (branch video)."""
@@ -251,7 +240,7 @@ class _Task:
 _STAR = _Task("star/Charades_v1_480", "star/Charades_segment", bounds=True)
 _CLEVRER = _Task("clevrer/video_validation", "clevrer/video_validation")
 _PERCEPTION = _Task("perception/videos", "perception/videos")
-TASKS = {
+MVBENCH_TASKS = {
     "action_sequence": _STAR,
     "action_prediction": _STAR,
     "action_antonym": _Task("ssv2_video", "ssv2_video_mp4"),
@@ -282,31 +271,32 @@ def mvbench(folder: Folder) -> Iterator[Item]:
 
     Annotations may be named by their folder, or by one task's file.
     """
-    files = _files(folder)
-    cut = _is_cut(folder.path)
+    files, cut = _mvbench_files(folder), _is_cut(folder.path)
     for task, path in files.items():
         for number, row in enumerate(folder.rows(path)):
-            clip = _clip(folder.path, TASKS[task], row, cut=cut)
+            clip = _mvbench_clip(folder.path, MVBENCH_TASKS[task], row, cut=cut)
             options = row.texts("candidates")
             # Of equal candidates the first is the right one, as in the harness.
             answer = letter_of(row.text("answer"), options)
             shown = lettered(options, "({}) {}")
-            prompt = f"Question:{row.text('question')}\nOption:\n{shown}\n{_CLOSING}"
+            prompt = f"Question:{row.text('question')}\nOption:\n{shown}\n{_MVBENCH_CLOSING}"
             yield Item(f"{task}/{number}", clip, prompt, answer, options, task)
 
 
-def _files(folder: Folder) -> dict[str, Path]:
+def _mvbench_files(folder: Folder) -> dict[str, Path]:
     """Each task's annotation file, of those that are there."""
     given = folder.given
-    first = next(iter(TASKS))
+    first = next(iter(MVBENCH_TASKS))
     if given is not None and given.is_file():
-        if given.stem not in TASKS:
+        if given.stem not in MVBENCH_TASKS:
             raise UsageError(
                 f"{place(given)}: is named after none of MVBench's tasks", f"such as {first}.json"
             )
         return {given.stem: given}
     where = given or folder.path / "json"
-    found = {task: where / f"{task}.json" for task in TASKS if (where / f"{task}.json").is_file()}
+    found = {
+        task: where / f"{task}.json" for task in MVBENCH_TASKS if (where / f"{task}.json").is_file()
+    }
     if not found:
         raise UsageError(
             f"{place(where)}: there is no annotation file of {folder.title} (looked for "
@@ -321,7 +311,7 @@ def _is_cut(folder: Path) -> bool:
 
     The branches' files name other videos, so a folder that holds both is refused.
     """
-    differing = [task for task in TASKS.values() if task.cut != task.whole]
+    differing = [task for task in MVBENCH_TASKS.values() if task.cut != task.whole]
     cut = [task.cut for task in differing if (folder / task.cut).is_dir()]
     whole = [
         task.whole
@@ -337,17 +327,17 @@ def _is_cut(folder: Path) -> bool:
     return bool(cut) or (not whole and not (folder / "video").is_dir())
 
 
-def _clip(folder: Path, task: _Task, row: Row, *, cut: bool) -> ClipSource:
+def _mvbench_clip(folder: Path, task: _Task, row: Row, *, cut: bool) -> ClipSource:
     video = row.text("video")
     if cut:
-        return FileClip(find_clip(row, video, (folder / task.cut, folder / "data0613" / task.cut)))
+        return find_clip(row, video, (folder / task.cut, folder / "data0613" / task.cut))
     tops = (folder / "video", folder)
     roots = tuple(top / part / task.whole for top in tops for part in ("", "data0613"))
     start, end = (row.seconds("start"), row.seconds("end")) if task.bounds else (None, None)
     if start is not None and end is not None and end <= start:
         raise row.error(f"end {end:g} is not behind start {start:g}")
     if not task.pictures:
-        return FileClip(find_clip(row, video, roots), start, end)
+        return find_clip(row, video, roots, start, end)
     check_name(video, row)
     there = next((root / video for root in roots if (root / video).is_dir()), roots[0] / video)
     return FrameFolder(str(there), _TVQA_FPS, start, end)
@@ -378,18 +368,6 @@ class FrameFolder:
         return file_stamp(self.path)
 
     def read(self, reader: FrameReader, sampling: Sampling, resize: Resize) -> Frames:
-        pictures = self._pictures()
-        # Bounds may lie a little behind the last picture; they are no option of the user's.
-        end = len(pictures) / self.fps
-        start = min(self.start_s or 0.0, end - 1 / self.fps)
-        stop = end if self.end_s is None else min(self.end_s, end)
-        wanted = replace(sampling, start_s=start, end_s=max(stop, start + 1e-3))
-        chosen = sample_indices((len(pictures), self.fps), wanted, name=printable(self.path))
-        paths = [os.fspath(pictures[index]) for index in chosen]
-        picked = PictureList(paths, chosen.tolist(), self.fps, len(pictures))
-        return reader.read_pictures(picked, resize)
-
-    def _pictures(self) -> list[Path]:
         try:
             names = sorted(os.listdir(self.path))
         except OSError as error:
@@ -398,11 +376,19 @@ class FrameFolder:
                 "check the folder",
                 kind="missing",
             ) from None
-        found = [Path(self.path, name) for name in names if name.lower().endswith(_PICTURES)]
-        if not found:
+        pictures = [name for name in names if name.lower().endswith(_PICTURES)]
+        if not pictures:
             raise VideoError(
                 f"{printable(self.path)}: a folder without pictures",
                 "unpack the frames again",
                 kind="no_frames",
             )
-        return found
+        # Bounds may lie a little behind the last picture; they are no option of the user's.
+        end = len(pictures) / self.fps
+        start = min(self.start_s or 0.0, end - 1 / self.fps)
+        stop = end if self.end_s is None else min(self.end_s, end)
+        wanted = replace(sampling, start_s=start, end_s=max(stop, start + 1e-3))
+        chosen = sample_indices((len(pictures), self.fps), wanted, name=printable(self.path))
+        paths = [os.path.join(self.path, pictures[index]) for index in chosen]
+        picked = PictureList(paths, chosen.tolist(), self.fps, len(pictures))
+        return reader.read_pictures(picked, resize)

@@ -84,9 +84,8 @@ class Row:
         if value in (None, ""):
             return None
         seconds = _parsed(value)
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise self.error(f"{column} expects seconds, not {shown(value)}")
-        if not math.isfinite(seconds) or seconds < 0:
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not number or not math.isfinite(seconds) or seconds < 0:
             raise self.error(f"{column} expects seconds, not {shown(seconds)}")
         return float(seconds)
 
@@ -126,23 +125,18 @@ class Folder:
 
     def table(self, *patterns: str) -> Iterator[Row]:
         """The rows of the annotation file: the one that was named, or the first in its places."""
-        self.source = self._annotations(patterns)
-        return self.rows(self.source)
-
-    def _annotations(self, patterns: Sequence[str]) -> Path:
-        if self.given is not None:
-            if self.given.exists():
-                return self.given
+        if self.given is not None and not self.given.exists():
             raise UsageError(f"{place(self.given)}: no such annotation file", "check --annotations")
-        for pattern in patterns:
-            found = sorted(self.path.glob(pattern))
-            if found:
-                return found[0]
-        raise UsageError(
-            f"{place(self.path)}: there is no annotation file of {self.title} (looked for "
-            f"{', '.join(patterns)})",
-            "name it with --annotations FILE",
-        )
+        usual = (path for pattern in patterns for path in sorted(self.path.glob(pattern)))
+        found = self.given or next(usual, None)
+        if found is None:
+            raise UsageError(
+                f"{place(self.path)}: there is no annotation file of {self.title} (looked for "
+                f"{', '.join(patterns)})",
+                "name it with --annotations FILE",
+            )
+        self.source = found
+        return self.rows(found)
 
     def rows(self, path: Path) -> Iterator[Row]:
         """The rows of an annotation file, at least one.
@@ -162,13 +156,19 @@ class Folder:
 
     def clip(self, row: Row, column: str, *names: str) -> FileClip:
         """The video file that a row names, below one of the folders of these names in this one."""
-        return FileClip(find_clip(row, row.text(column), [self.path / name for name in names]))
+        return find_clip(row, row.text(column), [self.path / name for name in names])
 
 
-def find_clip(row: Row, name: str, roots: Sequence[Path]) -> str:
-    """The path of the video file that a row calls `name`, below one of several folders.
+def find_clip(
+    row: Row,
+    name: str,
+    roots: Sequence[Path],
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> FileClip:
+    """The video file that a row calls `name`, below one of several folders.
 
-    Where it is nowhere, the path at which it was expected first.
+    Where it is nowhere, at the path at which it was expected first.
     """
     check_name(name, row)
     stem, extension = os.path.splitext(name)
@@ -177,7 +177,8 @@ def find_clip(row: Row, name: str, roots: Sequence[Path]) -> str:
     paths = [root / one for root in roots for one in names]
     # Without an ending of its own it is expected with the first that is known.
     expected = paths[0] if extension else paths[1]
-    return os.fspath(next((path for path in paths if path.is_file()), expected))
+    found = next((path for path in paths if path.is_file()), expected)
+    return FileClip(os.fspath(found), start_s, end_s)
 
 
 def check_name(name: str, row: Row) -> None:
