@@ -20,10 +20,8 @@ from adatp_cli.evaluation.bias import (
     PARTS,
     AttentionWatch,
     BiasSummary,
-    Look,
-    Sample,
     Tally,
-    sample_of,
+    looks_of,
     spread,
     top_tokens,
 )
@@ -83,7 +81,7 @@ def interrupted(watch: AttentionWatch) -> None:
         raise RuntimeError("stop")
 
 
-def test_a_sample_is_what_the_method_saw(loaded: LoadedModel) -> None:
+def test_a_look_is_what_the_method_saw(loaded: LoadedModel) -> None:
     """The scores of a choice before a layer are the attention of the layer before it."""
     session = session_of(loaded, profile(), trace=True, new_tokens=2)
     clip = session.encode("noise", noisy_clip())
@@ -92,15 +90,15 @@ def test_a_sample_is_what_the_method_saw(loaded: LoadedModel) -> None:
         rows = [row.numpy() for row in watch.rows]
     assert event.trace is not None
     arrays = event.trace.arrays
-    sample = sample_of(arrays, rows)
-    counts = [len(look.tokens) for look in sample.looks]
+    looks = looks_of(arrays, rows)
+    counts = [len(tokens) for tokens, _ in looks]
     assert counts == event.record.tokens.kept_per_layer
     steps = [int(name[6:]) for name in arrays if name.startswith("score_")]
     assert steps
     for layer in steps:
-        before = sample.looks[layer - 1]
-        assert before.tokens.tolist() == arrays[f"alive_before_{layer}"].tolist()
-        np.testing.assert_allclose(before.attention, arrays[f"score_{layer}"], atol=1e-6)
+        tokens, attention = looks[layer - 1]
+        assert tokens.tolist() == arrays[f"alive_before_{layer}"].tolist()
+        np.testing.assert_allclose(attention, arrays[f"score_{layer}"], atol=1e-6)
 
 
 def test_line_breaks_are_no_tokens_of_the_clip() -> None:
@@ -110,9 +108,9 @@ def test_line_breaks_are_no_tokens_of_the_clip() -> None:
         "entered_break": np.asarray([False, True, False, True]),
     }  # fmt: skip
     row = np.asarray([9, 9, 0.1, 0.2, 0.3, 0.4, 9], dtype=np.float32)
-    (look,) = sample_of(arrays, [row]).looks
-    assert look.tokens.tolist() == [0, 3]
-    assert look.attention.tolist() == pytest.approx([0.1, 0.3])
+    ((tokens, attention),) = looks_of(arrays, [row])
+    assert tokens.tolist() == [0, 3]
+    assert attention.tolist() == pytest.approx([0.1, 0.3])
 
 
 def test_tokens_that_enter_each_layer() -> None:
@@ -120,8 +118,8 @@ def test_tokens_that_enter_each_layer() -> None:
         "video_token_start": np.asarray(0), "frames": np.asarray(1), "grid": np.asarray((2, 2)),
         "kept_2": np.asarray([1, 3]),
     }  # fmt: skip
-    looks = sample_of(arrays, [np.ones(5, dtype=np.float32)] * 4).looks
-    assert [list(look.tokens) for look in looks] == [[0, 1, 2, 3]] * 2 + [[1, 3]] * 2
+    looks = looks_of(arrays, [np.ones(5, dtype=np.float32)] * 4)
+    assert [list(tokens) for tokens, _ in looks] == [[0, 1, 2, 3]] * 2 + [[1, 3]] * 2
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=70))
@@ -144,15 +142,18 @@ def test_the_top_tenth() -> None:
     assert top_tokens(np.arange(40.0)).tolist() == [36, 37, 38, 39]
 
 
+def traced(frames: int, cols: int, **kept: Any) -> dict[str, Any]:
+    """The trace of a clip of frames with 1 x `cols` tokens, at the start of the prompt."""
+    arrays = {"video_token_start": 0, "frames": frames, "grid": (1, cols), **kept}
+    return {name: np.asarray(value) for name, value in arrays.items()}
+
+
 def made_summary(attention: Any, kept: list[int], frames: int = 8) -> BiasSummary:
     """One layer that sees all and one that sees `kept`, of frames with 1 x 2 tokens."""
-    everything = np.arange(2 * frames)
-    values = np.asarray(attention, dtype=float)
-    whole = Look(everything, values)
+    whole = np.asarray(attention, dtype=np.float32)
     tally = Tally()
-    tally.add("vanilla", Sample(frames, 1, 2, [whole, whole]), prunes=False)
-    tokens = np.asarray(kept)
-    tally.add("own", Sample(frames, 1, 2, [whole, Look(tokens, values[tokens])]), prunes=True)
+    tally.add("vanilla", traced(frames, 2), [whole, whole], prunes=False)
+    tally.add("own", traced(frames, 2, kept_1=kept), [whole, whole[kept]], prunes=True)
     return tally.summary("made", {"missing": 2})
 
 
@@ -183,9 +184,9 @@ def test_attention_at_the_end_and_at_one_place_is_seen() -> None:
 def test_questions_weigh_the_same_whatever_their_clips() -> None:
     tally = Tally()
     for frames, hot in ((4, 0), (64, 63)):
-        values = np.zeros(frames)
+        values = np.zeros(frames, dtype=np.float32)
         values[hot] = 1
-        tally.add("vanilla", Sample(frames, 1, 1, [Look(np.arange(frames), values)]), prunes=False)
+        tally.add("vanilla", traced(frames, 1), [values], prunes=False)
     (layer,) = tally.summary("made", {}).before
     assert layer.eighths[0] == pytest.approx(0.25)  # half of frame 1 of 4, of one of two questions
     assert layer.eighths[-1] == pytest.approx(0.5)

@@ -106,7 +106,7 @@ def _measure(
     options: BiasOptions, output: Output, dataset: Dataset, opened: OpenModel, sampling: Sampling
 ) -> tuple[Running, BiasSummary | None]:
     """The run at its end, and what was measured; None where it ended before every profile was."""
-    from adatp_cli.evaluation.bias import AttentionWatch, Tally, sample_of
+    from adatp_cli.evaluation.bias import AttentionWatch, Tally
     from adatp_cli.evaluation.questions import tasks_of
 
     tally, watch = Tally(), AttentionWatch(opened.loaded.model.model.language_model)
@@ -121,8 +121,8 @@ def _measure(
                 run = row.ask.run
                 try:
                     seen = [one.numpy() for one in watch.rows]
-                    sample = sample_of(row.answered.trace.arrays, seen)
-                    tally.add(run.name, sample, prunes=run.session.profile.method != _BEFORE)
+                    prunes = run.session.profile.method != _BEFORE
+                    tally.add(run.name, row.answered.trace.arrays, seen, prunes=prunes)
                 except Exception as wrong:  # one question is not measured, and the run goes on
                     error = wrong
             last = error or last

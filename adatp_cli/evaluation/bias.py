@@ -7,10 +7,12 @@ a profile keeps.
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,9 @@ EIGHTHS = 8
 TOP = 0.1
 
 What = Literal["attention", "kept"]
+# The (n,) visual tokens that entered a layer, token t*P + p being position p of frame t, and what
+# the last prompt token paid to each in that layer, at any scale.
+Look = tuple[npt.NDArray[np.int64], Floats]
 
 
 class AttentionWatch:
@@ -84,35 +89,16 @@ class AttentionWatch:
         self._rows[index] = row
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """The visual tokens that entered one layer, for one question."""
-
-    tokens: npt.NDArray[np.int64]  # (n,): token t*P + p is position p of frame t
-    attention: Floats  # (n,) what the last prompt token paid to each in that layer; any scale
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One question under one profile: `frames` of rows x cols tokens, and a look at each layer."""
-
-    frames: int
-    rows: int
-    cols: int
-    looks: Sequence[Look]
-
-
-def sample_of(
+def looks_of(
     arrays: Mapping[str, npt.NDArray[Any]], rows: Sequence[npt.NDArray[np.float32]]
-) -> Sample:
-    """One question from its trace and the attention rows of its prefill, one for each layer.
+) -> list[Look]:
+    """One question at each layer, from its trace and the attention rows of its prefill.
 
     Line breaks that a method put between the tokens that it kept are left out.
     """
-    frames, (height, width) = int(arrays["frames"]), map(int, arrays["grid"])
     start = int(arrays["video_token_start"])
     breaks = arrays.get("entered_break", np.zeros(0, dtype=bool))
-    tokens = np.arange(frames * height * width)
+    tokens = np.arange(int(arrays["frames"]) * int(np.prod(arrays["grid"])))
     looks = []
     for layer, row in enumerate(rows):
         tokens = arrays.get(f"kept_{layer}", tokens)
@@ -120,13 +106,12 @@ def sample_of(
             visual = row[start : start + len(breaks)][~breaks]
         else:
             visual = row[start : start + len(tokens)]
-        looks.append(Look(tokens, visual.astype(np.float64)))
-    return Sample(frames, height, width, looks)
+        looks.append((tokens, visual.astype(np.float64)))
+    return looks
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerBias:
-    """One layer: mean over questions, or while they are counted their sum."""
+class LayerBias(NamedTuple):
+    """One layer, mean over questions."""
 
     tokens: float  # visual tokens that enter it
     # (PARTS,) how the tokens in question are spread over equal parts of the clip, in its order: the
@@ -155,19 +140,6 @@ class LayerBias:
         """The place of the frame that has most, to the mean over places; even would be 1."""
         return float(self.places.max() / self.places.mean())
 
-    def __add__(self, other: LayerBias) -> LayerBias:
-        return LayerBias(
-            self.tokens + other.tokens,
-            self.top_parts + other.top_parts,
-            self.parts + other.parts,
-            self.places + other.places,
-        )
-
-    def __truediv__(self, count: int) -> LayerBias:
-        return LayerBias(
-            self.tokens / count, self.top_parts / count, self.parts / count, self.places / count
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class BiasSummary:
@@ -192,51 +164,64 @@ class BiasSummary:
 
 
 class Tally:
-    """Adds up samples, question by question, each of the same weight."""
+    """Adds up questions, each of the same weight."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, What], list[LayerBias]] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[tuple[str, What], list[tuple[Any, ...]]] = {}  # of `LayerBias`
+        self._counts = Counter[str]()
 
-    def add(self, profile: str, sample: Sample, *, prunes: bool) -> None:
-        """Take one question's looks; a `ValueError` where a layer has no attention to the clip."""
+    def add(
+        self,
+        profile: str,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        rows: Sequence[npt.NDArray[np.float32]],
+        *,
+        prunes: bool,
+    ) -> None:
+        """Take one question, given as to `looks_of`.
+
+        A `ValueError` where a layer has no attention to the clip.
+        """
+        looks = looks_of(arrays, rows)
+        grid = (int(arrays["frames"]), *map(int, arrays["grid"]))
         kinds: tuple[What, ...] = ("attention", "kept") if prunes else ("attention",)
         for what in kinds:
-            layers = [_bias(sample, look, what) for look in sample.looks]
+            layers: list[tuple[Any, ...]] = [_bias(look, grid, what) for look in looks]
             before = self._sums.get((profile, what))
             if before is not None:
-                layers = [one + other for one, other in zip(before, layers, strict=True)]
+                pairs = zip(before, layers, strict=True)
+                layers = [tuple(map(operator.add, *pair)) for pair in pairs]
             self._sums[profile, what] = layers
-        self._counts[profile] = self._counts.get(profile, 0) + 1
+        self._counts[profile] += 1
 
     def summary(self, title: str, failed: Mapping[str, int]) -> BiasSummary:
         """The means."""
         views = {
-            view: [layer / self._counts[view[0]] for layer in layers]
+            view: [LayerBias(*(one / self._counts[view[0]] for one in layer)) for layer in layers]
             for view, layers in self._sums.items()
         }
         return BiasSummary(title, dict(self._counts), dict(failed), views)
 
 
-def _bias(sample: Sample, look: Look, what: What) -> LayerBias:
-    """One layer for one question."""
-    count = len(look.tokens)
-    weights = top = np.full(count, 1 / count)
+def _bias(look: Look, grid: tuple[int, ...], what: What) -> LayerBias:
+    """One layer for one question; the grid is (T, rows, cols)."""
+    tokens, attention = look
+    frames, rows, cols = grid
+    weights = top = np.full(len(tokens), 1 / len(tokens))
     if what == "attention":
-        total = float(look.attention.sum())
+        total = float(attention.sum())
         if not total > 0:
             raise ValueError("the attention to the clip is zero")
-        weights = look.attention / total
-        chosen = top_tokens(look.attention)
-        top = np.zeros(count)
+        weights = attention / total
+        chosen = top_tokens(attention)
+        top = np.zeros(len(tokens))
         top[chosen] = 1 / len(chosen)
-    per_frame = sample.rows * sample.cols
-    frame, place = np.divmod(look.tokens, per_frame)
+    frame, place = np.divmod(tokens, rows * cols)
     return LayerBias(
-        count,
-        spread(_sums(frame, top, sample.frames)),
-        spread(_sums(frame, weights, sample.frames)),
-        _sums(place, weights, per_frame).reshape(sample.rows, sample.cols),
+        len(tokens),
+        spread(_sums(frame, top, frames)),
+        spread(_sums(frame, weights, frames)),
+        _sums(place, weights, rows * cols).reshape(rows, cols),
     )
 
 
