@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from adatp_cli.evaluation.bias import Sample, sample_of
+from adatp_cli.evaluation.bias import Look, looks_of
 from tests.conftest import Run
 
 PANCAKE = Path(__file__).parent / "data" / "flipping_a_pancake.mkv"
@@ -95,16 +95,16 @@ def test_the_unpruned_attention_is_the_same_whatever_stands_beside_it(
 def test_a_question_that_cannot_be_measured_is_one_that_failed(
     adatp: Run, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the first profile: its trace is no sample, or its attention to the clip is zero."""
+    """Of the first profile: its trace has no such layer, or its attention to the clip is zero."""
     taken = []
 
-    def sample(arrays: Any, rows: Any) -> Sample:
+    def looks(arrays: Any, rows: Any) -> list[Look]:
         taken.append(rows)
         if len(taken) == 1:
             raise KeyError("kept_2")
-        return sample_of(arrays, rows if len(taken) != 3 else [row * 0 for row in rows])
+        return looks_of(arrays, rows if len(taken) != 3 else [row * 0 for row in rows])
 
-    monkeypatch.setattr("adatp_cli.evaluation.bias.sample_of", sample)
+    monkeypatch.setattr("adatp_cli.evaluation.bias.looks_of", looks)
     row = {"video": "a.mkv", "question": "where is it?", "answer": "x"}
     with mine.open("a") as file:
         file.write(f"{json.dumps(row)}\n")

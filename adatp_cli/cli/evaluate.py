@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from adatp_cli.cli.options import (
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.running import open_results, running
 from adatp_cli.errors import UsageError
+from adatp_cli.evaluation.questions import Rule
 from adatp_cli.files import OutputPath, check_outputs
 from adatp_cli.profiles import read_share
 from adatp_cli.text import duration, plural
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
     from adatp_cli.batch.results import ResultFile
     from adatp_cli.evaluation.questions import Dataset, ProfileSpec
     from adatp_cli.video.sampling import Sampling
-
-
-class RuleOption(StrEnum):
-    strict = "strict"
-    harness = "harness"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +46,12 @@ class EvalOptions(DatasetOptions):
     against: str | None = option(
         "Pruning", "--against NAME", "Set every profile against this one too, at equal budgets."
     )
-    rule: RuleOption = option(
+    rule: Rule = option(
         "Results",
         "--rule",
         "How a letter is read out of an answer. strict: it names exactly one option, or "
         "is wrong. harness: as lmms-eval does, to compare with published numbers.",
-        default=RuleOption.strict,
+        default=Rule.strict,
     )
     output: Path | None = option(
         "Results",
@@ -175,11 +170,10 @@ def _answer(
     file: ResultFile | None,
 ) -> int:
     from adatp_cli.evaluation import report
-    from adatp_cli.evaluation.questions import Rule, eval_row, tasks_of
+    from adatp_cli.evaluation.questions import eval_row, tasks_of
     from adatp_cli.evaluation.summary import outcome_of, stored_rows, summarise
 
-    rule = Rule(options.rule)
-    judge = dataset.judge(rule)
+    judge = dataset.judge(options.rule)
     planned = tasks_of(dataset, opened.runs, opened.key_settings(sampling))
     with running(
         planned,
@@ -211,7 +205,7 @@ def _answer(
     output.note(f"{answers} in {duration(going.progress.seconds)}")
     names = {run.name for run in opened.runs}
     asked = [spec for spec in specs if spec.profile.name in names]
-    summary = summarise(dataset, asked, outcomes, rule, options.against)
+    summary = summarise(dataset, asked, outcomes, options.rule, options.against)
     if summary.baseline is None:
         output.note("no differences without an unpruned run: -p vanilla adds one")
     if not output.json:

@@ -27,7 +27,6 @@ from adatp_cli.errors import AdatpError, UsageError
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.profiles import load_profile, read_share
 from adatp_cli.record import FailureRecord
-from adatp_cli.video.frames import Frames
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 
@@ -107,22 +106,19 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
             ),
             log.info,
         )
-        self._sampling = self._sampling_for(frames)
+        count = self._profile.frames or self._loaded.default_frames
+        if frames == "auto":
+            session = Session(self._loaded, self._profile, GenerationSettings(_MAX_NEW_TOKENS))
+            count = session.plan.frame_budget(count).frames
+            log.info("frames=auto: %d frames", count)
+        elif frames is not None:
+            count = _whole("frames", frames)
+        self._sampling = Sampling(frames=count)
 
     @property
     def device(self) -> torch.device:
         """Where the model is, and where lmms-eval puts what processes tell each other."""
         return torch.device(self._loaded.device)
-
-    def _sampling_for(self, frames: int | str | None) -> Sampling:
-        default = self._profile.frames or self._loaded.default_frames
-        if frames == "auto":
-            session = Session(self._loaded, self._profile, GenerationSettings(_MAX_NEW_TOKENS))
-            count = session.plan.frame_budget(default).frames
-            log.info("frames=auto: %d frames", count)
-        else:
-            count = default if frames is None else _whole("frames", frames)
-        return Sampling(frames=count)
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """The answers, in the order of the requests; questions of a clip share its encoding."""
@@ -148,16 +144,18 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
         tasks = [ClipTask(FileClip(path), tuple(asks[path])) for path in sorted(asks)]
         with (
             IsolatedReader() as reader,
-            FramePrefetcher(tasks, lambda task: self._frames(task, reader)) as prefetcher,
+            FramePrefetcher(
+                tasks,
+                lambda task: task.clip.read(
+                    reader, self._sampling, task.asks[0].run.session.plan.resize
+                ),
+            ) as prefetcher,
             tqdm(total=len(requests), desc="adatp", disable=self.rank != 0) as bar,
         ):
             for row in RunLoop().rows(prefetcher.results(_never), _never):
                 bar.update()
                 answers[row.ask.about] = self._answer(row)
         return answers
-
-    def _frames(self, task: ClipTask, reader: IsolatedReader) -> Frames:
-        return task.clip.read(reader, self._sampling, task.asks[0].run.session.plan.resize)
 
     def _answer(self, row: Row) -> Any:
         """An answer as lmms-eval takes it, the prompt as before pruning; "" where there is none."""

@@ -147,13 +147,12 @@ def line_up(profiles: Sequence[Profile], budgets: Sequence[float]) -> list[Profi
     """
     if len(set(budgets)) < len(budgets):
         raise UsageError("a budget is given twice", "name each once")
-    places = []
+    specs = []
     for profile in profiles:
         if profile.method == "vanilla" or not budgets:
-            places.append(ProfileSpec(profile, profile.name))
+            specs.append(ProfileSpec(profile, profile.name))
             continue
         for budget in budgets:
-            name = f"{profile.name}@{budget:g}"
-            at = profile.with_budget(budget).replace(name=name)
-            places.append(ProfileSpec(at, profile.name))
-    return places
+            at = profile.with_budget(budget).replace(name=f"{profile.name}@{budget:g}")
+            specs.append(ProfileSpec(at, profile.name))
+    return specs

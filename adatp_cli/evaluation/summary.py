@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,51 +141,43 @@ def summarise(
     unpruned = [spec.profile.name for spec in specs if spec.profile.method == "vanilla"]
     baseline = unpruned[0] if unpruned else None
     rivals = opponents(specs, against)
+    divisions = dict.fromkeys(title for item in dataset.items for title in item.groups)
     results = []
     for spec in specs:
         name = spec.profile.name
-        rival = found[rivals[name]] if name in rivals else None
-        first = found[baseline] if baseline not in (None, name) else None
-        results.append(_result(dataset, spec, found[name], first, rival))
+        own, first = found[name], found[baseline] if baseline not in (None, name) else None
+        answered = [outcome for outcome in own.values() if outcome.error is None]
+        failed = Counter(outcome.error for outcome in own.values() if outcome.error is not None)
+        kinds = _shares(dataset, answered)
+        values = [share.value for share in kinds.values() if share.value is not None]
+        means = {cost: mean(one.costs[cost] for one in answered if one.costs) for cost in COSTS}
+        results.append(
+            Result(
+                name=name,
+                family=spec.family,
+                share=_share(answered),
+                average=mean(values) if dataset.average_title else None,
+                unparsed=sum(not outcome.verdict.parsed for outcome in answered),
+                failed=dict(failed.most_common()),
+                unasked=len(dataset.items) - len(own),
+                kinds=kinds,
+                groups={title: _shares(dataset, answered, title) for title in divisions},
+                costs={cost: value for cost, value in means.items() if value is not None},
+                versus=_versus(own, first) if first else None,
+                rival=_versus(own, found[rivals[name]]) if name in rivals else None,
+            )
+        )
     return Summary(dataset, rule, baseline, tuple(results), against)
 
 
-def _result(
-    dataset: Dataset,
-    spec: ProfileSpec,
-    found: Mapping[str, Outcome],
-    baseline: Mapping[str, Outcome] | None,
-    rival: Mapping[str, Outcome] | None,
-) -> Result:
-    answered = [outcome for outcome in found.values() if outcome.error is None]
-    kinds = _shares(dataset, answered, lambda item: item.kind)
-    divisions = dict.fromkeys(title for item in dataset.items for title in item.groups)
-    values = [share.value for share in kinds.values() if share.value is not None]
-    means = {name: mean(one.costs[name] for one in answered if one.costs) for name in COSTS}
-    return Result(
-        name=spec.profile.name,
-        family=spec.family,
-        share=_share(answered),
-        average=mean(values) if dataset.average_title else None,
-        unparsed=sum(not outcome.verdict.parsed for outcome in answered),
-        failed=dict(Counter(o.error for o in found.values() if o.error is not None).most_common()),
-        unasked=len(dataset.items) - len(found),
-        kinds=kinds,
-        groups={title: _shares(dataset, answered, _in_division(title)) for title in divisions},
-        costs={name: value for name, value in means.items() if value is not None},
-        versus=_versus(found, baseline) if baseline else None,
-        rival=_versus(found, rival) if rival is not None else None,
-    )
-
-
-def _in_division(title: str) -> Callable[[Item], str]:
-    return lambda item: item.groups.get(title, "")
-
-
 def _shares(
-    dataset: Dataset, answered: Sequence[Outcome], part: Callable[[Item], str]
+    dataset: Dataset, answered: Sequence[Outcome], division: str | None = None
 ) -> dict[str, Share]:
-    """Shares by part; every part that the dataset has, also one without answers."""
+    """Shares by kind, or by part of a division; also of a part that has no answers."""
+
+    def part(item: Item) -> str:
+        return item.kind if division is None else item.groups.get(division, "")
+
     parts = dict.fromkeys(name for item in dataset.items if (name := part(item)))
     return {name: _share([one for one in answered if part(one.item) == name]) for name in parts}
 
