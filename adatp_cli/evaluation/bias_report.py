@@ -76,7 +76,6 @@ def _by_eighth(summary: BiasSummary) -> str:
 
 
 def as_data(summary: BiasSummary, facts: Sequence[str]) -> dict[str, Any]:
-    """Everything, for JSON."""
     return {
         "dataset": summary.title,
         "facts": list(facts),
@@ -130,7 +129,6 @@ def _layers(summary: BiasSummary) -> _Layers:
 
 
 def _layers_csv(summary: BiasSummary) -> str:
-    """A row for each view and layer."""
     rows = [
         [*named, *(getattr(layer, name) for name in _NUMBERS)] for named, layer in _layers(summary)
     ]
@@ -149,7 +147,6 @@ def frames_csv(summary: BiasSummary) -> str:
 
 
 def places_csv(summary: BiasSummary) -> str:
-    """A row for each view, layer and place of the frame."""
     rows = [
         [*named, row, col, float(share)]
         for named, layer in _layers(summary)
@@ -159,7 +156,6 @@ def places_csv(summary: BiasSummary) -> str:
 
 
 def pictures(summary: BiasSummary) -> dict[str, Callable[[], Figure]]:
-    """What there is to draw, by file name."""
     drawn = {_BY_LAYER: _draw_by_layer, _ALONG: _draw_along, _OVER: _draw_places}
     return {name: partial(draw, summary) for name, draw in drawn.items()}
 

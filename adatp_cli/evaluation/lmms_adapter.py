@@ -38,31 +38,10 @@ _MAX_NEW_TOKENS = 1024  # where a task says nothing, as in the harness's LLaVA a
 class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmms-eval
     """A "simple" model of lmms-eval that answers questions about video files.
 
-    Frames are sampled and the prompt is built as in `adatp ask`. A clip that cannot be read is
-    logged and answered with nothing, which the tasks count as wrong. Answers come with the numbers
-    of their tokens. Several processes, started by torchrun or accelerate, share the questions; each
-    takes the GPU of its local rank.
-
-    Parameters
-    ----------
-    model, quantize, device, dtype, offline
-        As the options of `adatp ask`.
-    profile, budget
-        Name or file of a profile, and another budget for it.
-    frames
-        Frames of each clip, or `auto`; the profile's or the model's where not given.
-    seed
-        Of sampling, where a task asks for it; each repeat of a question adds one.
-    records
-        A new file for adatp's own rows, as of `adatp ask --json`, each the moment it is known; of
-        several processes each but the first adds its rank to the name.
-    batch_size, max_batch_size
-        lmms-eval passes them; one question is answered at a time.
-
-    Raises
-    ------
-    AdatpError
-        The model or the profile cannot be had, a value is none, or the file of records exists.
+    Frames are sampled and the prompt is built as in `adatp ask`, and its arguments are as the
+    options there; docs/evaluation.md has the others. `batch_size` and `max_batch_size` are passed
+    by lmms-eval. An `AdatpError` where the model or the profile cannot be had, a value is none, or
+    the file of records exists.
     """
 
     is_simple = True
@@ -174,11 +153,9 @@ class AdaTP(lmms):  # type: ignore[misc]  # Any to mypy, which does not have lmm
         return GenerationResult(record.answer, counts)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Not offered."""
         raise NotImplementedError("adatp generates answers; it gives no likelihoods")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not offered."""
         raise NotImplementedError("adatp answers in one round")
 
 

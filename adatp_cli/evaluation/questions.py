@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question."""
-
     id: str  # unique within the dataset
     clip: ClipSource
     prompt: str  # the whole text that the model gets, options and instructions included
@@ -35,7 +33,6 @@ class Item:
 
     @property
     def letters(self) -> str:
-        """The letters of the options: ABCD."""
         return letters(len(self.options))
 
 

@@ -212,7 +212,6 @@ def _costs(summary: Summary) -> str:
 
 
 def summary_csv(summary: Summary) -> str:
-    """A row for each profile."""
     head = ["profile", "questions", "right", "accuracy", "low", "high", "benchmark_average"]
     head += ["difference_to_vanilla", "gained", "lost", "mcnemar_p", "changed"]
     head += ["difference_to_rival", "rival_mcnemar_p", "unparsed", "failed", "missing", "not_asked"]
@@ -249,7 +248,6 @@ def _numbers(share: Share) -> tuple[object, ...]:
 
 
 def _answers_jsonl(outcomes: Iterable[Outcome]) -> str:
-    """A line for each question and profile."""
     lines = []
     for outcome in outcomes:
         item, verdict = outcome.item, outcome.verdict
@@ -271,7 +269,6 @@ def _answers_jsonl(outcomes: Iterable[Outcome]) -> str:
 
 
 def pictures(summary: Summary) -> dict[str, Callable[[], Figure]]:
-    """What there is to draw, by file name."""
     found: dict[str, Callable[[], Figure]] = {}
     if any(result.costs for result in summary.results):
         found[_COST] = partial(_against_cost, summary)
@@ -283,12 +280,10 @@ def pictures(summary: Summary) -> dict[str, Callable[[], Figure]]:
 
 
 def colour(number: int) -> str:
-    """The colour of a profile."""
     return _COLOURS[number % len(_COLOURS)]
 
 
 def _against_cost(summary: Summary) -> Figure:
-    """A line for each profile, through all of its budgets."""
     families: dict[str, list[Result]] = {}
     for result in summary.results:
         families.setdefault(result.family, []).append(result)

@@ -19,17 +19,14 @@ class Share:
 
     @property
     def value(self) -> float | None:
-        """From 0 to 1."""
         return self.right / self.of if self.of else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Low and high."""
         return wilson(self.right, self.of) if self.of else None
 
     @classmethod
     def count(cls, verdicts: Iterable[bool]) -> Share:
-        """The share of True."""
         listed = list(verdicts)
         return cls(sum(listed), len(listed))
 
@@ -49,7 +46,6 @@ class Paired:
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact test."""
         return mcnemar(self.gained, self.lost)
 
     @classmethod

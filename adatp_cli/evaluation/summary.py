@@ -97,8 +97,6 @@ class Versus:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One profile on a dataset."""
-
     name: str
     family: str  # its name at every budget
     share: Share  # right answers among those that count, without questions that failed
@@ -183,7 +181,6 @@ def _shares(
 
 
 def _share(outcomes: Iterable[Outcome]) -> Share:
-    """Right answers among those that count."""
     return Share.count(one.verdict.right for one in outcomes if one.verdict.counted)
 
 

@@ -42,7 +42,6 @@ class Row:
     benchmark: str = ""
 
     def error(self, message: str) -> UsageError:
-        """An error of this row."""
         return UsageError(f"{self.place}: {message}", "is it the benchmark's own annotation file?")
 
     def cell(self, column: str) -> Any:
@@ -222,7 +221,6 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
 
 def place(path: Path) -> str:
-    """A path for messages."""
     return printable(os.fspath(path))
 
 
