@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from adatp_cli import record
-from adatp_cli.batch.results import ResultFile, row_key
-from adatp_cli.batch.row_format import stamp
+from adatp_cli.batch.results import ResultFile
+from adatp_cli.batch.row_format import row_key, stamp
 from tests.records import answer_record
 
 NASTY = ["plain", 'a "quote", a comma', 'two\nlines\r\nand "\n', "=1+1", "été 日本 \udcff", ""]

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatp_cli.batch import locking
-from adatp_cli.batch.results import ResultFile, csv_header, csv_line, jsonl_line
+from adatp_cli.batch import results
+from adatp_cli.batch.results import ResultFile
+from adatp_cli.batch.row_format import csv_header, csv_line, jsonl_line
 from adatp_cli.errors import AdatpError, UsageError
 from tests.batch_rows import fill, key, keys_in, row
 
@@ -69,7 +70,6 @@ def test_a_torn_row_is_told(tmp_path: Path, form: str) -> None:
 
 SCRIPT = """
 import sys
-from adatp_cli.batch import locking
 from adatp_cli.batch.results import ResultFile
 from tests.batch_rows import key, row
 path, form, action = sys.argv[1:4]
@@ -138,14 +138,14 @@ def test_a_file_that_is_replaced_before_it_is_locked_is_not_the_one_to_write(
     path, other = tmp_path / "rows", tmp_path / "other"
     fill(path, "jsonl", [row(0)])
     fill(other, "jsonl", [row(1)])
-    lock = locking.lock
+    lock = results.lock
 
     def late(fd: int) -> bool:
         if other.exists():
             other.replace(path)
         return lock(fd)
 
-    monkeypatch.setattr(locking, "lock", late)
+    monkeypatch.setattr(results, "lock", late)
     fill(path, "jsonl", [row(2)], resume=True)
     assert keys_in(path, "jsonl") == [key(row(1)), key(row(2))]
 
@@ -179,7 +179,6 @@ def test_a_run_that_replaces_its_file_keeps_the_lock(tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, signal, sys
-from adatp_cli.batch import locking
 from adatp_cli.batch.results import ResultFile
 from adatp_cli.errors import AdatpError
 from tests.batch_rows import row

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from adatp_cli import record
 from adatp_cli.answering.tasks import file_stamp
-from adatp_cli.batch.results import ResultFile, csv_header, csv_line, row_key
+from adatp_cli.batch.results import ResultFile
+from adatp_cli.batch.row_format import csv_header, csv_line, row_key
 from adatp_cli.errors import AdatpError, UsageError
 from tests.batch_rows import NASTY, fill, key, keys_in, row
 from tests.records import answer_record

@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adatp_cli.batch.results import stored
 from adatp_cli.batch.row_format import own_seconds
-from adatp_cli.batch.scan import stored
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.record import schema_text
 from adatp_cli.text import CSV_MARK, csv_line, printable
@@ -66,21 +66,18 @@ def _columns(path: tuple[str, ...], schema: Any, defined: Any) -> Iterator[Colum
     yield Column("_".join(path), path, kind)
 
 
-def read_rows(
-    paths: Sequence[Path], torn: Callable[[str], None]
-) -> Iterator[tuple[str, list[object]]]:
-    """Each row's place for messages, and its cells."""
+def read_rows(paths: Sequence[Path], torn: Callable[[str], None]) -> Iterator[list[object]]:
+    """Each row's cells; `torn` gets the names of files whose last row is cut short."""
     for path in paths:
         name = printable(os.fspath(path))
         try:
             with path.open("rb") as stream:
-                for line, row in enumerate(stored(stream, name), 1):
+                for place, row in stored(stream, name):
                     if row is None:
                         torn(name)
-                        continue
-                    place = f"{name}, line {line}"
-                    whole = _of_today(row) | {"file": os.fspath(path)}
-                    yield place, [_cell(whole, column, place) for column in columns()]
+                    else:
+                        whole = _of_today(row) | {"file": os.fspath(path)}
+                        yield [_cell(whole, column, place) for column in columns()]
         except OSError as error:
             raise UsageError(f"{name}: cannot be read: {error.strerror}", "check it") from None
 
@@ -111,37 +108,19 @@ def _cell(row: Mapping[str, Any], column: Column, place: str) -> object:
     return value
 
 
-def write_csv(rows: Iterable[tuple[str, list[object]]], path: Path) -> int:
+def write_csv(rows: Iterable[list[object]], path: Path) -> int:
     """Write a table of comma-separated values, UTF-8; how many rows it got."""
     count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(CSV_MARK if path.is_file() else "")
         file.write(csv_line(column.name for column in columns()))
-        for count, (_, cells) in enumerate(rows, 1):  # noqa: B007
+        for count, cells in enumerate(rows, 1):  # noqa: B007
             file.write(csv_line(cells))
     return count
 
 
-def write_parquet(rows: Iterable[tuple[str, list[object]]], path: Path) -> int:
+def write_parquet(rows: Iterable[list[object]], path: Path) -> int:
     """Write a Parquet file; how many rows it got."""
-    pyarrow, parquet = _pyarrow()
-    fields = [
-        pyarrow.field(c.name, pyarrow.type_for_alias("string" if c.type == _JSON else c.type))
-        for c in columns()
-    ]
-    schema, count, left = pyarrow.schema(fields), 0, iter(rows)
-    with parquet.ParquetWriter(path, schema) as writer:
-        while group := [cells for _, cells in islice(left, _ROWS_AT_ONCE)]:
-            arrays = [
-                pyarrow.array(values, field.type)
-                for values, field in zip(zip(*group, strict=True), fields, strict=True)
-            ]
-            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
-            count += len(group)
-    return count
-
-
-def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -149,7 +128,20 @@ def _pyarrow() -> tuple[Any, Any]:
         raise ModelError(
             "writing Parquet needs pyarrow", "pip install pyarrow, or write a .csv"
         ) from None
-    return pyarrow, parquet
+    fields = [
+        pyarrow.field(c.name, pyarrow.type_for_alias("string" if c.type == _JSON else c.type))
+        for c in columns()
+    ]
+    schema, count, left = pyarrow.schema(fields), 0, iter(rows)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while group := list(islice(left, _ROWS_AT_ONCE)):
+            arrays = [
+                pyarrow.array(values, field.type)
+                for values, field in zip(zip(*group, strict=True), fields, strict=True)
+            ]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+            count += len(group)
+    return count
 
 
 WRITERS = {".parquet": write_parquet, ".csv": write_csv}

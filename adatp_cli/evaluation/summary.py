@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adatp_cli.batch.scan import pieces
+from adatp_cli.batch.results import pieces
 from adatp_cli.evaluation.questions import Dataset, Item, Judge, ProfileSpec, Rule, Verdict
 from adatp_cli.evaluation.statistics import Paired, Share, mean
 from adatp_cli.text import printable
