@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,16 @@ def test_the_split_baseline_computes_what_the_whole_one_does(loaded: LoadedModel
         whole = model(input_ids=prompt.input_ids, pixel_values_videos=pixels).logits
         split = model(inputs_embeds=embeddings).logits
     assert torch.equal(whole, split)
+
+
+def test_the_baseline_counts_no_second_twice(loaded: LoadedModel) -> None:
+    bench = bench_of(loaded)
+    prompt = bench._runs["all"].session.plan.prompt("What?", 4)
+    visual = torch.zeros(prompt.n_visual + 1, loaded.shape.language.hidden)
+    started = time.perf_counter()
+    found = bench._plain.run_language_model(visual, prompt, PeakWatch("meta"))
+    assert found.seconds["total"] <= time.perf_counter() - started
+    assert found.peak_bytes is None
 
 
 def test_stages_add_up(loaded: LoadedModel) -> None:

@@ -41,9 +41,10 @@ SECONDS: Mapping[str, Callable[[int], float]] = {
 
 def sample(contender: str, frames: int, prefill: float, peak: int | None) -> Sample:
     tokens = TokenCounts(10, 196 * frames, [50, 50], 50, 1.0, 5)
-    flops = Flops(PaperFlops(1, 1, 1.0), EndToEndFlops(100, 100, 1.0, 40, 0, 50, 2, 8))
+    parts = [part * 10**12 for part in (40, 0, 50, 2, 8)]
+    flops = Flops(PaperFlops(1, 1, 1.0), EndToEndFlops(10**14, 10**14, 1.0, *parts))
     seconds = {"vision": 4.0, "relevance": 0.1, "prefill": prefill, "choosing": 0.1}
-    return Sample(contender, frames, seconds | {"generate": 2.0}, tokens, flops, peak, 1000)
+    return Sample(contender, frames, seconds | {"generate": 2.0}, tokens, flops, peak, 3_000_000)
 
 
 def result_of(
@@ -190,6 +191,24 @@ def test_the_table_of_growth_fits_eighty_columns() -> None:
     assert rows[7] == "| plain transformers | 100 | 10 | 0.0 % |"
     assert len(rows) == 10
     assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_the_table_of_costs_has_dashes_for_what_was_not_measured() -> None:
+    shown = tables(result_of((8, 16), missing=[NotMeasured("ours", 16, "no room")]))
+    assert shown.rpartition("| cost ")[2].splitlines() == [
+        "| plain transformers | ours |",
+        "|---|---|---|",
+        "| visual tokens to the last layer | 50 of 3136 | - |",
+        "| LLM cost, paper's count | 100.0 % | - |",
+        "| vision, TFLOP | 40.0 | - |",
+        "| prefill + scoring, TFLOP | 52.0 | - |",
+        "| vision, TFLOP/s | 10.0 | - |",
+        "| prefill, TFLOP/s | 3.63 | - |",
+        "| peak memory, MB | 260 | - |",
+        "| keys and values, MB | 3 | - |",
+        "",
+        "Not measured: ours: no room.",
+    ]
 
 
 def test_two_numbers_of_frames_have_no_table_of_growth() -> None:

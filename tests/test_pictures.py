@@ -157,6 +157,15 @@ def test_the_lines_stand_around_the_patch_that_is_kept() -> None:
     assert ends.max(axis=0).tolist() == [7.0, 6.0]
 
 
+def test_lines_of_text_stand_below_each_other() -> None:
+    pytest.importorskip("matplotlib")
+    _, page = style.blank_page(9.0, 9.0, 50)
+    style.write_lines(page, 1.0, 2.0, ["one", "two", "three"], 12, 0.5)
+    assert [(text.get_text(), text.get_position()) for text in page.texts] == [
+        ("one", (1.0, 2.0)), ("two", (1.0, 2.5)), ("three", (1.0, 3.0)),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(0.0, "0.00 s"), (1.25, "1.25 s"), (75.5, "1:15.5"), (119.96, "2:00.0"), (3675.0, "1:01:15")],
