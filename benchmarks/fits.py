@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from adatp_cli.cli.cost_estimate import find_target, forecast
+from adatp_cli.answering.cost_estimate import estimate_cost, find_target
 from adatp_cli.profiles import load_profile
 
 WANTED = {"0.5b": ("none", "int8", "nf4"), "7b": ("none", "int8", "nf4"), "72b": ("nf4",)}
@@ -39,7 +39,7 @@ def main() -> None:
             for name in PROFILES:
                 cells = []
                 for count in FRAMES:
-                    held = forecast(load_profile(name), target, count).memory[quantization]
+                    held = estimate_cost(load_profile(name), target, count).memory[quantization]
                     needed = (held.weights + held.run) / 2**30
                     cells.append(f"{needed:.1f}: {smallest_card(needed)}")
                 lines.append(f"| {model} | {quantization} | {name} | {' | '.join(cells)} |")

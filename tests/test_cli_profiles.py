@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adatp_cli import cost
-from adatp_cli.cli.cost_estimate import Target, forecast
+from adatp_cli.answering.cost_estimate import Target, estimate_cost
 from adatp_cli.profiles import builtin_names, load_profile, parse_profile
 from tests.conftest import Run
 
@@ -132,13 +132,13 @@ def test_vanilla_costs_what_pruning_nothing_costs(adatp: Run) -> None:
     assert shown["flops"]["end_to_end"]["relevance"] == 0
 
 
-def test_a_forecast_counts_the_encoder_only_where_one_runs() -> None:
+def test_an_estimate_counts_the_encoder_only_where_one_runs() -> None:
     target = Target("7b", cost.KNOWN_SHAPES["7b"], cost.SO400M_RELEVANCE, 32)
-    with_encoder = forecast(load_profile("adatp"), target)
-    without = forecast(load_profile("adatp-light"), target)
-    assert with_encoder.pruned.relevance > 0
-    assert without.pruned.relevance == 0
-    assert with_encoder.pruned.scoring > 0
+    with_encoder = estimate_cost(load_profile("adatp"), target)
+    without = estimate_cost(load_profile("adatp-light"), target)
+    assert with_encoder.flops.end_to_end.relevance > 0
+    assert without.flops.end_to_end.relevance == 0
+    assert with_encoder.flops.end_to_end.scoring > 0
 
 
 def test_validate(adatp: Run, tmp_path: Path) -> None:

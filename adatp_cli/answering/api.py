@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from adatp_cli.answering.decoding import GenerationSettings
+from adatp_cli.answering.decoding import DEFAULT_NEW_TOKENS, GenerationSettings
 from adatp_cli.answering.encode import TowerWatch, look_at
 from adatp_cli.answering.generate import let_in, line_break
 from adatp_cli.answering.session import Session
@@ -391,7 +391,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     offline: bool = False,
-    max_new_tokens: int = 128,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int = 0,

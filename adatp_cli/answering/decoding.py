@@ -8,6 +8,7 @@ from typing import Literal
 
 from adatp_cli.errors import UsageError
 
+DEFAULT_NEW_TOKENS = 128
 # How several questions about a clip get their prefills: one for each, as the profile prunes; one
 # without pruning that all share; or which of the two costs less.
 PrefillMode = Literal["cheaper", "each", "shared"]
@@ -35,7 +36,7 @@ class GenerationSettings:
         For a value out of range, or `top_p` without a temperature.
     """
 
-    max_new_tokens: int = 128
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
 from adatp_cli import __version__
-from adatp_cli.cost import end_to_end_cost, paper_cost
+from adatp_cli.cost import EndToEnd, LanguageShape, end_to_end_cost, paper_cost
 from adatp_cli.record import (
     AnswerRecord,
     EndToEndFlops,
@@ -167,20 +168,25 @@ def _flops(
         visual_per_layer=everything,
         generated=len(generated.ids),
     )
-    paper, paper_vanilla = (
-        paper_cost(counts, shape.language) for counts in (report.visual_per_layer, everything)
-    )
+    return flops_of(everything, report.visual_per_layer, vanilla, pruned, shape.language)
+
+
+def flops_of(
+    everything: Sequence[int],
+    visual_per_layer: Sequence[int],
+    vanilla: EndToEnd,
+    pruned: EndToEnd,
+    shape: LanguageShape,
+) -> Flops:
+    """Both counts of the cost; without pruning `everything` enters each layer."""
+    paper_vanilla, paper = paper_cost(everything, shape), paper_cost(visual_per_layer, shape)
     return Flops(
         PaperFlops(paper_vanilla, paper, paper / paper_vanilla),
         EndToEndFlops(
             vanilla=vanilla.total,
             pruned=pruned.total,
             ratio=pruned.total / vanilla.total,
-            vision=pruned.vision,
-            relevance=pruned.relevance,
-            prefill=pruned.prefill,
-            scoring=pruned.scoring,
-            generate=pruned.generate,
+            **asdict(pruned),
         ),
     )
 

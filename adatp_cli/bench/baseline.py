@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import gc
 import time
 from collections.abc import Iterator
@@ -20,11 +19,12 @@ import torch
 from torch import Tensor
 
 from adatp_cli.answering.encode import synchronize
+from adatp_cli.answering.records import flops_of
 from adatp_cli.bench.results import PLAIN, Sample
-from adatp_cli.cost import end_to_end_cost, paper_cost
+from adatp_cli.cost import end_to_end_cost
 from adatp_cli.model.device import is_cuda
 from adatp_cli.model.memory import check_run
-from adatp_cli.record import EndToEndFlops, Flops, PaperFlops, TokenCounts
+from adatp_cli.record import TokenCounts
 
 if TYPE_CHECKING:
     from adatp_cli.model.load import LoadedModel
@@ -192,7 +192,6 @@ class PlainTransformers:
         visual, text = prompt.n_visual, prompt.text_tokens + 1
         frames = visual // shape.tokens_per_frame
         everything = [visual] * shape.language.layers
-        paper = paper_cost(everything, shape.language)
         cost = end_to_end_cost(
             shape,
             frames=frames,
@@ -200,15 +199,12 @@ class PlainTransformers:
             visual_per_layer=everything,
             generated=made.generated,
         )
-        parts = dataclasses.astuple(cost)
         return Sample(
             contender=PLAIN,
             frames=frames,
             seconds=seconds,
             tokens=TokenCounts(text, visual, everything, visual, 1.0, made.generated),
-            flops=Flops(
-                PaperFlops(paper, paper, 1.0), EndToEndFlops(cost.total, cost.total, 1.0, *parts)
-            ),
+            flops=flops_of(everything, everything, cost, cost, shape.language),
             peak_bytes=peak,
             cache_bytes=made.cache_bytes,
         )

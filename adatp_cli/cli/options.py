@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import typer
 
-from adatp_cli.answering.decoding import GenerationSettings
+from adatp_cli.answering.decoding import DEFAULT_NEW_TOKENS, GenerationSettings
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath
 from adatp_cli.model.checkpoints import check_name
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from adatp_cli.video.sampling import Sampling
 
 AUTO_FRAMES = "auto"
-DEFAULT_NEW_TOKENS = 128
 
 # Of a command's own options, in the order in which its help shows them; the shared ones follow.
 OWN_PANELS = ("Batch", "Pruning", "Dataset", "Measurement", "Answer", "Result", "Results", "Output")

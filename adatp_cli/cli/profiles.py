@@ -6,20 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from adatp_cli import profile_yaml
-from adatp_cli.cli.cost_estimate import (
-    ANSWER_TOKENS,
-    MEMORY_DEVICE,
-    MEMORY_DTYPE,
-    TEXT_BEFORE,
-    TEXT_TOKENS,
-    Forecast,
-    Target,
-    find_target,
-    forecast,
-)
 from adatp_cli.cli.options import (
     AUTO_FRAMES,
-    DEFAULT_NEW_TOKENS,
     JSON,
     argument,
     frame_number,
@@ -32,7 +20,7 @@ from adatp_cli.profiles import builtin_names, load_profile, read_share
 from adatp_cli.text import amount, percent, plural
 
 if TYPE_CHECKING:
-    pass
+    from adatp_cli.answering.cost_estimate import CostEstimate, Target
 
 
 def list_profiles(output: Output, json: bool = JSON) -> None:
@@ -84,13 +72,15 @@ def show(
     profile = load_profile(name)
     if budget is not None:
         profile = profile.with_budget(budget)
+    from adatp_cli.answering.cost_estimate import estimate_cost, find_target
     from adatp_cli.model.quiet import quiet_libraries
 
     with quiet_libraries():
         target = find_target(model)
-    told = forecast(profile, target, count, auto=frames == AUTO_FRAMES)
+    told = estimate_cost(profile, target, count, auto=frames == AUTO_FRAMES)
     if json:
-        output.data({"profile": profile.to_dict(), "model": target.name} | _as_data(told))
+        known = {"profile": profile.to_dict(), "model": target.name}
+        output.data(known | dataclasses.asdict(told))
         return
     output.write(profile_yaml.dump(profile.to_dict()))
     for line in _as_comment(told, target):
@@ -111,42 +101,9 @@ def validate(
     output.line(f"{file}: valid, the profile {profile.name!r} (method {profile.method}{budget})")
 
 
-def _as_data(told: Forecast) -> dict[str, object]:
-    return {
-        "frames": told.frames,
-        "visual_per_layer": list(told.visual_per_layer),
-        "pruned_layers": None if told.pruned_layers is None else list(told.pruned_layers),
-        "flops": {
-            "paper": {
-                "vanilla": told.paper_vanilla,
-                "pruned": told.paper_pruned,
-                "ratio": told.paper_pruned / told.paper_vanilla,
-            },
-            "end_to_end": {
-                "vanilla": told.vanilla.total,
-                "pruned": told.pruned.total,
-                "ratio": told.pruned.total / told.vanilla.total,
-            }
-            | dataclasses.asdict(told.pruned),
-        },
-        "frames_auto": dataclasses.asdict(told.auto),
-        "questions_to_share": told.share_from,
-        "memory": {kind: dataclasses.asdict(held) for kind, held in told.memory.items()},
-        "assumed": {
-            "text_tokens": TEXT_TOKENS,
-            "text_before": TEXT_BEFORE,
-            "generated": ANSWER_TOKENS,
-            "memory_dtype": MEMORY_DTYPE,
-            "memory_device": MEMORY_DEVICE,
-            "memory_generated": DEFAULT_NEW_TOKENS,
-        },
-    }
-
-
-def _as_comment(told: Forecast, target: Target) -> list[str]:
+def _as_comment(told: CostEstimate, target: Target) -> list[str]:
     visual = told.frames * target.shape.tokens_per_frame
-    share = told.paper_pruned / told.paper_vanilla
-    total = told.pruned.total / told.vanilla.total
+    paper, whole = told.flops.paper, told.flops.end_to_end
     memory = [
         f"{kind} {held.weights / 2**30:.1f}+{held.run / 2**30:.1f}"
         for kind, held in told.memory.items()
@@ -156,31 +113,34 @@ def _as_comment(told: Forecast, target: Target) -> list[str]:
         "",
         f"On {target.name}, {plural(told.frames, 'frame')} of {target.shape.tokens_per_frame} "
         "visual tokens:",
-        f"  language model  {amount(told.paper_pruned)} of {amount(told.paper_vanilla)}MAC "
-        f"({percent(share)}), paper convention",
-        f"  end to end      {amount(told.pruned.total)} of {amount(told.vanilla.total)}FLOP "
-        f"({percent(total)}), vision {amount(told.pruned.vision)}",
-        f"                  with {TEXT_TOKENS} text tokens and an answer of {ANSWER_TOKENS}",
+        f"  language model  {amount(paper.pruned)} of {amount(paper.vanilla)}MAC "
+        f"({percent(paper.ratio)}), paper convention",
+        f"  end to end      {amount(whole.pruned)} of {amount(whole.vanilla)}FLOP "
+        f"({percent(whole.ratio)}), vision {amount(whole.vision)}",
+        f"                  with {told.assumed.text_tokens} text tokens and an answer of "
+        f"{told.assumed.generated}",
         f"  memory, GiB     {', '.join(memory)} (weights+run)",
     ]
     if told.pruned_layers is None:
         return lines
-    (first, last), kept, auto = told.pruned_layers, told.visual_per_layer[-1], told.auto
+    first, last = told.pruned_layers
+    kept = told.visual_per_layer[-1]
     if last == 0:
         lines.append(f"  visual tokens   {visual}, at most {kept} enter the language model")
     else:
-        where = f"layers {first} to {last}" if first < last else f"layer {first}"
         mean = sum(told.visual_per_layer) / len(told.visual_per_layer) / visual
+        where = f"layers {first} to {last}" if first < last else f"layer {first}"
         lines += [
             f"  visual tokens   {visual}, dropped at {where} of "
             f"{len(told.visual_per_layer)}, {kept} kept",
             f"                  to the last layer, {percent(mean)} mean over layers",
         ]
-    if told.share_from is not None:
+    if told.questions_to_share is not None:
         lines.append(
-            f"  many questions  from {told.share_from} on one unpruned prefill for all of them "
-            "takes less"
+            f"  many questions  from {told.questions_to_share} on one unpruned prefill for all of "
+            "them takes less"
         )
+    auto = told.frames_auto
     lines.append(
         f"  --frames auto   {auto.frames} for what {auto.default} cost unpruned; "
         f"with vision {auto.both:.1f} times as much"
