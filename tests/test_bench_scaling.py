@@ -7,14 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from adatp_cli.bench.report import BenchResult, MachineFacts, draw, schema_text, tables
+from adatp_cli.bench.report import BenchResult, MachineFacts, draw, tables
 from adatp_cli.bench.results import PLAIN, Curve, NotMeasured, Sample, fit, growth, summarise
 from adatp_cli.bench.runner import Bench, BenchPlan, unreadable_frames
 from adatp_cli.errors import UsageError
@@ -30,6 +29,7 @@ from adatp_cli.record import (
 from adatp_cli.video.sampling import Sampling
 from tests.session_case import load_random, profile, run_of, session_of
 from tests.test_bench import NoisyReader
+from tests.test_cli_bench import VALIDATOR
 
 FRAMES = (8, 16, 32, 64, 128)
 COUNTS = st.lists(st.integers(1, 300), min_size=4, max_size=8, unique=True)
@@ -171,16 +171,15 @@ def test_memory_that_is_not_measured_everywhere_has_no_curve() -> None:
 @pytest.mark.parametrize("peak", [lambda n: 1000 * n, lambda _: None])
 def test_results_fit_the_schema(frames: tuple[int, ...], peak: Callable[[int], int | None]) -> None:
     data = json.loads(json.dumps(result_of(frames, peak=peak).to_dict(), allow_nan=False))
-    jsonschema.Draft202012Validator(json.loads(schema_text())).validate(data)
+    VALIDATOR.validate(data)
     assert len(data["scaling"]) == (2 if len(frames) >= 3 else 0)
 
 
 def test_kept_results_fit_the_schema() -> None:
-    validator = jsonschema.Draft202012Validator(json.loads(schema_text()))
     kept = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.json"))
     assert kept
     for path in kept:
-        validator.validate(json.loads(path.read_text()))
+        VALIDATOR.validate(json.loads(path.read_text()))
 
 
 def test_the_table_of_growth_fits_eighty_columns() -> None:

@@ -11,10 +11,11 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from adatp_cli.bench.report import schema_text
+import adatp_cli.bench
 from tests.conftest import Run
 
-VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
+SCHEMA = Path(adatp_cli.bench.__file__).with_name("bench_result.schema.json")
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 FEW = ("-n", "4", "--max-new-tokens", "3", "--dtype", "float32", "--repeat", "1")
 
 

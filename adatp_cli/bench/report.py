@@ -7,7 +7,6 @@ import datetime
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +104,7 @@ class BenchResult:
         return growth(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `schema_text` describes it."""
+        """As bench_result.schema.json describes it."""
         plan = self.plan
         clip = None
         if self.clip is not None:
@@ -131,13 +130,6 @@ class BenchResult:
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "scaling": [dataclasses.asdict(one) for one in self.scaling],
         }
-
-
-def schema_text() -> str:
-    """The JSON Schema (draft 2020-12) that every result fits."""
-    return (
-        resources.files("adatp_cli.bench").joinpath("bench_result.schema.json").read_text("utf-8")
-    )
 
 
 def tables(result: BenchResult) -> str:
