@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,18 +49,14 @@ def build_prompt(layout: VisualLayout = LAYOUT) -> Tensor:
     return torch.randn(1, length, SHAPE.hidden, generator=torch.Generator().manual_seed(1))
 
 
-@dataclass
 class Fixed(PruningPlan):
     """Keeps what the test says."""
 
-    kept: Mapping[int, list[int]]
-    rows: ScoreRequest = field(default_factory=ScoreRequest)
-    steps: list[LayerStep] = field(default_factory=list)
-    most: int = 10**6
-
-    @property
-    def keep_counts(self) -> Mapping[int, int]:
-        return dict.fromkeys(self.kept, self.most)
+    def __init__(self, kept: Mapping[int, list[int]], rows: ScoreRequest | None = None) -> None:
+        super().__init__(dict.fromkeys(kept, 10**6))
+        self.kept = kept
+        self.rows = rows or ScoreRequest()
+        self.steps: list[LayerStep] = []
 
     def request(self, layer: int) -> ScoreRequest:  # noqa: ARG002
         return self.rows

@@ -14,8 +14,8 @@ from adatp_cli.cost import paper_cost
 from adatp_cli.errors import UsageError
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.profiles import Profile, builtin_names, load_profile
+from adatp_cli.pruning.families import InputCompression
 from adatp_cli.pruning.hooks import PrunedPrefill, PruneReport
-from adatp_cli.pruning.input_compression import InputCompression
 from adatp_cli.pruning.knobs import PROFILES as KNOWN
 from adatp_cli.pruning.knobs import sections_of
 from adatp_cli.pruning.method import ClipSignals, LayerStep, PruningPlan, VisualLayout

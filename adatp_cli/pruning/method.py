@@ -229,36 +229,40 @@ class ModelContext:
     seed: int = 0
 
 
-class PruningPlan(ABC):
-    """One question's plan. It may hold state and serves for one prefill only."""
+class PruningPlan:
+    """One question's plan. It may hold state and serves for one prefill only.
 
-    @property
-    @abstractmethod
-    def keep_counts(self) -> Mapping[int, int]:
-        """Layer l -> the most visual tokens that may enter it. No layer, no pruning, no scores."""
+    Parameters
+    ----------
+    keep_counts
+        Layer l -> the most visual tokens that may enter it. No layer, no pruning, no scores.
+    positions
+        Position ids of the survivors: those of the unpruned sequence, or 0, 1, 2, ...
+    entry
+        What enters layer 0, at most `keep_counts[0]` tokens; None for the clip as it is.
+    segments
+        The segments as known by now; None for a method that makes none.
+    """
 
-    @property
-    def entry(self) -> VisualEntry | None:
-        """What enters layer 0, at most `keep_counts[0]` tokens; None for the clip as it is."""
-        return None
-
-    @property
-    def positions(self) -> Positions:
-        """Position ids of the survivors: those of the unpruned sequence, or 0, 1, 2, ..."""
-        return "original"
-
-    @property
-    def segments(self) -> SegmentTable | None:
-        """The segments as known by now; None for a method that makes none."""
-        return None
+    def __init__(
+        self,
+        keep_counts: Mapping[int, int],
+        positions: Positions = "original",
+        entry: VisualEntry | None = None,
+        segments: SegmentTable | None = None,
+    ) -> None:
+        self.keep_counts = keep_counts
+        self.positions = positions
+        self.entry = entry
+        self.segments = segments
 
     def request(self, layer: int) -> ScoreRequest:  # noqa: ARG002 - for subclasses
         """The rows needed before layer `layer`."""
         return ScoreRequest()
 
-    @abstractmethod
     def choose(self, step: LayerStep) -> Tensor:
         """Ascending int64: 1 to `step.keep` of `step.alive`."""
+        return step.alive
 
 
 class PruningMethod(ABC):

@@ -6,7 +6,6 @@ choice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from adatp_cli.cost import LanguageShape
 from adatp_cli.errors import ProfileError, UsageError
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_budget
-from adatp_cli.pruning.knobs import NO_ENCODER, AdaTPProfile, LocalKnobs, LocalMode, Positions
+from adatp_cli.pruning.knobs import NO_ENCODER, AdaTPProfile, LocalKnobs, LocalMode
 from adatp_cli.pruning.method import (
     ClipSignals,
     LayerStep,
@@ -25,6 +24,7 @@ from adatp_cli.pruning.method import (
     ScoreRequest,
     SignalNeeds,
     TokenSchedule,
+    VisualEntry,
     VisualLayout,
 )
 from adatp_cli.pruning.segments import (
@@ -76,10 +76,23 @@ class AdaTP(PruningMethod):
     def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         schedule = self._schedule(frames * per_frame, shape)
         rows = dict.fromkeys(self.scored_layers(schedule), self.profile.scores.rows)
-        return TokenSchedule(schedule.counts, schedule.drops, rows)
+        before = (0,) if schedule.counts[0] < frames * per_frame else ()
+        return TokenSchedule(schedule.counts, (*before, *schedule.drops), rows)
 
     def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> AdaTPPlan:
-        return AdaTPPlan(self, layout, self._schedule(layout.visual, shape), self._cut(signals))
+        schedule, table = self._schedule(layout.visual, shape), self._cut(signals)
+        entry = self.entry(layout, signals, table, schedule.counts[0])
+        return AdaTPPlan(self, layout, schedule, table, entry)
+
+    def entry(
+        self,
+        layout: VisualLayout,  # noqa: ARG002 - for subclasses
+        signals: ClipSignals,  # noqa: ARG002
+        table: SegmentTable,  # noqa: ARG002
+        count: int,  # noqa: ARG002
+    ) -> VisualEntry | None:
+        """The `count` tokens that enter layer 0; None for the clip as it is."""
+        return None
 
     def local_mode(self, layer: int, drops: tuple[int, ...]) -> LocalMode:
         """What the local step does at one of the layers before which tokens go."""
@@ -128,74 +141,57 @@ class AdaTP(PruningMethod):
 class AdaTPPlan(PruningPlan):
     """AdaTP's choices for one question.
 
-    Parameters
-    ----------
-    method, layout
-        What it plans for.
-    schedule
-        Tokens per layer.
-    table
-        The segments; with `relevance.encoder: attention` their weights come at the first pruning
-        layer.
+    With `relevance.encoder: attention` the segments' weights come at the first pruning layer.
     """
 
+    segments: SegmentTable
+
     def __init__(
-        self, method: AdaTP, layout: VisualLayout, schedule: Schedule, table: SegmentTable
+        self,
+        method: AdaTP,
+        layout: VisualLayout,
+        schedule: Schedule,
+        segments: SegmentTable,
+        entry: VisualEntry | None,
     ) -> None:
-        self._method = method
+        scored = method.scored_layers(schedule)
+        layers = scored if entry is None else [0, *scored]
+        counts = {layer: schedule.counts[layer] for layer in layers}
+        super().__init__(counts, method.positions, entry, segments)
+        self._knobs = method.profile
+        self._modes = {layer: method.local_mode(layer, schedule.drops) for layer in scored}
         self._layout = layout
-        self._table = table
-        self._schedule = schedule
-        self._counts = {layer: schedule.counts[layer] for layer in method.scored_layers(schedule)}
-
-    @property
-    def keep_counts(self) -> Mapping[int, int]:
-        return self._counts
-
-    @property
-    def positions(self) -> Positions:
-        return self._method.positions
-
-    @property
-    def schedule(self) -> Schedule:
-        """Tokens per layer as planned; `strict` may keep fewer."""
-        return self._schedule
-
-    @property
-    def segments(self) -> SegmentTable:
-        return self._table
 
     def request(self, layer: int) -> ScoreRequest:
-        knobs = self._method.profile
-        asks = knobs.relevance.encoder == "attention" and layer == min(self._counts)
+        knobs = self._knobs
+        asks = knobs.relevance.encoder == "attention" and layer == min(self._modes)
         return ScoreRequest(knobs.scores.rows, knobs.relevance.text_tokens if asks else 0)
 
     def choose(self, step: LayerStep) -> Tensor:
         frame = step.owners // self._layout.per_frame
         if step.question is not None and step.baseline is not None:
-            self._weigh(step.question, step.baseline, frame)
-        segment = self._table.of_frames()[frame]
-        capacity = torch.bincount(segment, minlength=len(self._table.weights)).tolist()
-        budgets = segment_budgets(step.keep, self._table.weights, self._table.lengths, capacity)
+            relevance = debiased_frame_relevance(
+                step.question, step.baseline, frame, self._layout.frames
+            )
+            self.segments = weigh_segments(
+                self.segments.bounds,
+                self.segments.similarity,
+                relevance,
+                self._knobs.relevance.weight,
+            )
+        table = self.segments
+        segment = table.of_frames()[frame]
+        capacity = torch.bincount(segment, minlength=len(table.weights)).tolist()
+        budgets = segment_budgets(step.keep, table.weights, table.lengths, capacity)
         chosen = select_tokens(
             step.scores,
             segment,
             step.owners % self._layout.per_frame,
             budgets,
-            mode=self._method.local_mode(step.layer, self._schedule.drops),
-            representative=self._method.profile.local.representative,
+            mode=self._modes[step.layer],
+            representative=self._knobs.local.representative,
         )
         return step.alive[chosen]
-
-    def _weigh(self, question: Tensor, baseline: Tensor, frame: Tensor) -> None:
-        """Replace the equal weights by those that the language model's own attention gives."""
-        relevance = debiased_frame_relevance(question, baseline, frame, self._layout.frames)
-        self._table = weigh_segments(
-            self._table.bounds,
-            self._table.similarity,
-            relevance,
-            self._method.profile.relevance.weight,
-        )
 
 
 def _check_local(local: LocalKnobs, first: int, last: int, layers: int) -> None:

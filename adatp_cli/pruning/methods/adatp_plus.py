@@ -8,7 +8,6 @@ relevance encoder looks at, and tokens that stand for the rest, merged as FastVI
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -16,16 +15,15 @@ from torch import Tensor
 
 from adatp_cli.cost import LanguageShape
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_entry
-from adatp_cli.pruning.input_compression import needed
+from adatp_cli.pruning.families import needed
 from adatp_cli.pruning.knobs import AdaTPPlusProfile, EntryKnobs
 from adatp_cli.pruning.method import (
     ClipSignals,
     SignalNeeds,
-    TokenSchedule,
     VisualEntry,
     VisualLayout,
 )
-from adatp_cli.pruning.methods.adatp import AdaTP, AdaTPPlan
+from adatp_cli.pruning.methods.adatp import AdaTP
 from adatp_cli.pruning.methods.fastvid import anchors_of, merge_segment
 from adatp_cli.pruning.segments import SegmentTable, segment_budgets
 from adatp_cli.pruning.selection import largest
@@ -40,25 +38,16 @@ class AdaTPPlus(AdaTP):
     def needs(self) -> SignalNeeds:
         return SignalNeeds(frame_vectors=True, question_vector=True, probe_attention=True)
 
-    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
-        schedule = self._schedule(frames * per_frame, shape)
-        rows = dict.fromkeys(self.scored_layers(schedule), self.profile.scores.rows)
-        before = (0,) if schedule.counts[0] < frames * per_frame else ()
-        return TokenSchedule(schedule.counts, (*before, *schedule.drops), rows)
-
-    def plan(
-        self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape
-    ) -> AdaTPPlusPlan:
-        schedule = self._schedule(layout.visual, shape)
-        table = self._cut(signals)
-        entry = None
-        if schedule.counts[0] < layout.visual:
-            tokens = needed(signals.tokens, "visual tokens")
-            attention = needed(signals.probe_attention, "the pooling head's attention")
-            grid = tokens.view(layout.frames, layout.per_frame, -1)
-            with torch.inference_mode():
-                entry = thin_out(grid, attention, table, schedule.counts[0], self.profile.entry)
-        return AdaTPPlusPlan(self, layout, schedule, table, entry)
+    def entry(
+        self, layout: VisualLayout, signals: ClipSignals, table: SegmentTable, count: int
+    ) -> VisualEntry | None:
+        if count == layout.visual:
+            return None
+        tokens = needed(signals.tokens, "visual tokens")
+        attention = needed(signals.probe_attention, "the pooling head's attention")
+        grid = tokens.view(layout.frames, layout.per_frame, -1)
+        with torch.inference_mode():
+            return thin_out(grid, attention, table, count, self.profile.entry)
 
     def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
         knobs = self.profile.schedule
@@ -66,30 +55,6 @@ class AdaTPPlus(AdaTP):
         return solve_entry(
             self.budget, visual, shape, range(first, last + 1), self.profile.entry.left
         )
-
-
-class AdaTPPlusPlan(AdaTPPlan):
-    """AdaTP's choices among what entered."""
-
-    def __init__(
-        self,
-        method: AdaTPPlus,
-        layout: VisualLayout,
-        schedule: Schedule,
-        table: SegmentTable,
-        entry: VisualEntry | None,
-    ) -> None:
-        super().__init__(method, layout, schedule, table)
-        self._entry = entry
-
-    @property
-    def keep_counts(self) -> Mapping[int, int]:
-        inside = super().keep_counts
-        return inside if self._entry is None else {0: self._schedule.counts[0], **inside}
-
-    @property
-    def entry(self) -> VisualEntry | None:
-        return self._entry
 
 
 def thin_out(

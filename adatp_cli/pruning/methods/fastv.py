@@ -7,18 +7,8 @@ newline counts as text. Ties go to the earlier token (our choice).
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from adatp_cli.pruning.method import LayerStep, VisualLayout
-from adatp_cli.pruning.selection import largest
-from adatp_cli.pruning.single_layer import DropOnce
+from adatp_cli.pruning.families import SingleLayer
 
 
-class FastV(DropOnce):
+class FastV(SingleLayer):
     """Before layer K, keep the visual tokens that the last prompt token attends to most."""
-
-    rows = 1
-
-    def choose(self, step: LayerStep, layout: VisualLayout) -> Tensor:
-        del layout  # where a token stands does not matter
-        return step.alive[largest(step.scores, step.keep)]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
+from adatp_cli.pruning.families import InputCompression, needed
 from adatp_cli.pruning.knobs import MergeKnobs
 from adatp_cli.pruning.method import (
     ClipSignals,
@@ -23,7 +23,7 @@ from adatp_cli.pruning.method import (
     VisualEntry,
     VisualLayout,
 )
-from adatp_cli.pruning.segments import neighbour_similarity, weigh_segments
+from adatp_cli.pruning.segments import SegmentTable, neighbour_similarity, weigh_segments
 from adatp_cli.pruning.selection import largest
 
 
@@ -37,11 +37,12 @@ class FastVID(InputCompression):
     def fewest(self, frames: int) -> int:
         return frames
 
-    def planned(self, frames: int, per_frame: int, count: int) -> int:
-        del per_frame
+    def planned(self, frames: int, count: int) -> int:
         return count // frames * frames
 
-    def compress(self, layout: VisualLayout, signals: ClipSignals, count: int) -> Compressed:
+    def compress(
+        self, layout: VisualLayout, signals: ClipSignals, count: int
+    ) -> tuple[VisualEntry, SegmentTable]:
         tokens = needed(signals.tokens, "visual tokens")
         vectors = needed(signals.frame_vectors, "pooled frame vectors")
         attention = needed(signals.probe_attention, "the pooling head's attention")
@@ -60,7 +61,7 @@ class FastVID(InputCompression):
         made = torch.cat((tokens[chosen.to(tokens.device)], merged.to(tokens)))
         breaks = torch.zeros(len(owners), dtype=torch.bool)
         entry = VisualEntry(made[order.to(made.device)], owners[order], breaks, macs)
-        return Compressed(entry, weigh_segments(bounds, similarity, None, 0.0))
+        return entry, weigh_segments(bounds, similarity, None, 0.0)
 
 
 def cut(similarity: Tensor, segments: int, threshold: float) -> tuple[int, ...]:

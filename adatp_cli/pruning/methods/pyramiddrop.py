@@ -9,68 +9,23 @@ published as 0.5, follows from the budget, so that methods compare at equal cost
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor
-
-from adatp_cli.cost import LanguageShape
-from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_budget
-from adatp_cli.pruning.knobs import Positions
-from adatp_cli.pruning.method import (
-    ClipSignals,
-    LayerStep,
-    PruningMethod,
-    PruningPlan,
-    ScoreRequest,
-    TokenSchedule,
-    VisualLayout,
-)
-from adatp_cli.pruning.selection import largest
+from adatp_cli.pruning.budget import pruned_layers
+from adatp_cli.pruning.families import LayerDrops
+from adatp_cli.pruning.method import ScoreRequest
 
 
-class PyramidDrop(PruningMethod):
+class PyramidDrop(LayerDrops):
     """Keep lambda, lambda^2 and lambda^3 of the visual tokens, at three layers.
 
-    lambda follows from the budget. Positions are compact after every stage, as released.
+    Positions are compact after every stage, as released.
     """
 
-    def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
-        schedule = self._schedule(frames * per_frame, shape)
-        rows = dict.fromkeys(_counts(schedule), 1)
-        return TokenSchedule(schedule.counts, schedule.drops, rows, own_layer=True)
+    request = ScoreRequest(own_layer=True)
 
-    def plan(
-        self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape
-    ) -> PyramidDropPlan:
-        del signals  # the choice looks at the language model alone
-        return PyramidDropPlan(_counts(self._schedule(layout.visual, shape)), self.positions)
-
-    def _schedule(self, visual: int, shape: LanguageShape) -> Schedule:
-        stages = stage_layers(shape.layers, self.profile.pyramiddrop.stages)
-        return solve_budget(self.budget, visual, shape, stages)
-
-
-class PyramidDropPlan(PruningPlan):
-    """Up to three choices, each by the scores of its own layer."""
-
-    def __init__(self, counts: Mapping[int, int], positions: Positions) -> None:
-        self._counts = counts
-        self._positions = positions
-
-    @property
-    def keep_counts(self) -> Mapping[int, int]:
-        return self._counts
-
-    @property
-    def positions(self) -> Positions:
-        return self._positions
-
-    def request(self, layer: int) -> ScoreRequest:  # noqa: ARG002 - the same at any
-        return ScoreRequest(own_layer=True)
-
-    def choose(self, step: LayerStep) -> Tensor:
-        return step.alive[largest(step.scores, step.keep)]
+    def drops(self, layers: int) -> tuple[int, ...]:
+        return stage_layers(layers, self.profile.pyramiddrop.stages)
 
 
 def stage_layers(layers: int, stages: Literal["quarters", "early"]) -> tuple[int, ...]:
@@ -81,9 +36,3 @@ def stage_layers(layers: int, stages: Literal["quarters", "early"]) -> tuple[int
         first, last = pruned_layers(layers, "auto", "auto")
         wanted = [first, (first + last) // 2, last]
     return tuple(sorted({max(1, layer) for layer in wanted}))
-
-
-def _counts(schedule: Schedule) -> dict[int, int]:
-    """The stages at which anything goes."""
-    counts = schedule.counts
-    return {layer: counts[layer] for layer in schedule.drops if counts[layer] < counts[layer - 1]}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatp_cli.errors import UsageError
-from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
+from adatp_cli.pruning.families import InputCompression, needed
 from adatp_cli.pruning.knobs import UniCompKnobs
 from adatp_cli.pruning.method import (
     ClipSignals,
@@ -24,7 +24,7 @@ from adatp_cli.pruning.method import (
     VisualEntry,
     VisualLayout,
 )
-from adatp_cli.pruning.segments import neighbour_similarity, weigh_segments
+from adatp_cli.pruning.segments import SegmentTable, neighbour_similarity, weigh_segments
 
 
 class UniComp(InputCompression):
@@ -34,11 +34,12 @@ class UniComp(InputCompression):
     def needs(self) -> SignalNeeds:
         return SignalNeeds(frame_vectors=True, tower_keys=True)
 
-    def fewest(self, frames: int) -> int:
-        del frames  # it depends on how many are alike
+    def fewest(self, frames: int) -> int:  # noqa: ARG002 - it depends on how many are alike
         return 2
 
-    def compress(self, layout: VisualLayout, signals: ClipSignals, count: int) -> Compressed:
+    def compress(
+        self, layout: VisualLayout, signals: ClipSignals, count: int
+    ) -> tuple[VisualEntry, SegmentTable]:
         tokens = needed(signals.tokens, "visual tokens").view(layout.frames, layout.per_frame, -1)
         vectors = needed(signals.frame_vectors, "pooled frame vectors")
         keys = needed(signals.tower_keys, "the vision tower's keys")
@@ -53,7 +54,7 @@ class UniComp(InputCompression):
             owners = (firsts[:, None] * layout.per_frame + torch.arange(layout.per_frame)).flatten()
             breaks = torch.zeros(len(owners), dtype=torch.bool)
             entry = VisualEntry(fused.flatten(0, 1).to(tokens), owners, breaks)
-            return Compressed(entry, table)
+            return entry, table
         if count < 2 * groups:
             raise UsageError(
                 f"a budget of {self.budget:g} cannot be reached: it leaves {count} tokens to "
@@ -63,7 +64,7 @@ class UniComp(InputCompression):
         budgets = group_budgets(vectors[firsts], count - groups, layout.per_frame)
         entry = _assemble(fused, keys[firsts], firsts, budgets, layout, knobs, tokens.dtype)
         compared = groups**2 * vectors.shape[-1]
-        return Compressed(dataclasses.replace(entry, macs=entry.macs + compared), table)
+        return dataclasses.replace(entry, macs=entry.macs + compared), table
 
 
 def frame_groups(means: Tensor, threshold: float, longest: int) -> tuple[int, ...]:

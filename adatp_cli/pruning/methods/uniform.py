@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adatp_cli.pruning.method import LayerStep, VisualLayout
-from adatp_cli.pruning.single_layer import DropOnce
+from adatp_cli.pruning.families import SingleLayer
+from adatp_cli.pruning.method import LayerStep, ScoreRequest, VisualLayout
 
 _TIME = (5**0.5 - 1) / 2
 """The golden ratio: no step of 1 leaves the frames taken so far more even."""
@@ -16,11 +16,13 @@ _SHIFT = (2**0.5 - 1, 3**0.5 - 1)
 """From frame to frame, in no whole proportion to the steps within one."""
 
 
-class Uniform(DropOnce):
+class Uniform(SingleLayer):
     """Before layer K, keep the first tokens of an order that is even in time and space.
 
     What a smaller budget keeps, a larger one keeps too.
     """
+
+    request = ScoreRequest(last=0)
 
     def choose(self, step: LayerStep, layout: VisualLayout) -> Tensor:
         return spread_tokens(layout.frames, layout.rows, layout.cols)[: step.keep].sort().values

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from adatp_cli.cost import LanguageShape
 from adatp_cli.pruning.method import (
     ClipSignals,
-    LayerStep,
     PruningMethod,
     PruningPlan,
     TokenSchedule,
     VisualLayout,
 )
-
-
-class VanillaPlan(PruningPlan):
-    """Keeps everything and asks for nothing."""
-
-    @property
-    def keep_counts(self) -> Mapping[int, int]:
-        return {}
-
-    def choose(self, step: LayerStep) -> Tensor:
-        return step.alive
 
 
 class Vanilla(PruningMethod):
@@ -34,6 +18,10 @@ class Vanilla(PruningMethod):
     def token_schedule(self, frames: int, per_frame: int, shape: LanguageShape) -> TokenSchedule:
         return TokenSchedule((frames * per_frame,) * shape.layers)
 
-    def plan(self, layout: VisualLayout, signals: ClipSignals, shape: LanguageShape) -> VanillaPlan:
-        del layout, signals, shape  # nothing to plan from
-        return VanillaPlan()
+    def plan(
+        self,
+        layout: VisualLayout,  # noqa: ARG002 - nothing to plan
+        signals: ClipSignals,  # noqa: ARG002
+        shape: LanguageShape,  # noqa: ARG002
+    ) -> PruningPlan:
+        return PruningPlan({})

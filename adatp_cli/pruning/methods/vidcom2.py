@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp_cli.pruning.input_compression import Compressed, InputCompression, needed
+from adatp_cli.pruning.families import InputCompression, needed
 from adatp_cli.pruning.method import (
     ClipSignals,
     VisualEntry,
@@ -30,7 +30,9 @@ class VidCom2(InputCompression):
     def fewest(self, frames: int) -> int:
         return frames
 
-    def compress(self, layout: VisualLayout, signals: ClipSignals, count: int) -> Compressed:
+    def compress(
+        self, layout: VisualLayout, signals: ClipSignals, count: int
+    ) -> tuple[VisualEntry, None]:
         tokens = needed(signals.tokens, "visual tokens")
         likeness, of_clip = commonness(tokens.view(layout.frames, layout.per_frame, -1))
         if self.profile.vidcom2.count == "exact":
@@ -39,7 +41,7 @@ class VidCom2(InputCompression):
             kept = select_as_released(likeness, of_clip, count)
         owners = kept.flatten().nonzero().flatten()
         breaks = torch.zeros(len(owners), dtype=torch.bool)
-        return Compressed(VisualEntry(tokens[owners.to(tokens.device)], owners, breaks))
+        return VisualEntry(tokens[owners.to(tokens.device)], owners, breaks), None
 
 
 def commonness(tokens: Tensor) -> tuple[Tensor, Tensor]:
