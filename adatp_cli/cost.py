@@ -23,26 +23,16 @@ COLOUR_CHANNELS = 3
 
 @dataclass(frozen=True, slots=True)
 class LanguageShape:
-    """Dimensions of a Qwen2-style decoder (grouped-query attention, gated MLP).
+    """Dimensions of a Qwen2-style decoder (grouped-query attention, gated MLP)."""
 
-    Parameters
-    ----------
-    layers, hidden, heads, kv_heads, head_dim, intermediate
-        N, D, query heads, key/value heads, width of a head, D'.
-    vocab
-        Rows of the language-model head.
-    tied
-        Whether the head's matrix is the input embedding's.
-    """
-
-    layers: int
-    hidden: int
+    layers: int  # N
+    hidden: int  # D
     heads: int
     kv_heads: int
     head_dim: int
-    intermediate: int
-    vocab: int
-    tied: bool = False
+    intermediate: int  # D'
+    vocab: int  # rows of the language-model head
+    tied: bool = False  # whether the head's matrix is the input embedding's
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +79,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class RelevanceShape:
-    """Dimensions of what the relevance encoder runs: a SigLIP pooling head and a SigLIP text tower.
-
-    Parameters
-    ----------
-    head_hidden, head_intermediate, head_heads
-        Width, MLP width and attention heads of the pooling head.
-    text_layers, text_hidden, text_intermediate
-        The text tower.
-    text_tokens
-        Length that every question is padded to.
-    projection
-        Width of the shared embedding space.
-    text_vocab
-        Rows of the text tower's embedding; SigLIP's when omitted.
-    """
+    """Dimensions of what the relevance encoder runs: SigLIP's pooling head and text tower."""
 
     head_hidden: int
     head_intermediate: int
@@ -111,8 +87,8 @@ class RelevanceShape:
     text_layers: int
     text_hidden: int
     text_intermediate: int
-    text_tokens: int
-    projection: int
+    text_tokens: int  # length that every question is padded to
+    projection: int  # width of the shared embedding space
     text_vocab: int = 32_000
 
     def without_text(self) -> RelevanceShape:
@@ -122,29 +98,13 @@ class RelevanceShape:
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
-    """FLOP per part of one answered question, and their sum.
+    """FLOP per part of one answered question, and their sum."""
 
-    Parameters
-    ----------
-    vision
-        Tower and projector, on all patches of all frames.
-    relevance
-        Pooling head on every frame and text tower on the question; 0 without an encoder.
-    prefill
-        All prompt tokens through all layers, and the head on the position that yields the first
-        token.
-    scoring
-        What choosing tokens takes: score rows, and similarities before the language model; 0
-        without pruning.
-    generate
-        Every further answer token, through the layers' caches and the head.
-    """
-
-    vision: int
-    relevance: int
-    prefill: int
-    scoring: int
-    generate: int
+    vision: int  # tower and projector
+    relevance: int  # pooling head on every frame and text tower on the question
+    prefill: int  # with the head on the position that yields the first token
+    scoring: int  # what choosing tokens takes, in the layers and before
+    generate: int  # every further answer token
 
     @property
     def total(self) -> int:
@@ -152,28 +112,16 @@ class EndToEnd:
 
 
 def paper_cost(visual_per_layer: Sequence[int], shape: LanguageShape) -> int:
-    """Cost of the visual tokens in the decoder, as the FastVID paper counts it.
+    """MAC of the visual tokens that enter each decoder layer, as the FastVID paper counts it.
 
     Per layer with n visual tokens: ``2 n D (h_kv d) + 2 n D^2 + 2 n^2 D + 3 n D D'``.
-
-    Parameters
-    ----------
-    visual_per_layer
-        Visual tokens that enter each layer, one number per layer.
-    shape
-        The decoder.
-
-    Returns
-    -------
-    int
-        Multiply-accumulates.
     """
     _check_layers(visual_per_layer, shape)
     return sum(paper_layer_cost(count, shape) for count in visual_per_layer)
 
 
 def paper_layer_cost(visual: int, shape: LanguageShape) -> int:
-    """One layer's term of `paper_cost`, for `visual` tokens, in multiply-accumulates."""
+    """One layer's term of `paper_cost`, for `visual` tokens."""
     width = shape.hidden
     projections = 2 * visual * width * shape.kv_heads * shape.head_dim + 2 * visual * width**2
     attention = 2 * visual**2 * width
@@ -217,13 +165,8 @@ def prefill_cost(
 ) -> int:
     """FLOP of the prompt's pass through the decoder, and of the head on its last position.
 
-    Parameters
-    ----------
-    tokens_per_layer
-        All tokens, text and visual, that enter each layer.
-    cached_tokens
-        How many of them, at the front, have keys and values in the layers' caches already: they
-        are looked at and do not run.
+    All tokens count, text and visual. `cached_tokens` of them, at the front, have keys and values
+    in the layers' caches already: they are looked at and do not run.
     """
     _check_layers(tokens_per_layer, shape)
     attention_width = shape.heads * shape.head_dim
@@ -240,18 +183,10 @@ def scoring_cost(
     shape: LanguageShape,
     keys_per_layer: Mapping[int, int] | None = None,
 ) -> int:
-    """FLOP of the score rows that pruning computes.
+    """FLOP of the score rows that pruning computes: by layer, how many rows and projected keys.
 
-    Parameters
-    ----------
-    tokens_per_layer
-        All tokens that enter each layer.
-    rows_per_layer
-        Pruning layer l -> how many query rows were computed for it, each against all keys that
-        layer l-1 holds: one query projection and one row of products per row.
-    keys_per_layer
-        Pruning layer l -> how many tokens' keys were projected for these rows alone, where they are
-        no other layer's.
+    Each row takes one query projection and products with all keys that layer l-1 holds; keys count
+    where they were projected for these rows alone and are no other layer's.
     """
     _check_layers(tokens_per_layer, shape)
     attention_width = shape.heads * shape.head_dim
@@ -266,14 +201,8 @@ def scoring_cost(
 def generate_cost(tokens_per_layer: Sequence[int], generated: int, shape: LanguageShape) -> int:
     """FLOP of the answer tokens after the first, each one position through the layers' caches.
 
-    Parameters
-    ----------
-    tokens_per_layer
-        All prompt tokens that each layer's cache holds; pruning makes these differ from layer to
-        layer.
-    generated
-        Answer tokens sampled, the end-of-sequence token among them. The first one comes from the
-        prefill; the last one is never fed back.
+    The end-of-sequence token is among those `generated`. The first one comes from the prefill; the
+    last one is never fed back.
     """
     _check_layers(tokens_per_layer, shape)
     steps = max(generated - 1, 0)
@@ -299,28 +228,9 @@ def end_to_end_cost(
 ) -> EndToEnd:
     """FLOP of one answered question, asked on its own: clip encoding included, video decoding not.
 
-    Parameters
-    ----------
-    shape
-        The model.
-    frames
-        Frames that the vision tower encoded.
-    text_tokens
-        Prompt tokens that are never pruned, the newline token among them.
-    visual_per_layer
-        Visual tokens that enter each decoder layer.
-    generated
-        Answer tokens sampled, the end-of-sequence token among them.
-    score_rows
-        As `rows_per_layer` of `scoring_cost`; nothing for a run without pruning.
-    score_keys
-        As its `keys_per_layer`.
-    choosing_macs
-        Multiply-accumulates of choosing and merging tokens before the language model.
-    relevance
-        The relevance encoder, if one ran.
-    cached_tokens
-        As for `prefill_cost`: what another question about the clip left.
+    `frames` are those that the vision tower encoded; the newline token is among the `text_tokens`;
+    `choosing_macs` were spent on choosing and merging tokens before the language model; the others
+    are as the functions above have them.
     """
     tokens = [text_tokens + visual for visual in visual_per_layer]
     patches = shape.vision.patches

@@ -88,10 +88,8 @@ def test_fewer_tokens_than_frames_are_the_most_salient_ones() -> None:
 def test_the_schedule_spends_the_budget_and_leaves_the_share(share: float) -> None:
     drops = (2, 3, 4, 5)
     vanilla = paper_cost([288] * LAYERS, SHAPE)
-    schedule = solve_entry(share, 288, SHAPE, drops, 0.3)
-    counts = schedule.counts
-    assert paper_cost(counts, SHAPE) / vanilla == pytest.approx(schedule.share)
-    assert share - 0.005 < schedule.share <= share
+    counts = solve_entry(share, 288, SHAPE, drops, 0.3).counts
+    assert share - 0.005 < paper_cost(counts, SHAPE) / vanilla <= share
     assert counts[0] == counts[1] < 288
     assert counts[-1] == round(counts[0] * 0.3)
     assert list(counts) == sorted(counts, reverse=True)

@@ -7,19 +7,17 @@ is known before the forward pass, and which tokens stay never changes it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
-from typing import Literal
 
 from adatp_cli.cost import LanguageShape, paper_cost, paper_layer_cost
 from adatp_cli.errors import UsageError
+from adatp_cli.pruning.knobs import LayerOrAuto
 
 _BISECTIONS = 60
 _PUBLISHED_FROM = 24  # layers of the smallest model that the published layers 2 to N-12 are for
-
-LayerOrAuto = int | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,6 @@ class Schedule:
     counts: tuple[int, ...]
     drops: tuple[int, ...]  # layers, 0-based and rising, before which tokens are dropped
     rho: float  # the factor that counts follow, up to the last tokens that fill the budget
-    share: float  # cost of `counts` over that of keeping everything, paper convention
 
 
 def pruned_layers(
@@ -100,23 +97,10 @@ def solve_budget(share: float, visual: int, shape: LanguageShape, drops: Sequenc
     the same rho, so single tokens then fill what is left: the result is never above the share, and
     below it by less than one token in the layers between two drops.
 
-    Parameters
-    ----------
-    share
-        0 < share <= 1, of the paper-convention cost of keeping every visual token in every layer.
-    visual
-        Visual tokens n_v, newline not counted.
-    shape
-        The decoder.
-    drops
-        Rising layers before which tokens are dropped. Layer 0 stands for what happens before the
-        language model.
-
-    Raises
-    ------
-    UsageError
-        For a share outside (0, 1], or one that even a single token after each drop exceeds; the
-        message names the smallest share that can be reached.
+    The share is of the paper-convention cost; `drops` are the rising layers before which tokens are
+    dropped, of which layer 0 stands for what happens before the language model. A UsageError for a
+    share outside (0, 1], or one that even a single token after each drop exceeds; it names the
+    smallest share that can be reached.
     """
     if not 0.0 < share <= 1.0:
         raise UsageError(
@@ -135,10 +119,16 @@ def solve_budget(share: float, visual: int, shape: LanguageShape, drops: Sequenc
 
     if not fits(0.0):
         smallest = paper_cost(counts_of(0.0), shape) / vanilla
-        raise unreachable(share, smallest, _why(drops[0], shape.layers))
-    rho = _largest(fits)
-    counts = _fill(counts_of(rho), visual, share, shape, drops)
-    return Schedule(counts, tuple(drops), rho, paper_cost(counts, shape) / vanilla)
+        why = "a single visual token costs more"
+        if drops[0] > 0:
+            seeing = f"0 to {drops[0] - 1} of {shape.layers}"
+            why = f"the layers that see every token ({seeing}) cost too much"
+        raise unreachable(share, smallest, why)
+    low, high = (1.0, 1.0) if fits(1.0) else (0.0, 1.0)
+    for _ in range(_BISECTIONS if low < high else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return Schedule(_fill(counts_of(low), visual, share, shape, drops), tuple(drops), low)
 
 
 def solve_entry(
@@ -147,24 +137,7 @@ def solve_entry(
     """The most tokens that may enter layer 0 when each drop keeps the same share of them.
 
     Of n tokens that enter, ``round(n left^(j / J))`` are there after the j-th of J drops. Where the
-    whole clip may enter at that, `solve_budget` leaves more of it.
-
-    Parameters
-    ----------
-    share, visual, shape, drops
-        As for `solve_budget`; the drops are those behind layer 0.
-    left
-        Share of the entering tokens that is there after the last drop, above 0 and at most 1.
-
-    Returns
-    -------
-    Schedule
-        Its first count is what may enter; its `rho` the share that each drop keeps.
-
-    Raises
-    ------
-    UsageError
-        As `solve_budget`.
+    whole clip may enter at that, `solve_budget` leaves more of it. The drops are behind layer 0.
     """
     rho = left ** (1 / len(drops))
     vanilla = shape.layers * paper_layer_cost(visual, shape)
@@ -179,8 +152,7 @@ def solve_entry(
         return solve_budget(share, visual, shape, drops)
     fullest = solve_budget(share, visual, shape, (0,)).counts[0]
     entering = bisect_right(range(fullest, visual), share, key=cost) + fullest - 1
-    counts = counts_of(entering)
-    return Schedule(counts, tuple(drops), rho, cost(entering))
+    return Schedule(counts_of(entering), tuple(drops), rho)
 
 
 def unreachable(share: float, smallest: float, why: str) -> UsageError:
@@ -189,23 +161,6 @@ def unreachable(share: float, smallest: float, why: str) -> UsageError:
         f"a budget of {share:g} cannot be reached: {why}",
         f"the smallest reachable budget here is {ceil(smallest * 10_000) / 10_000:g}",
     )
-
-
-def _why(first: int, layers: int) -> str:
-    if first == 0:
-        return "a single visual token costs more"
-    return f"the layers that see every token (0 to {first - 1} of {layers}) cost too much"
-
-
-def _largest(fits: Callable[[float], bool]) -> float:
-    """The largest number in [0, 1] that fits, where 0 does and what is too large stays so."""
-    if fits(1.0):
-        return 1.0
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
 
 
 def _fill(

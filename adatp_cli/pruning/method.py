@@ -25,17 +25,12 @@ from adatp_cli.pruning.segments import SegmentTable
 class VisualLayout:
     """Where a clip's tokens stand in the prompt.
 
-    Parameters
-    ----------
-    start
-        Position of the first visual token in the sequence.
-    frames, rows, cols
-        T frames of rows x cols tokens. Token t*P + p is position p of frame t. The newline
-        embedding stands right behind the last one; it counts as text and is never pruned.
+    Token t*P + p is position p of frame t. The newline embedding stands right behind the last one;
+    it counts as text and is never pruned.
     """
 
-    start: int
-    frames: int
+    start: int  # position of the first visual token in the sequence
+    frames: int  # T
     rows: int
     cols: int
 
@@ -51,9 +46,8 @@ class VisualLayout:
 
     def places(self, owners: Tensor, length: int) -> Tensor:
         """(m,) int64: places, in a sequence of `length`, of all text and of these visual tokens."""
-        behind = self.start + self.visual
-        text = torch.arange(self.start), torch.arange(behind, length)
-        return torch.cat((text[0], self.start + owners, text[1]))
+        before, behind = torch.arange(self.start), torch.arange(self.start + self.visual, length)
+        return torch.cat((before, self.start + owners, behind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,21 +206,11 @@ class TokenSchedule:
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """What replaces every `auto` of a profile.
+    """What replaces every `auto` of a profile."""
 
-    Parameters
-    ----------
-    layers
-        Decoder layers N of the model.
-    encoder
-        Name of the relevance encoder in use; None without one.
-    seed
-        The run's.
-    """
-
-    layers: int
-    encoder: str | None = None
-    seed: int = 0
+    layers: int  # of the decoder, N
+    encoder: str | None = None  # name of the relevance encoder in use
+    seed: int = 0  # of the run
 
 
 class PruningPlan:
@@ -266,13 +250,7 @@ class PruningPlan:
 
 
 class PruningMethod(ABC):
-    """A method with the knobs of a profile.
-
-    Parameters
-    ----------
-    profile
-        Of the method's own class. Its budget is a share of the vanilla cost, paper convention.
-    """
+    """A method with the knobs of a profile, which is of the method's own class."""
 
     def __init__(self, profile: Any) -> None:
         self.profile = profile

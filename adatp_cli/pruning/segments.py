@@ -10,33 +10,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+# Relevances this far apart, relative to the largest, are equal: float32's rounding is less.
 _ROUNDING = 1e-6
-"""Relevances this far apart, relative to the largest, are equal: float32's rounding is less."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentTable:
-    """The segments of one clip under one question.
+    """The segments of one clip under one question."""
 
-    Parameters
-    ----------
-    bounds
-        S + 1 rising frame numbers from 0 to T; segment k holds frames bounds[k] .. bounds[k+1] - 1.
-    weights
-        S numbers: 1 + lambda for a salient segment, else 1.
-    similarity
-        (T-1,) float64: cosine of each frame to the next; what the cuts follow from.
-    relevance
-        (T,) float64: match of each frame to the question; None where nothing measured it.
-    segment_relevance
-        S means of `relevance`; None likewise.
-    """
-
-    bounds: tuple[int, ...]
-    weights: tuple[float, ...]
-    similarity: Tensor
-    relevance: Tensor | None
-    segment_relevance: tuple[float, ...] | None
+    bounds: tuple[int, ...]  # S + 1, from 0 to T; segment k: frames bounds[k] .. bounds[k+1] - 1
+    weights: tuple[float, ...]  # S: 1 + lambda for a salient segment, else 1
+    similarity: Tensor  # (T-1,) float64: cosine of each frame to the next, for the cuts
+    relevance: Tensor | None  # (T,) float64: match of each frame to the question, where measured
+    segment_relevance: tuple[float, ...] | None  # S means of `relevance`
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -59,18 +45,7 @@ class SegmentTable:
 
 
 def neighbour_similarity(vectors: Tensor) -> Tensor:
-    """Cosine of each frame's vector to the next frame's.
-
-    Parameters
-    ----------
-    vectors
-        (T, D), any float type, any length of vector.
-
-    Returns
-    -------
-    Tensor
-        (T-1,) float64 on the CPU; empty for a single frame.
-    """
+    """(T-1,) float64 on the CPU: cosine of each frame's vector (T, D) to the next frame's."""
     unit = torch.nn.functional.normalize(vectors.detach().double().cpu(), dim=-1)
     return (unit[:-1] * unit[1:]).sum(-1)
 
@@ -95,27 +70,13 @@ def frame_relevance(frame_vectors: Tensor, question_vector: Tensor) -> Tensor:
 def debiased_frame_relevance(
     question: Tensor, baseline: Tensor, frame: Tensor, frames: int
 ) -> Tensor:
-    """Relevance of each frame from the model's own attention, without its position bias.
+    """(T,) float64: relevance of each frame from the model's own attention, without position bias.
 
     The log of the attention that the question's tokens pay to a frame, less the log of what the
     newline token pays to it. The newline closes the video and has not seen the question, so it
     carries the pull towards the ends of the video but not the question's interest. Our choice; it
-    needs no encoder.
-
-    Parameters
-    ----------
-    question, baseline
-        (n,) float32 attention to each visual token: mean over the question's rows, and the
-        newline's row.
-    frame
-        (n,) int64: the frame of each token.
-    frames
-        T.
-
-    Returns
-    -------
-    Tensor
-        (T,) float64.
+    needs no encoder. `question` and `baseline` are (n,) attention to each visual token, mean over
+    the question's rows and the newline's row; `frame` (n,) the frame of each.
     """
     tiny = torch.finfo(torch.float32).tiny
 
@@ -129,18 +90,11 @@ def debiased_frame_relevance(
 def weigh_segments(
     bounds: tuple[int, ...], similarity: Tensor, relevance: Tensor | None, weight: float
 ) -> SegmentTable:
-    """Segments with their weights: global debiasing.
+    """Segments with their weights: global debiasing; equal weights without a relevance.
 
-    Parameters
-    ----------
-    bounds, similarity
-        From `segment_bounds` and `neighbour_similarity`.
-    relevance
-        (T,) match of each frame to the question, or None for equal weights.
-    weight
-        lambda. A segment whose mean relevance reaches the mean over all frames weighs 1 + lambda,
-        the others 1; what differs by rounding alone counts as equal. Rule and value are our choice:
-        the paper says only that matching segments get more.
+    A segment whose mean relevance reaches the mean over all frames weighs 1 + `weight` (lambda),
+    the others 1; what differs by rounding alone counts as equal. Rule and value are our choice: the
+    paper says only that matching segments get more.
     """
     if relevance is None:
         return SegmentTable(bounds, (1.0,) * (len(bounds) - 1), similarity, None, None)
@@ -155,25 +109,11 @@ def segment_budgets(
 ) -> tuple[int, ...]:
     """Share `total` tokens among segments: integers that sum to it, as far as there are tokens.
 
-    Segment k gets ``total * w[k] len[k] / sum(w len)``, at least 1 and at most what is alive in it;
-    what a full segment cannot take is split again among the others in the same proportion.
-    Fractions go to the largest remainders, ties to the earlier segment. With fewer tokens than
-    segments the best weighted segments (by ``w len``) get one each. Minimum, cap and rounding are
-    our choice.
-
-    Parameters
-    ----------
-    total
-        Tokens to keep; more than are alive means all of them.
-    weights, lengths
-        One per segment, positive.
-    capacity
-        Alive tokens per segment, 0 allowed.
-
-    Returns
-    -------
-    tuple of int
-        One per segment, ``sum == min(total, sum(capacity))``, each at most its capacity.
+    Segment k gets ``total * w[k] len[k] / sum(w len)``, at least 1 and at most its capacity, the
+    tokens alive in it; what a full segment cannot take is split again among the others in the same
+    proportion. Fractions go to the largest remainders, ties to the earlier segment. With fewer
+    tokens than segments the best weighted segments (by ``w len``) get one each. Minimum, cap and
+    rounding are our choice.
     """
     total = min(total, sum(capacity))
     open_segments = [k for k, alive in enumerate(capacity) if alive > 0]

@@ -13,10 +13,7 @@ from adatp_cli.pruning.knobs import LocalMode, Representative
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
-    """Ascending int64 indices along the last dimension of the `count` largest scores.
-
-    Ties go to the earlier index.
-    """
+    """Ascending indices of the `count` largest along the last dimension, the earlier of equals."""
     order = scores.sort(dim=-1, descending=True, stable=True).indices
     return order[..., :count].sort(dim=-1).values
 
@@ -36,25 +33,8 @@ def select_tokens(
     best ``budgets[k]`` representatives stay. When the budget exceeds their number, `strict` stops
     there and `refill` goes on with the next best tokens (both our reading; the published text
     leaves it open). `off` skips the step: the best ``budgets[k]`` tokens stay. Equal scores go to
-    the earlier token.
-
-    Parameters
-    ----------
-    scores
-        (n,) one score per alive token, in the tokens' order.
-    segment, position
-        (n,) int64: each token's segment and its spatial position in the frame.
-    budgets
-        Tokens to keep per segment.
-    representative
-        Which alive token stands for a position: the one with the largest `score`, or by time the
-        `first` or the `middle` one (the earlier of two middles). Our choice; the default is
-        `score`.
-
-    Returns
-    -------
-    Tensor
-        Ascending int64 indices into `scores`.
+    the earlier token. `scores`, `segment` and `position` (in the frame) are (n,), one per alive
+    token in their order; gives ascending int64 indices into them.
     """
     by_score = np.argsort(-scores.numpy(), kind="stable")
     second = np.zeros(len(by_score), dtype=bool)

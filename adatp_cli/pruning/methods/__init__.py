@@ -40,27 +40,16 @@ def method_of(profile: Profile) -> PruningMethod:
 
 
 def resolve_profile(profile: Profile, context: ModelContext) -> Profile:
-    """The profile with every `auto` replaced by what it stands for.
-
-    Raises
-    ------
-    UsageError
-        Its layers do not exist in the model.
-    """
+    """The profile with every `auto` replaced; a UsageError where the model lacks its layers."""
     resolved: Profile = METHODS[profile.method].resolve(profile, context)
     return resolved
 
 
 def check_fit(profile: Profile, shape: ModelShape, frames: int | None) -> None:
-    """Refuse what a profile cannot do on a model, from the model's dimensions alone.
+    """Refuse, as a UsageError, layers that a model lacks and budgets that it cannot reach.
 
     `frames` is as many as a clip will have at most, as more frames reach smaller budgets; None
     where that is not known.
-
-    Raises
-    ------
-    UsageError
-        Its layers do not exist in the model, or its budget cannot be reached.
     """
     resolved = resolve_profile(profile, ModelContext(shape.language.layers))
     if frames is not None:

@@ -64,18 +64,8 @@ def thin_out(
 
     Each segment's share follows from its length alone: the question has its say inside the model.
     Per frame the most salient tokens enter as they are, and at a few anchor frames tokens into
-    which the segment's rest is merged. What rounding leaves goes to the next salient ones.
-
-    Parameters
-    ----------
-    tokens
-        (T, P, D).
-    attention
-        (T, P) float32: where the pooling head looks in each frame.
-    table
-        The segments.
-    count
-        At least 1, less than T P.
+    which the segment's rest is merged. What rounding leaves goes to the next salient ones. `tokens`
+    are (T, P, D), `attention` (T, P): where the pooling head looks in each frame.
     """
     per_frame = tokens.shape[1]
     equal = (1.0,) * len(table.weights)

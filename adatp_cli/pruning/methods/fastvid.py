@@ -78,24 +78,11 @@ def cut(similarity: Tensor, segments: int, threshold: float) -> tuple[int, ...]:
 def merge(
     tokens: Tensor, salient: Tensor, bounds: tuple[int, ...], context: int, knobs: MergeKnobs
 ) -> tuple[Tensor, Tensor, int]:
-    """Context tokens: at every anchor frame, centres that take in the whole segment's rest.
+    """Context tokens of (T, P, D): at every anchor frame, centres that take in the segment's rest.
 
-    Parameters
-    ----------
-    tokens
-        (T, P, D).
-    salient
-        (T, S) int64, ascending: positions that are kept unchanged; the others of a frame are its
-        pool.
-    bounds
-        From `cut`.
-    context
-        C, context tokens per frame on average.
-
-    Returns
-    -------
-    tuple
-        (n, D) float32 merged tokens; (n,) int64 owners, their centres; multiply-accumulates.
+    `salient` are (T, S) positions that are kept unchanged, the others of a frame its pool;
+    `context` tokens there are per frame on average. Gives (n, D) float32 merged tokens, (n,) int64
+    owners, their centres, and multiply-accumulates.
     """
     per_frame = tokens.shape[1]
     made, owners, macs = [], [], 0
@@ -153,7 +140,7 @@ def _merged(points: Tensor, centres: Tensor, nearest: Tensor, own: float) -> Ten
 
 
 def squared_distances(points: Tensor) -> Tensor:
-    """(n, n) float32: mean squared difference per channel between the rows of (n, D)."""
+    """(n, n) float32: mean squared difference per channel between rows of (n, D)."""
     points = points.float()
     norms = points.square().sum(-1)
     products = points @ points.T
@@ -163,24 +150,11 @@ def squared_distances(points: Tensor) -> Tensor:
 
 
 def density_peaks(points: Tensor, neighbours: int) -> Tensor:
-    """How well each point serves as a cluster's centre: dense, and far from anything denser.
+    """(n,) float32: how well each point serves as a cluster's centre: dense, far from the denser.
 
     Density is ``exp(-mean of the k smallest squared distances)``, the point itself among them; the
     score is density times the distance to the nearest denser point, or to the farthest of all pairs
-    for the densest. Of equally dense points the earlier counts as denser (our choice; the published
-    codes add noise).
-
-    Parameters
-    ----------
-    points
-        (n, D), any float type.
-    neighbours
-        k; at most n are used.
-
-    Returns
-    -------
-    Tensor
-        (n,) float32.
+    for the densest. Of equally dense points the earlier counts as denser.
     """
     squared = squared_distances(points)
     count = len(squared)

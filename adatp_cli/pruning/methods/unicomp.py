@@ -71,12 +71,7 @@ def frame_groups(means: Tensor, threshold: float, longest: int) -> tuple[int, ..
     """Frame numbers at which groups begin, and T at the end.
 
     A frame joins the open group when one less its cosine to the group's first frame is at most the
-    threshold, and the group holds fewer than `longest` frames.
-
-    Parameters
-    ----------
-    means
-        (T, D) mean token of each frame.
+    threshold, and the group holds fewer than `longest` frames. `means` are (T, D).
     """
     unit = F.normalize(means.double(), dim=-1).cpu()
     bounds = [0]
@@ -90,14 +85,7 @@ def frame_groups(means: Tensor, threshold: float, longest: int) -> tuple[int, ..
 def group_budgets(vectors: Tensor, total: int, per_frame: int) -> list[int]:
     """Tokens of each group, at most `total` together: more for what is unlike the other groups.
 
-    Parameters
-    ----------
-    vectors
-        (T', De): the pooled vector of each group's first frame.
-    total
-        At least T'.
-    per_frame
-        P, the most that one group can keep.
+    `vectors` are (T', De), of each group's first frame; `total` is at least T'.
     """
     groups = len(vectors)
     cap = min(per_frame, max(1, 2 * (total // groups)))
@@ -122,21 +110,9 @@ def group_budgets(vectors: Tensor, total: int, per_frame: int) -> list[int]:
 def merge_order(keys: Tensor, threshold: float) -> tuple[list[int], Tensor]:
     """Which tokens of a frame stand for the others, the most unique first, and whom they stand for.
 
-    Walks from the token least like all others to the one most like them; a token that no earlier
-    one stands for is selected, and stands for all within the threshold.
-
-    Parameters
-    ----------
-    keys
-        (P, dh), what tokens are compared by.
-    threshold
-        One less cosine below which a token stands for another.
-
-    Returns
-    -------
-    tuple
-        Selected positions in the order of the walk, and (P, P) bool: row i marks the neighbourhood
-        of i.
+    Walks from the token least like all others to the one most like them, by `keys` (P, dh); a token
+    that no earlier one stands for is selected, and stands for all whose cosine is within the
+    threshold of 1. Row i of the (P, P) bool marks the neighbourhood of i.
     """
     unit = F.normalize(keys.float(), dim=-1)
     alike = unit @ unit.T

@@ -8,12 +8,12 @@ from torch import Tensor
 from adatp_cli.pruning.families import SingleLayer
 from adatp_cli.pruning.method import LayerStep, ScoreRequest, VisualLayout
 
+# The golden ratio: no step of 1 leaves the frames taken so far more even.
 _TIME = (5**0.5 - 1) / 2
-"""The golden ratio: no step of 1 leaves the frames taken so far more even."""
+# The same in the plane: 1 / g and 1 / g^2 for g^3 = g + 1 (the sequence R2).
 _PLACE = (0.7548776662466927, 0.5698402909980532)
-"""The same in the plane: 1 / g and 1 / g^2 for g^3 = g + 1 (the sequence R2)."""
+# From frame to frame, in no whole proportion to the steps within one.
 _SHIFT = (2**0.5 - 1, 3**0.5 - 1)
-"""From frame to frame, in no whole proportion to the steps within one."""
 
 
 class Uniform(SingleLayer):

@@ -45,19 +45,10 @@ class VidCom2(InputCompression):
 
 
 def commonness(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """How alike each token is to its surroundings, by Gaussian kernels of five widths.
+    """How alike each token of (T, P, D) is to its surroundings, by Gaussian kernels of five widths.
 
     The half of the channels that varies least over the clip is compared, each token normalised.
-
-    Parameters
-    ----------
-    tokens
-        (T, P, D).
-
-    Returns
-    -------
-    tuple
-        (T, P) float32 on the CPU, twice: likeness to frame and clip together, and to the clip.
+    Gives (T, P) float32 twice: likeness to frame and clip together, and to the clip.
     """
     values = tokens.float()
     variance = values.flatten(0, 1).var(0, unbiased=False)
@@ -76,12 +67,7 @@ def _kernel(points: Tensor, centre: Tensor) -> Tensor:
 def frame_budgets(of_clip: Tensor, ratio: float) -> Tensor:
     """(T,) int64: tokens of each frame, from 1 to P; more where a frame is unlike the clip.
 
-    Parameters
-    ----------
-    of_clip
-        (T, P) likeness of each token to the clip.
-    ratio
-        r: a frame keeps between r (1 - 1/T) and about 2 r of its tokens.
+    A frame keeps between r (1 - 1/T) and about 2 r of its tokens, r being the `ratio`.
     """
     frames, per_frame = of_clip.shape
     share = (-of_clip.double().mean(1) / _TEMPERATURE).softmax(0)
