@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from adatp_cli import profile_yaml
 from adatp_cli.errors import ProfileError, UsageError
 from adatp_cli.profile_yaml import HINT
-from adatp_cli.pruning.knobs import PROFILES, Knobs, Profile, Rule, sections_of
+from adatp_cli.pruning.knobs import PROFILES, Knobs, Profile, schema_of, sections_of
 from adatp_cli.text import nearest, shown
 
 __all__ = [
@@ -110,7 +108,7 @@ def parse_profile(text: str, source: str) -> Profile:
     if kind is None:
         if "method" not in data:
             raise ProfileError(f"{source}: the key 'method' is missing", HINT)
-        raise _ill_typed(source, "method", Literal[tuple(sorted(PROFILES))], method)
+        raise _ill_typed(source, "method", {"enum": sorted(PROFILES)}, method)
     for section in sorted(foreign.intersection(data)):
         raise ProfileError(
             f"{source}: {section} does not belong to method {method}",
@@ -119,7 +117,7 @@ def parse_profile(text: str, source: str) -> Profile:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise _told(kind, data, error, source) from None
+        raise _told(kind, error, source) from None
 
 
 def _check_keys(
@@ -141,106 +139,74 @@ def _check_keys(
         section = None if field is None else field.annotation
         if isinstance(section, type) and issubclass(section, Knobs):
             if not isinstance(value, dict):
-                raise _ill_typed(source, where, section, value)
+                raise _ill_typed(source, where, {"type": "object"}, value)
             _check_keys(section, value, source, f"{where}.")
 
 
-def _told(
-    kind: type[Profile], data: Mapping[Any, Any], error: ValidationError, source: str
-) -> ProfileError:
+def _told(kind: type[Profile], error: ValidationError, source: str) -> ProfileError:
     """The first mistake that pydantic found, in one line."""
     first = error.errors()[0]
-    context = first.get("ctx", {})
-    path = [part for part in first["loc"] if isinstance(part, str)]
-    if first["type"] == "rule":
+    mistake, value, context = first["type"], first["input"], first.get("ctx", {})
+    path = [str(part) for part in first["loc"]]
+    if mistake == "missing":
+        return ProfileError(f"{source}: the key {'.'.join(path)!r} is missing", HINT)
+    if mistake == "rule":
         path += context["where"].split(".")
+        rule, value = context["rule"], context["value"]
+        return ProfileError(f"{source}: {'.'.join(path)} must be {rule}, not {shown(value)}", HINT)
+    told: dict[str, Any] = schema_of(kind)
     names: list[str] = []
-    inside: Any = kind
-    annotation: Any = None
-    rules: tuple[Any, ...] = ()
-    value: Any = data
     for part in path:
-        if not (isinstance(inside, type) and issubclass(inside, BaseModel)):
+        if part not in told.get("properties", ()):
             break  # the rest of a place says which of several types was tried
-        field = inside.model_fields[part]
+        told = told["properties"][part]
         names.append(part)
-        annotation, rules = field.annotation, tuple(field.metadata)
-        inside = annotation
-        default = field.get_default() if isinstance(value, Mapping) else getattr(value, part, None)
-        value = value.get(part, default) if isinstance(value, Mapping) else default
     where = ".".join(names)
-    if first["type"] == "missing":
-        return ProfileError(f"{source}: the key {where!r} is missing", HINT)
-    if first["type"] != "rule" and not _is_of(annotation, value):
-        return _ill_typed(source, where, annotation, value)
-    rule = context["rule"] if first["type"] == "rule" else _rule(annotation, rules)
-    if type(value) is int and any(option is float for option, _ in _options(annotation)):
+    if mistake not in _LIMITS:
+        return _ill_typed(source, where, told, value)
+    if type(value) is int and any(one.get("type") == "number" for one in _options(told)):
         value = float(value)
-    return ProfileError(f"{source}: {where} must be {rule}, not {shown(value)}", HINT)
+    return ProfileError(f"{source}: {where} must be {_rule(told)}, not {shown(value)}", HINT)
 
 
-def _options(annotation: Any) -> list[tuple[Any, tuple[Any, ...]]]:
-    """The types that a value may have, each with what is said of it."""
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        inner, *said = typing.get_args(annotation)
-        return [(kind, (*more, *said)) for kind, more in _options(inner)]
-    if origin in (typing.Union, types.UnionType):
-        return [one for option in typing.get_args(annotation) for one in _options(option)]
-    return [(annotation, ())]
-
-
-def _is_of(annotation: Any, value: object) -> bool:
-    """Whether a value has one of the types, exactly: a bool is no int here."""
-    for option, _ in _options(annotation):
-        if typing.get_origin(option) is Literal:
-            if isinstance(value, str) and value in typing.get_args(option):
-                return True
-        elif type(value) is option or (option is float and type(value) is int):
-            return True
-    return False
-
-
-def _rule(annotation: Any, said: Iterable[Any]) -> str:
-    """What a value of the right type must be, in words."""
-    everything = [*said, *(one for _, more in _options(annotation) for one in more)]
-    for one in everything:
-        if isinstance(one, Rule):
-            return one.text
-    limits: dict[str, Any] = {}
-    for one in everything:
-        for part in getattr(one, "metadata", [one]):
-            for name in ("gt", "ge", "le"):
-                if getattr(part, name, None) is not None:
-                    limits[name] = getattr(part, name)
-    if "gt" in limits:
-        return f"above {limits['gt']} and at most {limits['le']}"
-    return (
-        f"from {limits['ge']} to {limits['le']}" if "le" in limits else f"at least {limits['ge']}"
-    )
-
-
-_TYPE_NAMES: Mapping[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    types.NoneType: "null",
-    dict: "a mapping",
-    list: "a list",
+# What pydantic calls values of the right type that are not allowed.
+_LIMITS = {"greater_than", "greater_than_equal", "less_than_equal", "string_pattern_mismatch"}
+_TYPE_NAMES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "null": "null",
+    "object": "a mapping",
 }
 
 
-def _ill_typed(source: str, where: str, annotation: Any, value: object) -> ProfileError:
+def _options(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The schemas of which a value fits one."""
+    options: list[dict[str, Any]] = told.get("anyOf", [told])
+    return options
+
+
+def _rule(told: Mapping[str, Any]) -> str:
+    """What a value of the right type must be, in words."""
+    limits = {key: value for one in (*_options(told), told) for key, value in one.items()}
+    if "rule" in limits:
+        return str(limits["rule"])
+    if "exclusiveMinimum" in limits:
+        return f"above {limits['exclusiveMinimum']} and at most {limits['maximum']}"
+    if "maximum" in limits:
+        return f"from {limits['minimum']} to {limits['maximum']}"
+    return f"at least {limits['minimum']}"
+
+
+def _ill_typed(source: str, where: str, told: Mapping[str, Any], value: object) -> ProfileError:
     words: list[str] = []
     literals: list[str] = []
-    for option, _ in _options(annotation):
-        if typing.get_origin(option) is Literal:
-            literals += typing.get_args(option)
-            words += typing.get_args(option)
-        else:
-            words.append(_TYPE_NAMES.get(option, "a mapping"))
+    for option in _options(told):
+        fixed = option.get("enum", [option["const"]] if "const" in option else [])
+        literals += fixed
+        words += fixed or [_TYPE_NAMES[option["type"]]]
     expected = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     near = nearest(value, literals) if isinstance(value, str) else ""
-    given = _TYPE_NAMES[type(value)] if isinstance(value, dict | list) else shown(value)
+    given = "a mapping" if isinstance(value, dict) else shown(value)
+    given = "a list" if isinstance(value, list) else given
     return ProfileError(f"{source}: {where} expects {expected}, not {given}{near}", HINT)

@@ -6,8 +6,7 @@ publish is our choice and marked so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,11 +20,9 @@ AUTO: Literal["auto"] = "auto"
 NO_ENCODER = frozenset({"none", "attention"})
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """In words, what a value of the right type must be."""
-
-    text: str
+def _must_be(rule: str, **limits: Any) -> Any:
+    """Limits of a value, and in words what one of the right type must be."""
+    return Field(json_schema_extra={"rule": rule}, **limits)
 
 
 Auto = Literal["auto"]
@@ -34,16 +31,14 @@ LayerOrAuto = int | Auto
 LocalMode = Literal["strict", "refill", "off"]
 Representative = Literal["score", "first", "middle"]
 _Layer = Annotated[int, Field(ge=1)] | Auto
-_LastLayer = Annotated[int, Field(ge=1), Rule("at least 1, where the first layer is")] | Auto
+_LastLayer = Annotated[int, _must_be("at least 1, where the first layer is", ge=1)] | Auto
 _OneLayer = Annotated[int, Field(ge=1, le=1000)] | Auto
 _Count = Annotated[int, Field(ge=1, le=4096)]
 _Share = Annotated[float, Field(ge=0, le=1)]
-_Cosine = Annotated[float, Field(ge=-1, le=1), Rule("a cosine from -1 to 1")]
+_Cosine = Annotated[float, _must_be("a cosine from -1 to 1", ge=-1, le=1)]
 _Apart = Annotated[float, Field(ge=0, le=2)]
 _Encoder = Annotated[
-    str,
-    Field(pattern=r"\S", description="none, attention, a hub id, or a folder"),
-    Rule("a name"),
+    str, _must_be("a name", pattern=r"\S", description="none, attention, a hub id, or a folder")
 ]
 
 
@@ -57,15 +52,17 @@ class Knobs(BaseModel):
         return self.model_copy(update=changes)
 
 
-def _broken(where: str, rule: str) -> PydanticCustomError:
+def _broken(where: str, rule: str, value: object) -> PydanticCustomError:
     """A rule about several values; `adatp_cli.profiles` tells it."""
-    return PydanticCustomError("rule", "{rule}", {"where": where, "rule": rule})
+    told = {"where": where, "rule": rule, "value": value}
+    return PydanticCustomError("rule", "{where} must be {rule}", told)
 
 
 def _layers_in_order(knobs: Any) -> Any:
     lowest = 1 if knobs.first_layer == AUTO else knobs.first_layer
     if knobs.last_layer != AUTO and knobs.last_layer < lowest:
-        raise _broken("last_layer", f"at least {lowest}, where the first layer is")
+        rule = f"at least {lowest}, where the first layer is"
+        raise _broken("last_layer", rule, knobs.last_layer)
     return knobs
 
 
@@ -327,9 +324,9 @@ class Profile(Knobs):
 
     published: ClassVar[Positions] = "original"
 
-    name: Annotated[str, Field(pattern=r"\S"), Rule("a word")]
+    name: Annotated[str, _must_be("a word", pattern=r"\S")]
     method: str
-    description: Annotated[str, Field(pattern=r"^[^\n]*$"), Rule("one line")] = ""
+    description: Annotated[str, _must_be("one line", pattern=r"^[^\n]*$")] = ""
     budget: Annotated[
         float | None,
         Field(
@@ -341,10 +338,10 @@ class Profile(Knobs):
     frames: Annotated[int, Field(ge=1)] | None = None
     reuse_frames: Annotated[
         _Share | None,
-        Rule("from 0 to 1, or null"),
-        Field(
+        _must_be(
+            "from 0 to 1, or null",
             description="Largest change of a frame's parts, of a pixel's range, at which it takes "
-            "over the tokens of the last encoded frame; null encodes every frame"
+            "over the tokens of the last encoded frame; null encodes every frame",
         ),
     ] = None
     positions: Annotated[
@@ -357,9 +354,10 @@ class Profile(Knobs):
         budget = self.budget
         if self.method == "vanilla":
             if budget is not None:
-                raise _broken("budget", "null for vanilla, which prunes nothing")
+                raise _broken("budget", "null for vanilla, which prunes nothing", budget)
         elif budget is None or not 0.0 < budget <= 1.0:
-            raise _broken("budget", "above 0 and at most 1 for a method that prunes")
+            rule = "above 0 and at most 1 for a method that prunes"
+            raise _broken("budget", rule, budget)
         return self
 
     @property
@@ -451,7 +449,7 @@ class AdaTPPlusProfile(AdaTPProfile):
     def _looks_at_frames(self) -> Self:
         if self.relevance.encoder in NO_ENCODER:
             rule = "an encoder for adatp-plus, whose salient tokens are those that it looks at"
-            raise _broken("relevance.encoder", rule)
+            raise _broken("relevance.encoder", rule, self.relevance.encoder)
         return self
 
 
@@ -539,11 +537,9 @@ def profile_schema() -> dict[str, Any]:
     """The JSON Schema of a profile in a record: every section, null for those of other methods."""
     properties: dict[str, Any] = {}
     for kind in PROFILES.values():
-        made = kind.model_json_schema()
-        for name, told in made["properties"].items():
-            plain = _inlined(told, made.get("$defs", {}))
+        for name, told in schema_of(kind, without=("rule",))["properties"].items():
             general = name in Profile.model_fields
-            properties.setdefault(name, plain if general else {"anyOf": [plain, {"type": "null"}]})
+            properties.setdefault(name, told if general else {"anyOf": [told, {"type": "null"}]})
     properties["method"] = {"enum": sorted(PROFILES)}
     return {
         "type": "object",
@@ -553,18 +549,25 @@ def profile_schema() -> dict[str, Any]:
     }
 
 
-def _inlined(told: Any, definitions: Mapping[str, Any]) -> Any:
-    """A part of a schema without references, titles and defaults; records hold every key."""
+def schema_of(kind: type[Knobs], without: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON Schema of a class of values in one piece; with each value's `rule` in words."""
+    made = kind.model_json_schema()
+    plain: dict[str, Any] = _inlined(made, made.pop("$defs", {}), {"title", "default", *without})
+    return plain
+
+
+def _inlined(told: Any, definitions: Mapping[str, Any], without: Collection[str]) -> Any:
+    """A part of a schema without references and those keys; records hold every key."""
     if isinstance(told, list):
-        return [_inlined(one, definitions) for one in told]
+        return [_inlined(one, definitions, without) for one in told]
     if not isinstance(told, dict):
         return told
     if "$ref" in told:
-        return _inlined(definitions[told["$ref"].rsplit("/", 1)[1]], definitions)
+        return _inlined(definitions[told["$ref"].rsplit("/", 1)[1]], definitions, without)
     left = {
-        key: _inlined(value, definitions)
+        key: _inlined(value, definitions, without)
         for key, value in told.items()
-        if key not in ("title", "default") or isinstance(value, dict)
+        if key not in without or isinstance(value, dict)
     }
     if "properties" in left:
         left.pop("description", None)
