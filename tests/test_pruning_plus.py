@@ -16,7 +16,7 @@ from adatp_cli.pruning.knobs import EntryKnobs
 from adatp_cli.pruning.method import ClipSignals, LayerStep, VisualLayout
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.methods.adatp_plus import thin_out
-from adatp_cli.pruning.segments import SegmentTable, weigh_segments
+from adatp_cli.pruning.segments import SegmentTable
 from tests.pruning_case import SHAPE
 
 KNOBS = EntryKnobs()
@@ -24,7 +24,7 @@ LAYERS = SHAPE.layers
 
 
 def table_of(*bounds: int) -> SegmentTable:
-    return weigh_segments(bounds, torch.zeros(bounds[-1] - 1), None, 0.0)
+    return SegmentTable(bounds, torch.zeros(bounds[-1] - 1))
 
 
 def clip(frames: int, per_frame: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ def test_salient_tokens_enter_unchanged_and_the_rest_is_merged() -> None:
 
 def test_segments_share_by_length_and_not_by_weight() -> None:
     tokens, attention = clip(8, 9)
-    table = weigh_segments((0, 2, 8), torch.zeros(7), torch.tensor([1.0, 1.0] + [0.0] * 6), 3.0)
+    table = SegmentTable((0, 2, 8), torch.zeros(7), torch.tensor([1.0, 1.0] + [0.0] * 6), 3.0)
     assert table.weights == (4.0, 1.0)
     entry = thin_out(tokens, attention, table, 24, KNOBS)
     assert int((entry.owners < 18).sum()) == 6

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adatp_cli.pruning.segments import (
+    SegmentTable,
     frame_relevance,
     neighbour_similarity,
     segment_bounds,
     segment_budgets,
-    weigh_segments,
 )
 
 
@@ -36,7 +36,7 @@ def test_a_similarity_at_the_threshold_does_not_cut():
 
 def test_segments_that_match_the_question_weigh_more():
     relevance = torch.tensor([0.1, 0.1, 0.9, 0.7, 0.1])
-    table = weigh_segments((0, 2, 4, 5), torch.zeros(4), relevance, 0.5)
+    table = SegmentTable((0, 2, 4, 5), torch.zeros(4), relevance, 0.5)
     assert table.weights == (1.0, 1.5, 1.0)
     assert table.salient == (False, True, False)
     assert table.lengths == (2, 2, 1)
@@ -45,7 +45,7 @@ def test_segments_that_match_the_question_weigh_more():
 
 
 def test_a_segment_at_the_mean_counts_as_matching():
-    whole = weigh_segments((0, 3), torch.zeros(2), torch.tensor([0.1, 0.2, 0.3]), 0.5)
+    whole = SegmentTable((0, 3), torch.zeros(2), torch.tensor([0.1, 0.2, 0.3]), 0.5)
     assert (whole.weights, whole.salient) == ((1.5,), (True,))
 
 
@@ -55,16 +55,16 @@ def test_segments_that_match_equally_weigh_the_same_whatever_rounding_says(scale
     bounds, similarity = (0, 15, 29, 30, 32), torch.zeros(31)
     means = [float(alike[a:b].mean()) for a, b in pairwise(bounds)]
     assert scale < 1 or min(means) < float(alike.mean())  # what a plain comparison would see
-    assert weigh_segments(bounds, similarity, alike, 0.5).salient == (True,) * 4
+    assert SegmentTable(bounds, similarity, alike, 0.5).salient == (True,) * 4
     # Float32's noise, as two passes of an encoder leave it, is rounding too; a difference is not.
     noise = torch.tensor([1.0, -1.0] * 16) * 1e-7 * scale
-    assert weigh_segments(bounds, similarity, alike + noise, 0.5).weights == (1.5,) * 4
+    assert SegmentTable(bounds, similarity, alike + noise, 0.5).weights == (1.5,) * 4
     alike[:15] += 1e-3 * scale
-    assert weigh_segments(bounds, similarity, alike, 0.5).weights == (1.5, 1.0, 1.0, 1.0)
+    assert SegmentTable(bounds, similarity, alike, 0.5).weights == (1.5, 1.0, 1.0, 1.0)
 
 
 def test_without_relevance_all_segments_weigh_the_same():
-    table = weigh_segments((0, 2, 5), torch.zeros(4), None, 0.5)
+    table = SegmentTable((0, 2, 5), torch.zeros(4), None, 0.5)
     assert table.weights == (1.0, 1.0)
     assert table.salient == (False, False)
     assert table.segment_relevance is None

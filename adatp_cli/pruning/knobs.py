@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from adatp_cli.errors import ProfileError, UsageError
+from adatp_cli.errors import UsageError
 
 AUTO: Literal["auto"] = "auto"
 
@@ -379,21 +379,6 @@ class Profile(Knobs):
     def text_tokens(self) -> int | None:
         """Longest question that the encoder reads; None for as many as it can."""
         return None
-
-    @property
-    def share(self) -> float:
-        """The budget of a profile that prunes.
-
-        Raises
-        ------
-        ProfileError
-            It has none.
-        """
-        if self.budget is None:
-            raise ProfileError(
-                f"profile {self.name!r} prunes but has no budget", "give it one, or use --budget"
-            )
-        return self.budget
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as plain nested data, in the order of the YAML schema."""

@@ -269,8 +269,8 @@ class PruningMethod(ABC):
 
     @property
     def budget(self) -> float:
-        """As `Profile.share`."""
-        return float(self.profile.share)
+        """Share of the vanilla cost, in the paper's convention, of a method that prunes."""
+        return float(self.profile.budget)
 
     @property
     def needs(self) -> SignalNeeds:

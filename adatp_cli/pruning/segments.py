@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -14,28 +15,47 @@ from torch import Tensor
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class SegmentTable:
-    """The segments of one clip under one question."""
+    """The segments of one clip under one question, with their weights: global debiasing.
+
+    A segment is salient when its mean relevance reaches the mean over all frames; what differs by
+    rounding alone counts as equal. Rule and weight are our choice: the paper says only that
+    matching segments get more.
+    """
 
     bounds: tuple[int, ...]  # S + 1, from 0 to T; segment k: frames bounds[k] .. bounds[k+1] - 1
-    weights: tuple[float, ...]  # S: 1 + lambda for a salient segment, else 1
     similarity: Tensor  # (T-1,) float64: cosine of each frame to the next, for the cuts
-    relevance: Tensor | None  # (T,) float64: match of each frame to the question, where measured
-    segment_relevance: tuple[float, ...] | None  # S means of `relevance`
+    relevance: Tensor | None = (
+        None  # (T,) float64 on the CPU: match to the question, where measured
+    )
+    weight: float = 0.0  # lambda
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Frames per segment."""
         return tuple(b - a for a, b in pairwise(self.bounds))
 
-    @property
+    @cached_property
+    def segment_relevance(self) -> tuple[float, ...] | None:
+        """S means of `relevance`."""
+        if self.relevance is None:
+            return None
+        return tuple(float(self.relevance[a:b].mean()) for a, b in pairwise(self.bounds))
+
+    @cached_property
     def salient(self) -> tuple[bool, ...]:
         """Which segments match the question at least as well as the clip does on average."""
-        relevance = self.segment_relevance
-        if relevance is None or self.relevance is None:
-            return (False,) * len(self.weights)
-        return _salient(relevance, self.relevance)
+        if self.relevance is None or self.segment_relevance is None:
+            return (False,) * len(self.lengths)
+        rounding = _ROUNDING * float(self.relevance.abs().max())
+        reached = float(self.relevance.mean()) - rounding
+        return tuple(mean >= reached for mean in self.segment_relevance)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """1 + lambda for a salient segment, else 1."""
+        return tuple(1.0 + self.weight if salient else 1.0 for salient in self.salient)
 
     def of_frames(self) -> Tensor:
         """(T,) int64: the segment that each frame belongs to."""
@@ -85,23 +105,6 @@ def debiased_frame_relevance(
         return total.index_add_(0, frame, row.double()).clamp_min(tiny)
 
     return mass(question).log() - mass(baseline).log()
-
-
-def weigh_segments(
-    bounds: tuple[int, ...], similarity: Tensor, relevance: Tensor | None, weight: float
-) -> SegmentTable:
-    """Segments with their weights: global debiasing; equal weights without a relevance.
-
-    A segment whose mean relevance reaches the mean over all frames weighs 1 + `weight` (lambda),
-    the others 1; what differs by rounding alone counts as equal. Rule and value are our choice: the
-    paper says only that matching segments get more.
-    """
-    if relevance is None:
-        return SegmentTable(bounds, (1.0,) * (len(bounds) - 1), similarity, None, None)
-    values = relevance.detach().double().cpu()
-    means = tuple(float(values[a:b].mean()) for a, b in pairwise(bounds))
-    weights = tuple(1.0 + weight if salient else 1.0 for salient in _salient(means, values))
-    return SegmentTable(bounds, weights, similarity, values, means)
 
 
 def segment_budgets(
@@ -165,8 +168,3 @@ def _waterfill(
     reached = sum(below.values(), Fraction(0))
     part = (total - reached) / (sum(above.values(), Fraction(0)) - reached)
     return {k: below[k] + part * (above[k] - below[k]) for k in share}
-
-
-def _salient(means: Sequence[float], relevance: Tensor) -> tuple[bool, ...]:
-    reached = float(relevance.mean()) - _ROUNDING * float(relevance.abs().max())
-    return tuple(mean >= reached for mean in means)

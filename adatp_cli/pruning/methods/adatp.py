@@ -6,6 +6,7 @@ choice.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +35,6 @@ from adatp_cli.pruning.segments import (
     neighbour_similarity,
     segment_bounds,
     segment_budgets,
-    weigh_segments,
 )
 from adatp_cli.pruning.selection import select_tokens
 
@@ -135,7 +135,7 @@ class AdaTP(PruningMethod):
         threshold = knobs.threshold if pooled else knobs.tower_threshold
         whole = (0, len(vectors))
         bounds = whole if knobs.signal == "none" else segment_bounds(similarity, threshold)
-        return weigh_segments(bounds, similarity, relevance, self.profile.relevance.weight)
+        return SegmentTable(bounds, similarity, relevance, self.profile.relevance.weight)
 
 
 class AdaTPPlan(PruningPlan):
@@ -173,12 +173,7 @@ class AdaTPPlan(PruningPlan):
             relevance = debiased_frame_relevance(
                 step.question, step.baseline, frame, self._layout.frames
             )
-            self.segments = weigh_segments(
-                self.segments.bounds,
-                self.segments.similarity,
-                relevance,
-                self._knobs.relevance.weight,
-            )
+            self.segments = replace(self.segments, relevance=relevance)
         table = self.segments
         segment = table.of_frames()[frame]
         capacity = torch.bincount(segment, minlength=len(table.weights)).tolist()

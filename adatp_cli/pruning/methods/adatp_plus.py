@@ -17,12 +17,7 @@ from adatp_cli.cost import LanguageShape
 from adatp_cli.pruning.budget import Schedule, pruned_layers, solve_entry
 from adatp_cli.pruning.families import needed
 from adatp_cli.pruning.knobs import AdaTPPlusProfile, EntryKnobs
-from adatp_cli.pruning.method import (
-    ClipSignals,
-    SignalNeeds,
-    VisualEntry,
-    VisualLayout,
-)
+from adatp_cli.pruning.method import ClipSignals, SignalNeeds, VisualEntry, VisualLayout
 from adatp_cli.pruning.methods.adatp import AdaTP
 from adatp_cli.pruning.methods.fastvid import anchors_of, merge_segment
 from adatp_cli.pruning.segments import SegmentTable, segment_budgets

@@ -17,13 +17,8 @@ from torch import Tensor
 
 from adatp_cli.pruning.families import InputCompression, needed
 from adatp_cli.pruning.knobs import MergeKnobs
-from adatp_cli.pruning.method import (
-    ClipSignals,
-    SignalNeeds,
-    VisualEntry,
-    VisualLayout,
-)
-from adatp_cli.pruning.segments import SegmentTable, neighbour_similarity, weigh_segments
+from adatp_cli.pruning.method import ClipSignals, SignalNeeds, VisualEntry, VisualLayout
+from adatp_cli.pruning.segments import SegmentTable, neighbour_similarity
 from adatp_cli.pruning.selection import largest
 
 
@@ -61,7 +56,7 @@ class FastVID(InputCompression):
         made = torch.cat((tokens[chosen.to(tokens.device)], merged.to(tokens)))
         breaks = torch.zeros(len(owners), dtype=torch.bool)
         entry = VisualEntry(made[order.to(made.device)], owners[order], breaks, macs)
-        return entry, weigh_segments(bounds, similarity, None, 0.0)
+        return entry, SegmentTable(bounds, similarity)
 
 
 def cut(similarity: Tensor, segments: int, threshold: float) -> tuple[int, ...]:

@@ -18,13 +18,8 @@ from torch import Tensor
 from adatp_cli.errors import UsageError
 from adatp_cli.pruning.families import InputCompression, needed
 from adatp_cli.pruning.knobs import UniCompKnobs
-from adatp_cli.pruning.method import (
-    ClipSignals,
-    SignalNeeds,
-    VisualEntry,
-    VisualLayout,
-)
-from adatp_cli.pruning.segments import SegmentTable, neighbour_similarity, weigh_segments
+from adatp_cli.pruning.method import ClipSignals, SignalNeeds, VisualEntry, VisualLayout
+from adatp_cli.pruning.segments import SegmentTable, neighbour_similarity
 
 
 class UniComp(InputCompression):
@@ -46,7 +41,7 @@ class UniComp(InputCompression):
         knobs, means = self.profile.unicomp, tokens.float().mean(1)
         # At most 1 + int(1/r) frames to a group, where r is the share of tokens that stay.
         bounds = frame_groups(means, knobs.frame_threshold, 1 + layout.visual // count)
-        table = weigh_segments(bounds, neighbour_similarity(means), None, 0.0)
+        table = SegmentTable(bounds, neighbour_similarity(means))
         firsts = torch.tensor(bounds[:-1])
         fused = torch.stack([tokens[a:b].float().mean(0) for a, b in pairwise(bounds)])
         groups = len(firsts)

@@ -13,11 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatp_cli.pruning.families import InputCompression, needed
-from adatp_cli.pruning.method import (
-    ClipSignals,
-    VisualEntry,
-    VisualLayout,
-)
+from adatp_cli.pruning.method import ClipSignals, VisualEntry, VisualLayout
 
 _WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 _TEMPERATURE = 0.01
