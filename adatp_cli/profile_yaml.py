@@ -14,19 +14,13 @@ import yaml
 from adatp_cli.errors import ProfileError
 from adatp_cli.text import decoded, shown
 
-# A settings file is a page of text. Anything larger is some other file given by mistake.
+# A profile is a page of text. Anything larger is some other file given by mistake.
 MAX_BYTES = 64 * 1024
 HINT = "`adatp profiles show adatp` prints a complete profile to start from"
 
 
 def read_text(path: Path) -> str:
-    """The text of a settings file.
-
-    Raises
-    ------
-    ProfileError
-        The file is not there, not readable, not text or too large.
-    """
+    """The text of a profile file; a ProfileError where it is not there, no text or too large."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -48,18 +42,23 @@ def read_text(path: Path) -> str:
 
 
 def mapping(text: str, source: str) -> dict[Any, Any]:
-    """The keys and values of YAML text; `source` names the file in errors.
-
-    Raises
-    ------
-    ProfileError
-        The text is not a mapping.
-    """
-    data = _parse_yaml(text, source)
+    """The keys and values of YAML text; a ProfileError, which names `source`, where it has none."""
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        problem = error.problem or "not valid YAML"
+        raise ProfileError(f"{source}{place}: {problem}", HINT) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ProfileError(f"{source}: not valid YAML", HINT) from None
     if data is None:
         raise ProfileError(f"{source}: the profile is empty", HINT)
     if not isinstance(data, dict):
-        raise ProfileError(f"{source}: expected keys and values, found {_found(data)}", HINT)
+        names = {"str": "text", "list": "a list", "int": "a whole number", "float": "a number"}
+        found = type(data).__name__
+        found = names.get(found, found)
+        raise ProfileError(f"{source}: expected keys and values, found {found}", HINT)
     return data
 
 
@@ -120,21 +119,3 @@ class _Dumper(yaml.SafeDumper):
         ]
         for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}
     }
-
-
-def _parse_yaml(text: str, source: str) -> object:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        problem = error.problem or "not valid YAML"
-        raise ProfileError(f"{source}{place}: {problem}", HINT) from None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ProfileError(f"{source}: not valid YAML", HINT) from None
-
-
-def _found(value: object) -> str:
-    names = {"str": "text", "list": "a list", "int": "a whole number", "float": "a number"}
-    name = type(value).__name__
-    return names.get(name, name)

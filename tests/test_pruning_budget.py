@@ -59,12 +59,6 @@ def test_layers_outside_the_model_are_refused(first: int, last: LayerOrAuto):
         pruned_layers(12, first, last)
 
 
-@pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])
-def test_a_share_outside_zero_to_one_is_refused(share: float):
-    with pytest.raises(UsageError, match="share of the vanilla cost"):
-        solve_budget(share, 6272, SEVEN_B, PUBLISHED)
-
-
 def test_an_unreachable_share_names_the_smallest_and_that_one_works():
     with pytest.raises(UsageError, match="cannot be reached") as caught:
         solve_budget(0.05, 6272, SEVEN_B, PUBLISHED)

@@ -27,7 +27,7 @@ from adatp_cli.pruning.methods.fastv import FastV
 from adatp_cli.pruning.methods.pyramiddrop import PyramidDrop, stage_layers
 from adatp_cli.pruning.methods.random_tokens import RandomTokens
 from adatp_cli.pruning.methods.uniform import Uniform, spread_positions
-from adatp_cli.pruning.selection import largest
+from adatp_cli.pruning.segments import largest
 from tests.pruning_case import LAYOUT, SHAPE, build_model, build_prompt, masked_run, prefill
 
 SIGNALS = ClipSignals(tower_vectors=torch.zeros(4, 2))

@@ -16,8 +16,7 @@ from adatp_cli.pruning.knobs import FastVIDKnobs, FastVIDProfile
 from adatp_cli.pruning.method import ClipSignals, VisualLayout
 from adatp_cli.pruning.methods import method_of
 from adatp_cli.pruning.methods.fastvid import FastVID, cut, density_peaks, merge, squared_distances
-from adatp_cli.pruning.segments import neighbour_similarity
-from adatp_cli.pruning.selection import largest
+from adatp_cli.pruning.segments import largest, neighbour_similarity
 
 SEVEN_B = KNOWN_SHAPES["7b"].language
 

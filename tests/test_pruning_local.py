@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatp_cli.pruning.selection import representatives, select_tokens
+from adatp_cli.pruning.segments import representatives, select_tokens
 
 # Two frames of three positions each, one segment; position 0 is hot in both frames.
 SCORES = torch.tensor([0.9, 0.1, 0.3, 0.8, 0.4, 0.2])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from adatp_cli.errors import PruningError
 from adatp_cli.pruning.attention_rows import attention_rows, project_query
-from adatp_cli.pruning.selection import largest
+from adatp_cli.pruning.segments import largest
 
 Floats = npt.NDArray[np.float64]
 # The paper's clips have 32 frames, and its last eighth of them are 4.

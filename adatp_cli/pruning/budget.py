@@ -98,15 +98,9 @@ def solve_budget(share: float, visual: int, shape: LanguageShape, drops: Sequenc
     below it by less than one token in the layers between two drops.
 
     The share is of the paper-convention cost; `drops` are the rising layers before which tokens are
-    dropped, of which layer 0 stands for what happens before the language model. A UsageError for a
-    share outside (0, 1], or one that even a single token after each drop exceeds; it names the
-    smallest share that can be reached.
+    dropped, of which layer 0 stands for what happens before the language model. A UsageError where
+    even a single token after each drop exceeds it; it names the smallest share that can be reached.
     """
-    if not 0.0 < share <= 1.0:
-        raise UsageError(
-            f"the budget is {share:g}, but it is a share of the vanilla cost",
-            "give a number above 0 and at most 1, such as 0.273",
-        )
     if visual < 1:
         raise ValueError(f"{visual} visual tokens cannot be pruned")
     vanilla = shape.layers * paper_layer_cost(visual, shape)

@@ -23,8 +23,7 @@ from adatp_cli.pruning.method import (
     VisualEntry,
     VisualLayout,
 )
-from adatp_cli.pruning.segments import SegmentTable
-from adatp_cli.pruning.selection import largest
+from adatp_cli.pruning.segments import SegmentTable, largest
 
 
 class LayerDrops(PruningMethod):

@@ -35,8 +35,8 @@ from adatp_cli.pruning.segments import (
     neighbour_similarity,
     segment_bounds,
     segment_budgets,
+    select_tokens,
 )
-from adatp_cli.pruning.selection import select_tokens
 
 
 class AdaTP(PruningMethod):

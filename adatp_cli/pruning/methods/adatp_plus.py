@@ -20,8 +20,7 @@ from adatp_cli.pruning.knobs import AdaTPPlusProfile, EntryKnobs
 from adatp_cli.pruning.method import ClipSignals, SignalNeeds, VisualEntry, VisualLayout
 from adatp_cli.pruning.methods.adatp import AdaTP
 from adatp_cli.pruning.methods.fastvid import anchors_of, merge_segment
-from adatp_cli.pruning.segments import SegmentTable, segment_budgets
-from adatp_cli.pruning.selection import largest
+from adatp_cli.pruning.segments import SegmentTable, largest, segment_budgets
 
 
 class AdaTPPlus(AdaTP):

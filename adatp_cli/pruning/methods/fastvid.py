@@ -18,8 +18,7 @@ from torch import Tensor
 from adatp_cli.pruning.families import InputCompression, needed
 from adatp_cli.pruning.knobs import MergeKnobs
 from adatp_cli.pruning.method import ClipSignals, SignalNeeds, VisualEntry, VisualLayout
-from adatp_cli.pruning.segments import SegmentTable, neighbour_similarity
-from adatp_cli.pruning.selection import largest
+from adatp_cli.pruning.segments import SegmentTable, largest, neighbour_similarity
 
 
 class FastVID(InputCompression):
