@@ -13,19 +13,9 @@ from pydantic import BaseModel, ValidationError
 from adatp_cli import profile_yaml
 from adatp_cli.errors import ProfileError, UsageError
 from adatp_cli.profile_yaml import HINT
-from adatp_cli.pruning.knobs import PROFILES, Knobs, Profile, schema_of, sections_of
+from adatp_cli.pruning.knobs import PROFILES, Knobs, schema_of, sections_of
+from adatp_cli.pruning.knobs import Profile as Profile
 from adatp_cli.text import nearest, shown
-
-__all__ = [
-    "DEFAULT_PROFILE",
-    "Profile",
-    "builtin_names",
-    "load_profile",
-    "parse_profile",
-    "profile_folder",
-    "read_share",
-    "unpruned",
-]
 
 DEFAULT_PROFILE = "adatp"
 

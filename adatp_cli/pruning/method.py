@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import torch
@@ -96,12 +96,8 @@ class SignalNeeds:
 
     def __or__(self, other: SignalNeeds) -> SignalNeeds:
         """What either wants, for a clip that several methods look at."""
-        return SignalNeeds(
-            self.frame_vectors or other.frame_vectors,
-            self.question_vector or other.question_vector,
-            self.probe_attention or other.probe_attention,
-            self.tower_keys or other.tower_keys,
-        )
+        both = zip(astuple(self), astuple(other), strict=True)
+        return SignalNeeds(*(one or another for one, another in both))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +209,7 @@ class ModelContext:
     seed: int = 0  # of the run
 
 
+@dataclass(eq=False)
 class PruningPlan:
     """One question's plan. It may hold state and serves for one prefill only.
 
@@ -228,17 +225,10 @@ class PruningPlan:
         The segments as known by now; None for a method that makes none.
     """
 
-    def __init__(
-        self,
-        keep_counts: Mapping[int, int],
-        positions: Positions = "original",
-        entry: VisualEntry | None = None,
-        segments: SegmentTable | None = None,
-    ) -> None:
-        self.keep_counts = keep_counts
-        self.positions = positions
-        self.entry = entry
-        self.segments = segments
+    keep_counts: Mapping[int, int]
+    positions: Positions = "original"
+    entry: VisualEntry | None = None
+    segments: SegmentTable | None = None
 
     def request(self, layer: int) -> ScoreRequest:  # noqa: ARG002 - for subclasses
         """The rows needed before layer `layer`."""
