@@ -1,23 +1,26 @@
-"""Profiles by name or from a YAML file, one clear line for each mistake in it."""
+"""Profiles by name or from a YAML file, read strictly, with one clear line for each mistake."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
-from adatp_cli import profile_yaml
 from adatp_cli.errors import ProfileError, UsageError
-from adatp_cli.profile_yaml import HINT
 from adatp_cli.pruning.knobs import PROFILES, Knobs, schema_of, sections_of
 from adatp_cli.pruning.knobs import Profile as Profile
-from adatp_cli.text import nearest, shown
+from adatp_cli.text import decoded, nearest, shown
 
 DEFAULT_PROFILE = "adatp"
+# A profile is a page of text. Anything larger is some other file given by mistake.
+_MAX_BYTES = 64 * 1024
+_HINT = "`adatp profiles show adatp` prints a complete profile to start from"
 
 
 def read_share(text: str) -> float:
@@ -59,7 +62,7 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
     """
     text = os.fspath(name_or_path)
     if Path(text).suffix.lower() in (".yaml", ".yml") or os.sep in text or "/" in text:
-        return parse_profile(profile_yaml.read_text(Path(text).expanduser()), text)
+        return parse_profile(_read_text(Path(text).expanduser()), text)
     names = builtin_names()
     if text not in names:
         raise ProfileError(
@@ -67,7 +70,7 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
             f"choose one of {', '.join(names)}, or give the path of a YAML file",
         )
     path = profile_folder() / f"{text}.yaml"
-    return parse_profile(profile_yaml.read_text(path), str(path))
+    return parse_profile(_read_text(path), str(path))
 
 
 def unpruned(profile: Profile) -> Profile:
@@ -83,7 +86,7 @@ def parse_profile(text: str, source: str) -> Profile:
     ProfileError
         The text is not a valid profile.
     """
-    data = profile_yaml.mapping(text, source)
+    data = _mapping(text, source)
     budget = data.get("budget")
     if isinstance(budget, str) and budget.strip().endswith("%"):
         with contextlib.suppress(UsageError):  # what is no share is told below
@@ -97,7 +100,7 @@ def parse_profile(text: str, source: str) -> Profile:
     _check_keys(kind or Profile, data, source, known=(*Profile.model_fields, *sections))
     if kind is None:
         if "method" not in data:
-            raise ProfileError(f"{source}: the key 'method' is missing", HINT)
+            raise ProfileError(f"{source}: the key 'method' is missing", _HINT)
         raise _ill_typed(source, "method", {"enum": sorted(PROFILES)}, method)
     for section in sorted(foreign.intersection(data)):
         raise ProfileError(
@@ -139,11 +142,11 @@ def _told(kind: type[Profile], error: ValidationError, source: str) -> ProfileEr
     mistake, value, context = first["type"], first["input"], first.get("ctx", {})
     path = [str(part) for part in first["loc"]]
     if mistake == "missing":
-        return ProfileError(f"{source}: the key {'.'.join(path)!r} is missing", HINT)
+        return ProfileError(f"{source}: the key {'.'.join(path)!r} is missing", _HINT)
     if mistake == "rule":
         path += context["where"].split(".")
         rule, value = context["rule"], context["value"]
-        return ProfileError(f"{source}: {'.'.join(path)} must be {rule}, not {shown(value)}", HINT)
+        return ProfileError(f"{source}: {'.'.join(path)} must be {rule}, not {shown(value)}", _HINT)
     told: dict[str, Any] = schema_of(kind)
     names: list[str] = []
     for part in path:
@@ -156,7 +159,7 @@ def _told(kind: type[Profile], error: ValidationError, source: str) -> ProfileEr
         return _ill_typed(source, where, told, value)
     if type(value) is int and any(one.get("type") == "number" for one in _options(told)):
         value = float(value)
-    return ProfileError(f"{source}: {where} must be {_rule(told)}, not {shown(value)}", HINT)
+    return ProfileError(f"{source}: {where} must be {_rule(told)}, not {shown(value)}", _HINT)
 
 
 # What pydantic calls values of the right type that are not allowed.
@@ -199,4 +202,106 @@ def _ill_typed(source: str, where: str, told: Mapping[str, Any], value: object) 
     near = nearest(value, literals) if isinstance(value, str) else ""
     given = "a mapping" if isinstance(value, dict) else shown(value)
     given = "a list" if isinstance(value, list) else given
-    return ProfileError(f"{source}: {where} expects {expected}, not {given}{near}", HINT)
+    return ProfileError(f"{source}: {where} expects {expected}, not {given}{near}", _HINT)
+
+
+def _read_text(path: Path) -> str:
+    """The text of a profile file; a ProfileError where it is not there, no text or too large."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ProfileError(f"{path}: there is no such profile file", _HINT) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ProfileError(f"{path}: cannot be read as a profile ({reason})", _HINT) from None
+    if len(raw) > _MAX_BYTES:
+        size = f"{_MAX_BYTES // 1024} KiB"
+        raise ProfileError(f"{path}: larger than {size}, so not a profile", _HINT)
+    try:
+        text = decoded(raw)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ProfileError(f"{path}: not a text file, so not a profile", _HINT)
+    return text
+
+
+def _mapping(text: str, source: str) -> dict[Any, Any]:
+    """The keys and values of YAML text; a ProfileError, which names `source`, where it has none."""
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        problem = error.problem or "not valid YAML"
+        raise ProfileError(f"{source}{place}: {problem}", _HINT) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ProfileError(f"{source}: not valid YAML", _HINT) from None
+    if data is None:
+        raise ProfileError(f"{source}: the profile is empty", _HINT)
+    if not isinstance(data, dict):
+        names = {"str": "text", "list": "a list", "int": "a whole number", "float": "a number"}
+        found = type(data).__name__
+        found = names.get(found, found)
+        raise ProfileError(f"{source}: expected keys and values, found {found}", _HINT)
+    return data
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """YAML text that `parse_profile` reads back as the same data, in the same order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2 scalars, no aliases, no tags and no repeated keys.
+
+    YAML 1.1 reads the word `off`, which is a value here, as false, and 1e-1 as text.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - the base class's own registry, emptied
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        # A tag makes its constructor read whatever stands behind it, which may fail in any way.
+        for what, there in (
+            ("aliases", isinstance(event, yaml.AliasEvent)),
+            ("tags", getattr(event, "tag", None) is not None),
+        ):
+            if there:
+                message = f"{what} are not supported"
+                raise yaml.composer.ComposerError(None, None, message, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key_node, _ in node.value:
+            key = (key_node.tag, str(key_node.value))
+            if key in seen:
+                message = f"the key {shown(key[1])} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_NUMBER = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]{0,17})", list("-+0123456789")),
+    ("float", rf"{_NUMBER}|[-+]?\.inf|\.nan", list("-+.0123456789")),
+):
+    _matches = re.compile(f"^(?:{_pattern})$")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _matches, _first)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which also quotes text that YAML 1.2 reads as something else."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's own registry, extended
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}
+    }

@@ -16,7 +16,7 @@ FLOORS = (
     ("batch", "pictures"),
     ("answering", "machine"),
     ("model", "pruning", "tiny", "video"),
-    ("cost", "errors", "files", "knobs", "profile_yaml", "profiles", "record", "tables", "text"),
+    ("cost", "errors", "files", "knobs", "profiles", "record", "tables", "text"),
 )
 # The package's face: it imports lazily what it offers, and of it the rooms take the version alone.
 FACE = ("adatp_cli", "adatp_cli.__main__")

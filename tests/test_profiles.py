@@ -11,9 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatp_cli import profile_yaml
 from adatp_cli.errors import ProfileError, UsageError
-from adatp_cli.profiles import builtin_names, load_profile, parse_profile, profile_folder
+from adatp_cli.profiles import builtin_names, load_profile, parse_profile, profile_folder, to_yaml
 from adatp_cli.pruning.knobs import PROFILES, AdaTPProfile, sections_of
 from adatp_cli.pruning.methods import METHODS
 
@@ -292,9 +291,9 @@ def profiles(draw: st.DrawFn) -> dict[str, Any]:
 @given(profiles())
 def test_what_is_shown_loads_back(data: dict[str, Any]) -> None:
     """`profiles show` writes the profile's plain data as YAML, and that is a profile file."""
-    profile = parse_profile(profile_yaml.dump(data), "x")
+    profile = parse_profile(to_yaml(data), "x")
     assert profile.to_dict() == data
-    assert parse_profile(profile_yaml.dump(profile.to_dict()), "y") == profile
+    assert parse_profile(to_yaml(profile.to_dict()), "y") == profile
 
 
 @pytest.mark.parametrize(
@@ -302,7 +301,7 @@ def test_what_is_shown_loads_back(data: dict[str, Any]) -> None:
 )
 def test_a_name_that_looks_like_something_else_is_shown_quoted(name: str) -> None:
     data = load_profile("fastv").to_dict() | {"name": name}
-    assert parse_profile(profile_yaml.dump(data), "x").name == name
+    assert parse_profile(to_yaml(data), "x").name == name
 
 
 @given(st.text(max_size=300))

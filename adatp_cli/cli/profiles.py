@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from adatp_cli import profile_yaml
 from adatp_cli.cli.options import (
     AUTO_FRAMES,
     JSON,
@@ -16,7 +15,7 @@ from adatp_cli.cli.options import (
 from adatp_cli.cli.output import Output
 from adatp_cli.errors import UsageError
 from adatp_cli.model.checkpoints import check_name
-from adatp_cli.profiles import builtin_names, load_profile, read_share
+from adatp_cli.profiles import builtin_names, load_profile, read_share, to_yaml
 from adatp_cli.text import amount, percent, plural
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def show(
         known = {"profile": profile.to_dict(), "model": target.name}
         output.data(known | dataclasses.asdict(told))
         return
-    output.write(profile_yaml.dump(profile.to_dict()))
+    output.write(to_yaml(profile.to_dict()))
     for line in _as_comment(told, target):
         output.line(f"# {line}".rstrip())
 
