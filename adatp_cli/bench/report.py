@@ -61,7 +61,12 @@ class MachineFacts:
 
 def machine_facts(device: str) -> MachineFacts:
     """This machine, for a model on `device`."""
-    processor = _processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    processor = next(named, platform.processor() or platform.machine())
     return MachineFacts(
         device=torch.cuda.get_device_name(device) if is_cuda(device) else processor,
         processor=processor,
@@ -70,15 +75,6 @@ def machine_facts(device: str) -> MachineFacts:
         memory_bytes=int(psutil.virtual_memory().total),
         system=f"{platform.system()} {platform.machine()}",
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Contenders in turns over the same frames: what disturbs the machine disturbs all alike."""
+"""Contenders run in turns over the same frames, so that other work disturbs all of them alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
@@ -215,15 +215,9 @@ class Bench:
         later = _answered(run, clip, further)
         record = first.record
         taken = record.seconds
-        seconds = {
-            "decode": taken.decode,
-            "vision": taken.vision,
-            "relevance": taken.relevance,
-            "prefill": taken.prefill,
+        seconds = asdict(taken) | {
             "choosing": first.selection_s,
-            "first_token": taken.first_token,
-            "generate": taken.generate,
-            "total": taken.first_token + taken.generate,
+            "total": taken.first_token + taken.generate,  # loading is no stage of an answer
         }
         if later:
             # A record tells the time as if its question were the only one.

@@ -1,8 +1,7 @@
 """Models, clips and visual tokens made on the spot: for time and memory alone.
 
-What a matrix product takes does not depend on what stands in the matrices, so speed can be measured
-where no checkpoint is at hand. The answers are noise, and every place that shows a figure of such a
-model says what it is.
+The time of a matrix product does not depend on the numbers in the matrices, so speed can be
+measured without a checkpoint. The answers are noise, and every figure of such a model says so.
 """
 
 from __future__ import annotations
