@@ -14,10 +14,9 @@ from typing import Any
 
 from adatp_cli import __version__
 from adatp_cli.errors import AdatpError
-from adatp_cli.model import checkpoints, memory
+from adatp_cli.model import checkpoints, hub, memory
 from adatp_cli.model.checkpoints import ALIASES, AUTO, DEFAULT_ENCODER, TINY
 from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16
-from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import read_description, weight_bytes
 from adatp_cli.model.memory import check_address_space
 from adatp_cli.text import one_line, plural
@@ -197,15 +196,14 @@ def _decoders(report: Report) -> None:
 
 
 def _models(report: Report, wanted: str | None) -> None:
-    hub = Hub()
-    report.cache_folder = str(hub.cache_folder)
+    report.cache_folder = str(hub.cache_folder())
     report.auto_model = checkpoints.choose_auto(choose_device("auto"))
     if wanted == AUTO:
         wanted = report.auto_model
     names = [TINY, *ALIASES]
     if wanted is not None and wanted.lower() not in names:
         names.append(wanted)
-    report.models = [_model_state(name, hub) for name in names]
+    report.models = [_model_state(name) for name in names]
     if wanted is not None:
         state = next(item for item in report.models if item.name in (wanted, wanted.lower()))
         if not state.ready:
@@ -220,9 +218,9 @@ def _models(report: Report, wanted: str | None) -> None:
     if state.state != MISSING or hub.cached(state.repository) is not None:
         report.note(f"{what}: {state.note}", state.step)
         return
-    why = "fetching is off (offline)" if hub.offline else None
+    why = "fetching is off (offline)" if hub.is_offline() else None
     try:
-        report.fetches = why is None and bool(hub.files(state.repository))
+        report.fetches = why is None and bool(hub.list_files(state.repository))
     except Exception as error:  # whatever keeps the hub from answering will keep `ask` from it
         why = f"the hub cannot be reached ({one_line(str(error)) or type(error).__name__})"
     if not report.fetches:
@@ -234,12 +232,12 @@ def _models(report: Report, wanted: str | None) -> None:
         )
 
 
-def _model_state(name: str, hub: Hub) -> ModelState:
+def _model_state(name: str) -> ModelState:
     """Whether a model's files and its encoder's are here, whole, and fit the memory."""
     try:
-        found = checkpoints.find(name, offline=True, hub=hub)
+        found = checkpoints.find(name, offline=True)
         encoder = read_description(found.folder).relevance_encoder or DEFAULT_ENCODER
-        checkpoints.find_relevance(encoder, offline=True, hub=hub)
+        checkpoints.find_relevance(encoder, offline=True)
         device = choose_device("auto")
         sizes = weight_bytes(found.folder, choose_dtype("auto", device))
     except AdatpError as error:

@@ -29,7 +29,7 @@ from adatp_cli.video import isolated
 from tests.checkpoint import write_random_checkpoint
 from tests.decode_case import write_clip
 from tests.forked_decoders import ForkedDecoders
-from tests.local_hub import LocalHub, serve
+from tests.local_hub import LocalHub, serve, talk_to
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("adatp", deadline=None)
@@ -97,6 +97,7 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loca
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(hub, "_REPORT_EVERY_S", 0.0)
     with serve(tmp_path / "root") as server:
+        talk_to(server.url, monkeypatch)
         yield server
 
 

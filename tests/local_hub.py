@@ -12,28 +12,38 @@ from pathlib import Path
 from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 from adatp_cli.model.checkpoints import Checkpoint, RelevanceFiles, find, find_relevance
-from adatp_cli.model.hub import Hub, fetch
+from adatp_cli.model.hub import fetch
 from adatp_cli.model.layout import check_layout
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def locate(name: str, hub: Hub, said: Callable[[str], None]) -> Checkpoint:
+def locate(name: str, said: Callable[[str], None]) -> Checkpoint:
     """Find a model's files and fetch what is missing, as loading does; `said` hears of it."""
-    found = find(name, offline=False, hub=hub)
+    found = find(name, offline=False)
     if found.missing:
-        fetch([found.missing], said, hub)
+        fetch([found.missing], said)
     check_layout(found.folder)
     return found
 
 
-def locate_encoder(name: str, hub: Hub, said: Callable[[str], None]) -> RelevanceFiles:
+def locate_encoder(name: str, said: Callable[[str], None]) -> RelevanceFiles:
     """The same for a relevance encoder."""
-    found = find_relevance(name, offline=False, hub=hub)
+    found = find_relevance(name, offline=False)
     if found.missing:
-        fetch([found.missing], said, hub)
+        fetch([found.missing], said)
     return found
+
+
+def talk_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have huggingface_hub talk to the hub at this address, as HF_ENDPOINT does at its import."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 class LocalHub(ThreadingHTTPServer):

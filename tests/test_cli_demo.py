@@ -141,7 +141,7 @@ def test_doctor_is_not_ready_where_the_plain_ask_would_fail(
         return ["config.json"]
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("adatp_cli.model.hub.Hub.files", listed)
+    monkeypatch.setattr("adatp_cli.model.hub.list_files", listed)
     run = adatp("doctor")
     assert run.code == 0
     assert "`adatp ask` fetches 0.5b before its first answer; ready now: -m tiny" in run.out

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from pathlib import Path
 
 import pytest
 
 from adatp_cli.cli import models
-from adatp_cli.model import hub
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
 from tests.conftest import Finished, Run
@@ -28,10 +26,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def served(repositories: Path, hub_server: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
+def served(repositories: Path, hub_server: LocalHub) -> LocalHub:
     shutil.copytree(repositories, hub_server.root, dirs_exist_ok=True)
-    here = functools.partial(hub.Hub, hub_server.url)
-    monkeypatch.setattr(hub, "Hub", here)
     return hub_server
 
 

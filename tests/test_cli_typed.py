@@ -15,7 +15,6 @@ import adatp_cli.model.load
 from adatp_cli.cli.evaluate import read_budgets
 from adatp_cli.errors import ModelError
 from adatp_cli.model.checkpoints import Checkpoint, find
-from adatp_cli.model.hub import Hub
 from adatp_cli.profiles import load_profile, read_share
 from adatp_cli.video.source import local_path
 from tests.conftest import Run
@@ -161,7 +160,7 @@ def test_a_known_name_wins_over_a_folder_called_so(
 
     def called(name: str) -> str:
         try:
-            found = find(name, offline=True, hub=Hub())
+            found = find(name, offline=True)
         except ModelError as error:
             return error.message
         assert isinstance(found, Checkpoint)

@@ -18,11 +18,10 @@ from huggingface_hub import constants
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model import hub as hub_module
 from adatp_cli.model.checkpoints import NEEDED, Checkpoint, choose_auto, find, is_hub_id
-from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import check_layout
 from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint
-from tests.local_hub import COMMIT, LocalHub, locate, serve
+from tests.local_hub import COMMIT, LocalHub, locate, serve, talk_to
 
 HALF_B = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 SEVEN_B = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
@@ -38,11 +37,10 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
-def _locate(name: str, server: LocalHub | None = None) -> tuple[Checkpoint, list[str]]:
-    """What `locate` finds, and what it says meanwhile; without a server nothing answers."""
+def _locate(name: str) -> tuple[Checkpoint, list[str]]:
+    """What `locate` finds, and what it says meanwhile."""
     said: list[str] = []
-    hub = Hub(server.url if server else "http://127.0.0.1:9")
-    return locate(name, hub, said.append), said
+    return locate(name, said.append), said
 
 
 def _fetched(server: LocalHub) -> set[str]:
@@ -100,7 +98,7 @@ def test_a_first_download_is_announced_with_size_and_cheaper_choices(
     folder = Path(shutil.copytree(whole, hub_server.root / SEVEN_B))
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     (folder / "modeling_evil.py").write_text("raise SystemExit")
-    found, said = _locate("7B", hub_server)
+    found, said = _locate("7B")
     size = sum(
         path.stat().st_size
         for path in folder.rglob("*")
@@ -118,9 +116,9 @@ def test_a_first_download_is_announced_with_size_and_cheaper_choices(
 def test_half_a_download_is_completed_and_only_the_rest_is_announced(
     whole: Path, served: LocalHub
 ) -> None:
-    folder = _locate("0.5b", served)[0].folder
+    folder = _locate("0.5b")[0].folder
     (folder / "tokenizer.json").unlink()
-    _, said = _locate("0.5b", served)
+    _, said = _locate("0.5b")
     assert "in the cache without its tokenizer: fetching 1 file, " in said[0]
     assert readable_bytes((whole / "tokenizer.json").stat().st_size) in said[0]
 
@@ -135,9 +133,10 @@ def test_neither_cached_nor_reachable(
     how: str, served: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "environment")
-    hub = Hub("http://127.0.0.1:9" if how == "network" else served.url)
+    if how == "network":
+        talk_to("http://127.0.0.1:9", monkeypatch)
     with pytest.raises(ModelError) as caught:
-        find("0.5b", offline=how == "option", hub=hub)
+        find("0.5b", offline=how == "option")
     error = caught.value
     assert error.exit_code == 4
     assert HALF_B in error.message
@@ -150,7 +149,7 @@ def test_neither_cached_nor_reachable(
 
 def test_a_repository_that_is_not_there(served: LocalHub) -> None:
     with pytest.raises(ModelError, match="no model some/thing") as caught:
-        _locate("some/thing", served)
+        _locate("some/thing")
     assert "HF_TOKEN" in caught.value.hint
 
 
@@ -164,7 +163,7 @@ def test_a_repository_that_could_not_be_loaded_is_not_fetched(
     (served.root / HALF_B / lacking).unlink()
     (served.root / HALF_B / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match=said):
-        _locate(HALF_B, served)
+        _locate(HALF_B)
     assert _fetched(served) == set()
 
 
@@ -174,7 +173,7 @@ def test_a_full_disk_is_told_before_the_download(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(hub_module, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
     with pytest.raises(ModelError, match="1 kB left"):
-        _locate("0.5b", served)
+        _locate("0.5b")
     assert _fetched(served) == {"config.json", "adatp.json"}
 
 
@@ -192,13 +191,12 @@ SCRIPT = """
 import json, sys
 from adatp_cli.errors import AdatpError
 from adatp_cli.model.checkpoints import find
-from adatp_cli.model.hub import Hub, fetch
+from adatp_cli.model.hub import fetch
 said = []
 try:
-    hub = Hub()
-    found = find(sys.argv[1], offline="--offline" in sys.argv, hub=hub)
+    found = find(sys.argv[1], offline="--offline" in sys.argv)
     if found.missing:
-        fetch([found.missing], said.append, hub)
+        fetch([found.missing], said.append)
     print(json.dumps({"folder": str(found.folder), "revision": found.revision, "said": said}))
 except AdatpError as error:
     print(json.dumps({"error": error.message, "hint": error.hint, "said": said}))

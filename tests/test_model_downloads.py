@@ -19,7 +19,7 @@ from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model import hub as hub_module
 from adatp_cli.model import memory as memory_module
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER, Checkpoint, find_relevance
-from adatp_cli.model.hub import Hub, fetch
+from adatp_cli.model.hub import fetch
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.text import readable_bytes
 from tests.checkpoint import write_random_checkpoint, write_random_relevance
@@ -55,14 +55,14 @@ def served(root: Path, hub_server: LocalHub) -> LocalHub:
     return hub_server
 
 
-def _locate(server: LocalHub, repo: str = REPO, said: list[str] | None = None) -> Checkpoint:
+def _locate(repo: str = REPO, said: list[str] | None = None) -> Checkpoint:
     said = [] if said is None else said
-    return locate(repo, Hub(server.url), said.append)
+    return locate(repo, said.append)
 
 
-def _load(server: LocalHub, said: list[str], **options: str) -> None:
+def _load(said: list[str], **options: str) -> None:
     request = LoadRequest(model="0.5b", device="cpu", **options)
-    load_model(request, said.append, hub=Hub(server.url))
+    load_model(request, said.append)
 
 
 def _bodies(server: LocalHub, name: str) -> list[tuple[str | None, int]]:
@@ -73,9 +73,9 @@ def _bodies(server: LocalHub, name: str) -> list[tuple[str | None, int]]:
     ]
 
 
-def _refusal(server: LocalHub, repo: str = REPO) -> ModelError:
+def _refusal(repo: str = REPO) -> ModelError:
     with pytest.raises(ModelError) as caught:
-        _locate(server, repo)
+        _locate(repo)
     assert "\n" not in caught.value.message
     return caught.value
 
@@ -87,7 +87,7 @@ def test_another_model_is_refused_by_its_configuration_alone(served: LocalHub, r
     name = "lmms-lab/llava-onevision-qwen2-7b-ov"
     shutil.copytree(root / REPO, root / name)
     (root / name / "config.json").write_text('{"model_type": "llava"}')
-    error = _refusal(served, name)
+    error = _refusal(name)
     assert f"{name} is a 'llava' model" in error.message
     assert "-m llava-hf/llava-onevision-qwen2-7b-ov-hf" in error.hint
     assert _bodies(served, "model.safetensors") == _bodies(served, "tokenizer.json") == []
@@ -101,7 +101,7 @@ def test_what_is_no_model_is_called_what_it_is(
 ) -> None:
     (root / REPO / "config.json").unlink()
     (root / REPO / file).write_text("{}")
-    assert said in _refusal(served).message
+    assert said in _refusal().message
 
 
 def test_what_cannot_fit_the_memory_is_not_fetched(
@@ -109,13 +109,13 @@ def test_what_cannot_fit_the_memory_is_not_fetched(
 ) -> None:
     monkeypatch.setattr(memory_module, "available_memory", lambda _: 1000)
     with pytest.raises(MemoryLimitError, match="for its weights"):
-        _load(served, [], relevance="none")
+        _load([], relevance="none")
     assert _bodies(served, "model.safetensors") == []
 
 
 def test_model_and_encoder_are_announced_together(served: LocalHub, root: Path) -> None:
     said: list[str] = []
-    _load(served, said)
+    _load(said)
     first = next(text for text in said if "fetching" in text)
     assert HALF_B in first
     assert "its text tower and pooling head, 2.5 MB of its 5.9 MB" in first
@@ -131,7 +131,7 @@ def test_an_encoder_that_is_not_to_be_had_is_told_before_the_model_is_fetched(
 ) -> None:
     shutil.rmtree(root / DEFAULT_ENCODER)
     with pytest.raises(ModelError, match="no relevance encoder google/siglip") as caught:
-        _load(served, [])
+        _load([])
     assert _bodies(served, "model.safetensors") == []
     assert "HF_TOKEN" in caught.value.hint
 
@@ -143,7 +143,7 @@ def test_a_folder_does_not_make_anyone_ask_the_hub(
     (folder / "adatp.json").write_text('{"relevance_encoder": "evil-owner/evil-repo"}')
     request = LoadRequest(model=str(folder), device="cpu")
     with pytest.raises(ModelError, match="evil-owner/evil-repo, which is not fetched unasked"):
-        load_model(request, lambda _: None, hub=Hub(served.url))
+        load_model(request, lambda _: None)
     assert served.requests == []
 
 
@@ -162,12 +162,12 @@ def test_a_folder_does_not_make_anyone_ask_the_hub(
 def test_a_cache_without_small_files_is_completed(
     served: LocalHub, lost: list[str], what: str
 ) -> None:
-    folder = _locate(served).folder
+    folder = _locate().folder
     for name in lost:
         (folder / name).unlink()
     served.requests.clear()
     said: list[str] = []
-    assert _locate(served, said=said).folder == folder
+    assert _locate(said=said).folder == folder
     assert f"in the cache without its {what}: fetching" in said[0]
     assert all((folder / name).is_file() for name in lost)
     assert _bodies(served, "model.safetensors") == []
@@ -175,7 +175,7 @@ def test_a_cache_without_small_files_is_completed(
 
 def test_an_encoder_without_its_tokenizer_is_completed(served: LocalHub) -> None:
     def find() -> Path:
-        return locate_encoder(DEFAULT_ENCODER, Hub(served.url), lambda _: None).folder
+        return locate_encoder(DEFAULT_ENCODER, lambda _: None).folder
 
     folder = find()
     (folder / "tokenizer.json").unlink()
@@ -186,7 +186,7 @@ def test_an_encoder_without_its_tokenizer_is_completed(served: LocalHub) -> None
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])
 def test_a_damaged_blob_is_fetched_anew(served: LocalHub, root: Path, damage: str) -> None:
-    path = _locate(served).folder / "model.safetensors"
+    path = _locate().folder / "model.safetensors"
     blob = path.resolve()
     if damage == "cut":
         os.truncate(blob, 5000)
@@ -194,15 +194,15 @@ def test_a_damaged_blob_is_fetched_anew(served: LocalHub, root: Path, damage: st
         blob.write_bytes(b"x" * blob.stat().st_size)
         os.truncate(blob, blob.stat().st_size - 1)
     said: list[str] = []
-    _locate(served, said=said)
+    _locate(said=said)
     assert "is damaged in the cache: fetching 1 file" in said[0]
     assert path.read_bytes() == (root / REPO / "model.safetensors").read_bytes()
 
 
 def test_a_damaged_configuration_is_fetched_anew(served: LocalHub) -> None:
-    path = _locate(served).folder / "tokenizer_config.json"
+    path = _locate().folder / "tokenizer_config.json"
     path.resolve().write_bytes(b"<" * path.stat().st_size)
-    _locate(served)
+    _locate()
     assert isinstance(json.loads(path.read_text()), dict)
 
 
@@ -227,14 +227,14 @@ def test_a_stopped_download_says_so_and_goes_on_where_it_was(
 ) -> None:
     stop, name = _Stop(), "model.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        locate(REPO, Hub(served.url), stop)
+        locate(REPO, stop)
     assert "stopped at" in stop.said[-1]
     assert "goes on from there" in stop.said[-1]
     (partial,) = (tmp_path / "cache").rglob("*.incomplete")
     here = partial.stat().st_size
     assert here > 0
     served.requests.clear()
-    path = _locate(served).folder / name
+    path = _locate().folder / name
     assert path.read_bytes() == (root / REPO / name).read_bytes()
     assert _bodies(served, name)[0] == (
         f"bytes={here}-{path.stat().st_size - 1}", path.stat().st_size - here
@@ -246,10 +246,10 @@ def test_an_unfinished_file_of_other_bytes_is_not_gone_on_with(
     served: LocalHub, root: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        locate(REPO, Hub(served.url), _Stop())
+        locate(REPO, _Stop())
     (partial,) = (tmp_path / "cache").rglob("*.incomplete")
     partial.write_bytes(b"x" * partial.stat().st_size)
-    path = _locate(served).folder / "model.safetensors"
+    path = _locate().folder / "model.safetensors"
     assert path.read_bytes() == (root / REPO / "model.safetensors").read_bytes()
 
 
@@ -258,32 +258,31 @@ def test_a_stopped_copy_of_the_encoder_goes_on_where_it_was(
 ) -> None:
     stop = _Stop()
     with pytest.raises(KeyboardInterrupt):
-        locate_encoder(DEFAULT_ENCODER, Hub(served.url), stop)
+        locate_encoder(DEFAULT_ENCODER, stop)
     assert "goes on from there" in stop.said[-1]
     (partial,) = (tmp_path / "assets").rglob("*.partial")
     here = partial.stat().st_size
     old = partial.with_name("text-tower-and-head.safetensors.12345.partial")
     old.write_bytes(b"x")
     served.requests.clear()
-    found = locate_encoder(DEFAULT_ENCODER, Hub(served.url), stop.said.append)
+    found = locate_encoder(DEFAULT_ENCODER, stop.said.append)
     size = found.weights[0].stat().st_size
     sent = sum(count for _, count in _bodies(served, "model.safetensors"))
     assert sent < size - here + 200_000  # and its header
     assert list((tmp_path / "assets").rglob("*.partial")) == []
     shutil.rmtree(found.weights[0].parent)
-    again = locate_encoder(DEFAULT_ENCODER, Hub(served.url), stop.said.append)
+    again = locate_encoder(DEFAULT_ENCODER, stop.said.append)
     assert again.weights[0].stat().st_size == size
 
 
 def test_an_encoder_that_another_process_fetched_meanwhile_is_not_fetched_again(
     served: LocalHub,
 ) -> None:
-    ours, theirs = Hub(served.url), Hub(served.url)
-    found = find_relevance(DEFAULT_ENCODER, offline=False, hub=ours)
+    found = find_relevance(DEFAULT_ENCODER, offline=False)
     assert found.missing is not None
-    weights = locate_encoder(DEFAULT_ENCODER, theirs, lambda _: None).weights
+    weights = locate_encoder(DEFAULT_ENCODER, lambda _: None).weights
     served.requests.clear()
-    fetch([found.missing], lambda _: None, ours)
+    fetch([found.missing], lambda _: None)
     assert found.weights == weights
     assert weights[0].is_file()
     assert _bodies(served, "model.safetensors") == []
@@ -296,7 +295,7 @@ def test_old_unfinished_files_go(served: LocalHub, tmp_path: Path) -> None:
     for path in (old, new):
         path.write_bytes(b"x")
     os.utime(old, (time.time() - 3600,) * 2)
-    _locate(served)
+    _locate()
     assert [path.name for path in blobs.glob("*.incomplete")] == [new.name]
 
 
@@ -326,14 +325,14 @@ def test_refusals(
     served.refusal = (status, code)
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
-    error = _refusal(served)
+    error = _refusal()
     assert said in error.message
     assert hint in error.hint
 
 
 def test_a_sign_in_page_is_not_taken_for_the_hub(served: LocalHub) -> None:
     served.page = b"<html>Welcome to our hotel</html>"
-    assert "sign-in page" in _refusal(served).message
+    assert "sign-in page" in _refusal().message
 
 
 def test_a_hub_that_says_nothing_is_given_up(
@@ -341,7 +340,7 @@ def test_a_hub_that_says_nothing_is_given_up(
 ) -> None:
     monkeypatch.setattr(hub_module, "_FIRST_ANSWER_S", 0.2)
     served.silent = True
-    assert "cannot be reached" in _refusal(served).message
+    assert "cannot be reached" in _refusal().message
 
 
 def test_a_cache_that_cannot_be_written(
@@ -349,7 +348,7 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
-    error = _refusal(served)
+    error = _refusal()
     assert f"the cache {tmp_path / 'file' / 'hub'} cannot be written" in error.message
     assert "HF_HOME" in error.hint
 
@@ -369,8 +368,8 @@ def test_ctrl_c_ends_a_download_that_stands_still(
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": served.url}
     script = (
-        "from tests.local_hub import Hub, locate\n"
-        f"locate({REPO!r}, Hub(), lambda text: print(text, flush=True))"
+        "from tests.local_hub import locate\n"
+        f"locate({REPO!r}, lambda text: print(text, flush=True))"
     )
     running = subprocess.Popen(
         [sys.executable, "-c", script], env=environment, text=True,

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from adatp_cli.errors import ModelError
 from adatp_cli.model.checkpoints import find
-from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import check_layout, read_description
 from tests.checkpoint import write_random_checkpoint
 
@@ -127,7 +126,7 @@ def test_wrong_layouts_are_one_clear_line(
 ) -> None:
     spoil(folder)
     with pytest.raises(ModelError, match=said) as caught:
-        find(str(folder), offline=True, hub=Hub())
+        find(str(folder), offline=True)
     assert "\n" not in caught.value.message
     assert caught.value.hint
     assert str(folder) in caught.value.message

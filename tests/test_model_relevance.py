@@ -23,7 +23,7 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model.checkpoints import find_relevance
-from adatp_cli.model.hub import Hub, HubError, read_ranges
+from adatp_cli.model.hub import HubError, read_ranges
 from adatp_cli.model.relevance import (
     Pooling,
     QuestionTokenizer,
@@ -51,7 +51,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def _load(folder: Path, dtype: torch.dtype = torch.float32) -> RelevanceEncoder:
-    files = find_relevance(str(folder), offline=True, hub=Hub())
+    files = find_relevance(str(folder), offline=True)
     return load_relevance(str(folder), files, width=128, device="cpu", dtype=dtype)
 
 
@@ -330,14 +330,13 @@ SCRIPT = """
 import json, sys, torch
 from adatp_cli.errors import AdatpError
 from adatp_cli.model.checkpoints import find_relevance
-from adatp_cli.model.hub import Hub, fetch
+from adatp_cli.model.hub import fetch
 from adatp_cli.model.relevance import load_relevance
 said = []
 try:
-    hub = Hub()
-    files = find_relevance("owner/siglip", offline="--offline" in sys.argv, hub=hub)
+    files = find_relevance("owner/siglip", offline="--offline" in sys.argv)
     if files.missing:
-        fetch([files.missing], said.append, hub)
+        fetch([files.missing], said.append)
     encoder = load_relevance("owner/siglip", files, width=128, device="cpu", dtype=torch.float32)
     print(json.dumps({"vector": encoder.text_vector("a red circle").tolist(), "said": said}))
 except AdatpError as error:

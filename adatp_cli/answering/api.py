@@ -17,7 +17,7 @@ from adatp_cli.answering.generate import let_in, line_break
 from adatp_cli.answering.session import Session
 from adatp_cli.errors import PruningError, UsageError
 from adatp_cli.model.checkpoints import DEFAULT_ENCODER, find_relevance
-from adatp_cli.model.hub import Hub, fetch
+from adatp_cli.model.hub import fetch
 from adatp_cli.model.layout import model_shape
 from adatp_cli.model.load import LoadRequest, load_model
 from adatp_cli.model.relevance import RelevanceEncoder, load_relevance
@@ -371,10 +371,9 @@ def load_encoder(
         It cannot be had, is of another kind, or does not belong to the model's vision tower.
     """
     _check_model(model)
-    hub = Hub()
-    found = find_relevance(name, offline=offline, hub=hub)
+    found = find_relevance(name, offline=offline)
     if found.missing:
-        fetch([found.missing], lambda _line: None, hub)
+        fetch([found.missing], lambda _line: None)
     parameter = next(model.model.multi_modal_projector.parameters())
     width = model_shape(model.config).vision.hidden
     return load_relevance(

@@ -19,7 +19,6 @@ from adatp_cli.answering.plan import (
 from adatp_cli.answering.records import flops_of
 from adatp_cli.model.checkpoints import choose_auto, find
 from adatp_cli.model.device import choose_device
-from adatp_cli.model.hub import Hub
 from adatp_cli.model.layout import (
     DEFAULT_FRAMES,
     count_weights,
@@ -93,7 +92,7 @@ def find_target(model: str) -> Target:
         return Target(model.lower(), known, cost.SO400M_RELEVANCE, DEFAULT_FRAMES)
     from transformers import LlavaOnevisionConfig, SiglipConfig
 
-    checkpoint = find(model, offline=True, hub=Hub())
+    checkpoint = find(model, offline=True)
     about = read_description(checkpoint.folder)
     relevance = cost.SO400M_RELEVANCE
     if about.relevance_encoder is not None and Path(about.relevance_encoder).is_dir():

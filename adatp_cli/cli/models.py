@@ -14,7 +14,7 @@ from adatp_cli.text import readable_bytes
 
 if TYPE_CHECKING:
     from adatp_cli.model.checkpoints import Kept
-    from adatp_cli.model.hub import Hub, Wanted
+    from adatp_cli.model.hub import Wanted
 
 _ASK_FROM = 1_000_000_000  # bytes from which on somebody at a terminal is asked first
 
@@ -31,16 +31,15 @@ def list_models(output: Output, json: bool = JSON) -> None:
     adatp models list --json | jq .name
     """
     from adatp_cli.model.checkpoints import kept
-    from adatp_cli.model.hub import Hub
+    from adatp_cli.model.hub import cache_folder
 
-    hub = Hub()
-    for item in kept(hub):
+    for item in kept():
         if json:
             output.data(dataclasses.asdict(item))
         else:
             output.line(_line(item))
     if not json:
-        output.line(f"cache: {hub.cache_folder}")
+        output.line(f"cache: {cache_folder()}")
 
 
 def path(output: Output, name: str = NAME, json: bool = JSON) -> None:
@@ -51,9 +50,8 @@ def path(output: Output, name: str = NAME, json: bool = JSON) -> None:
     adatp models path 0.5b --json
     """
     from adatp_cli.model.checkpoints import look
-    from adatp_cli.model.hub import Hub
 
-    item = look(name, Hub())
+    item = look(name)
     if json:
         output.data(dataclasses.asdict(item))
     if not item.ready or item.folder is None:
@@ -84,25 +82,24 @@ def pull(
     adatp models pull 7b --no-encoder --yes
     """
     from adatp_cli.model.checkpoints import look
-    from adatp_cli.model.hub import Hub, announcement, fetch
+    from adatp_cli.model.hub import announcement, fetch
     from adatp_cli.model.quiet import quiet_libraries
 
-    hub = Hub()
     with output.running(), quiet_libraries(verbose=verbose):
         output.stage(f"looking up {name}")
-        wanted = _wanted(name, hub, encoder=encoder)
+        wanted = _wanted(name, encoder=encoder)
         if sum(item.size for item in wanted) >= _ASK_FROM and not yes and _at_terminal():
-            output.note(announcement(wanted, hub))
+            output.note(announcement(wanted))
             if not output.agreed("fetch it?"):
                 output.note("nothing was fetched")
                 return INTERRUPTED
         if wanted:
-            fetch(wanted, output.progress_line, hub)
-    output.note(_line(look(name, hub)))
+            fetch(wanted, output.progress_line)
+    output.note(_line(look(name)))
     return 0
 
 
-def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
+def _wanted(name: str, *, encoder: bool) -> list[Wanted]:
     """What has to be fetched of a model and its encoder, or of an encoder."""
     from adatp_cli.model.checkpoints import (
         DEFAULT_ENCODER,
@@ -112,14 +109,14 @@ def _wanted(name: str, hub: Hub, *, encoder: bool) -> list[Wanted]:
     )
     from adatp_cli.model.layout import read_description
 
-    if is_encoder(name, hub):
-        missing = [find_relevance(name, offline=False, hub=hub).missing]
+    if is_encoder(name):
+        missing = [find_relevance(name, offline=False).missing]
     else:
-        model = find(name, offline=False, hub=hub, thorough=True)
+        model = find(name, offline=False, thorough=True)
         missing = [model.missing]
         own = read_description(model.folder).relevance_encoder
         if encoder:
-            found = find_relevance(own or DEFAULT_ENCODER, offline=False, hub=hub)
+            found = find_relevance(own or DEFAULT_ENCODER, offline=False)
             missing.append(found.missing)
     return [item for item in missing if item is not None]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp_cli.errors import AdatpError, ModelError, UsageError
+from adatp_cli.model import hub
 from adatp_cli.model.device import is_cuda
 from adatp_cli.model.hub import (
     FETCHING_IS_OFF,
-    Hub,
     Progress,
     Report,
     Wanted,
@@ -173,7 +173,7 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(f"{word}/{word}", name) is not None
 
 
-def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Checkpoint:
+def find(name: str, *, offline: bool, thorough: bool = False) -> Checkpoint:
     """Find a checkpoint's files and what is missing of them; nothing large is fetched here.
 
     `name` is not `auto`. `offline` looks in the cache alone, and what is missing is an error.
@@ -187,7 +187,7 @@ def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Check
     if name.lower() not in ALIASES and folder.is_dir():
         return Checkpoint(name, check_layout(folder), None)
     repo = ALIASES.get(name.lower(), name)
-    offline = offline or hub.offline
+    offline = offline or hub.is_offline()
     cached, why = hub.cached(repo), "is not in the cache"
     if cached is not None:
         why = _DAMAGED
@@ -204,13 +204,13 @@ def find(name: str, *, offline: bool, hub: Hub, thorough: bool = False) -> Check
                 raise
     if offline:
         raise unreachable(repo, f"{why}{FETCHING_IS_OFF}", NO_DOWNLOAD_HINT)
-    return _survey(repo, why, hub, thorough=thorough)
+    return _survey(repo, why, thorough=thorough)
 
 
-def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Checkpoint:
+def _survey(repo: str, why: str, *, thorough: bool) -> Checkpoint:
     """See what of a model's repository is not in the cache, and judge its configuration."""
-    with hub_failures(repo, f"model {repo}", why, hub, NO_DOWNLOAD_HINT):
-        listing = hub.files(repo)
+    with hub_failures(repo, f"model {repo}", why, NO_DOWNLOAD_HINT):
+        listing = hub.list_files(repo)
         names = sorted(file.path for file in listing)
         if "config.json" not in names:
             raise no_model(repo, names)
@@ -223,7 +223,7 @@ def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Checkpoint:
         files = [file for file in listing if any(fnmatch(file.path, item) for item in NEEDED)]
         lacks = [file for file in files if not hub.holds(repo, file, thorough=thorough)]
         first = [file for file in lacks if file.path in ("config.json", DESCRIPTION)]
-        folder = hub.fetch(repo, first, lambda _text: None)
+        folder = hub.download(repo, first, lambda _text: None)
         check_config(folder, repo)
     lacks = [file for file in lacks if file not in first]
     if not lacks:
@@ -236,7 +236,7 @@ def _survey(repo: str, why: str, hub: Hub, *, thorough: bool) -> Checkpoint:
     size = sum(file.size for file in lacks)
     what = f"{plural(len(lacks), 'file')}, {readable_bytes(size)}"
     why = _DAMAGED if why == _UNCHECKED else why
-    wanted = Wanted(repo, why, otherwise, what, size, partial(hub.fetch, repo, lacks))
+    wanted = Wanted(repo, why, otherwise, what, size, partial(hub.download, repo, lacks))
     return Checkpoint(repo, folder, folder.name, wanted)
 
 
@@ -249,9 +249,7 @@ class RelevanceFiles:
     missing: Wanted | None = None
 
 
-def find_relevance(
-    name: str, *, offline: bool, hub: Hub, named_by: Path | None = None
-) -> RelevanceFiles:
+def find_relevance(name: str, *, offline: bool, named_by: Path | None = None) -> RelevanceFiles:
     """Find an encoder's files; of a hub repository only the tensors that are needed are missing.
 
     Nothing large is fetched here. `named_by` is the local folder that names the encoder, where the
@@ -265,7 +263,7 @@ def find_relevance(
             f"the relevance encoder {name!r} is neither a folder nor a hub id", NO_ENCODER_HINT
         )
     cached, why = hub.cached(name), "is not in the cache"
-    if cached is not None and (found := _weights_in(cached, name, hub)) is not None:
+    if cached is not None and (found := _weights_in(cached, name)) is not None:
         needed = [file for file in _SMALL_FILES if not is_json(cached / file)]
         if not needed:
             return found
@@ -276,14 +274,14 @@ def find_relevance(
             "unasked",
             f"ask for it (relevance.encoder: {name} in a profile), or {NO_ENCODER_HINT}",
         )
-    if offline or hub.offline:
+    if offline or hub.is_offline():
         called = f"the relevance encoder {name}"
         raise unreachable(called, f"{why}{FETCHING_IS_OFF}", NO_ENCODER_HINT)
-    with hub_failures(name, f"relevance encoder {name}", why, hub, NO_ENCODER_HINT):
-        return _survey_relevance(name, why, hub)
+    with hub_failures(name, f"relevance encoder {name}", why, NO_ENCODER_HINT):
+        return _survey_relevance(name, why)
 
 
-def _weights_in(cached: Path, name: str, hub: Hub) -> RelevanceFiles | None:
+def _weights_in(cached: Path, name: str) -> RelevanceFiles | None:
     """What of the weights a snapshot has: the whole file, or the part that was copied from it."""
     for path in (cached / _WEIGHTS, hub.derived_folder(name, cached.name) / _PART):
         # What is damaged is fetched anew.
@@ -294,13 +292,13 @@ def _weights_in(cached: Path, name: str, hub: Hub) -> RelevanceFiles | None:
     return None
 
 
-def _survey_relevance(name: str, why: str, hub: Hub) -> RelevanceFiles:
+def _survey_relevance(name: str, why: str) -> RelevanceFiles:
     """Fetch the small files, and see how large the part is that is needed of the large one."""
-    listing = [file for file in hub.files(name) if file.path in _SMALL_FILES]
+    listing = [file for file in hub.list_files(name) if file.path in _SMALL_FILES]
     small = [file for file in listing if not hub.holds(name, file)]
-    folder = hub.fetch(name, small, lambda _text: None)
+    folder = hub.download(name, small, lambda _text: None)
     encoder_config(folder)
-    if (found := _weights_in(folder, name, hub)) is not None:
+    if (found := _weights_in(folder, name)) is not None:
         return found
     part = hub.derived_folder(name, folder.name) / _PART
     source, remote = hub.ranges(name, _WEIGHTS, folder.name), f"{name}/{_WEIGHTS}"
@@ -310,7 +308,7 @@ def _survey_relevance(name: str, why: str, hub: Hub) -> RelevanceFiles:
     def copy(progress: Progress) -> None:
         report = Report(name, size, progress)
         with locked(part.with_name(f"{_PART}.lock"), lambda: report.waiting(_PART)):
-            if _weights_in(folder, name, hub) is not None:
+            if _weights_in(folder, name) is not None:
                 return  # another process was faster
             part.unlink(missing_ok=True)  # damaged
             for old in part.parent.glob(f"{_PART}.*.partial"):  # of an earlier version
@@ -371,28 +369,28 @@ class Kept:
         return not self.missing
 
 
-def kept(hub: Hub) -> Iterator[Kept]:
+def kept() -> Iterator[Kept]:
     """The bundled model, the known ones, their encoder, and what else of theirs is in the cache."""
     for name in (TINY, *ALIASES, DEFAULT_ENCODER):
-        yield look(name, hub)
+        yield look(name)
     known = {*ALIASES.values(), DEFAULT_ENCODER}
-    for folder in sorted(hub.cache_folder.glob("models--*--*")):
+    for folder in sorted(hub.cache_folder().glob("models--*--*")):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
-        if repo not in known and _kind_in_cache(repo, hub) is not None:
-            yield look(repo, hub)
+        if repo not in known and _kind_in_cache(repo) is not None:
+            yield look(repo)
 
 
-def look(name: str, hub: Hub) -> Kept:
+def look(name: str) -> Kept:
     """One model or encoder, by alias, hub id or folder; nothing is asked of the hub."""
     check_name(name)
     repo = ALIASES.get(name.lower(), name)
     kind = "model"
     search: Callable[..., Checkpoint | RelevanceFiles] = find
-    if is_encoder(name, hub):
+    if is_encoder(name):
         kind, search = "encoder", find_relevance
     found, missing = None, ""
     try:
-        found = search(name, offline=True, hub=hub)
+        found = search(name, offline=True)
     except ModelError as error:
         missing = error.message.removesuffix(FETCHING_IS_OFF)
     folder = None if found is None else str(found.folder)
@@ -405,7 +403,7 @@ def look(name: str, hub: Hub) -> Kept:
     if isinstance(found, RelevanceFiles):
         here = sum(path.stat().st_size for path in found.weights)
     else:  # unfinished files among them
-        here = _size(hub.cache_folder / f"models--{repo.replace('/', '--')}" / "blobs")
+        here = _size(hub.cache_folder() / f"models--{repo.replace('/', '--')}" / "blobs")
     whole: int | None = here
     if found is None:
         published = APPROXIMATE_BYTES.get(name.lower())
@@ -414,13 +412,13 @@ def look(name: str, hub: Hub) -> Kept:
     return Kept(name, repo, kind, state, here, whole, folder, missing)
 
 
-def is_encoder(name: str, hub: Hub) -> bool:
+def is_encoder(name: str) -> bool:
     """Whether the name is a relevance encoder's, as far as is known here."""
     repo = ALIASES.get(name.lower(), name)
-    return name == DEFAULT_ENCODER or _kind_in_cache(repo, hub) == "encoder"
+    return name == DEFAULT_ENCODER or _kind_in_cache(repo) == "encoder"
 
 
-def _kind_in_cache(repo: str, hub: Hub) -> str | None:
+def _kind_in_cache(repo: str) -> str | None:
     """`model` or `encoder`, as the cached configuration says; None for neither."""
     if "/" not in repo or (cached := hub.cached(repo)) is None:
         return None

@@ -1,4 +1,7 @@
-"""The one door to huggingface_hub: cache look-ups, file lists, downloads, ranged reads."""
+"""The one door to huggingface_hub: cache look-ups, file lists, downloads, ranged reads.
+
+Cache, token, address and offline mode are huggingface_hub's. What goes out raises a `HubError`.
+"""
 
 from __future__ import annotations
 
@@ -57,164 +60,153 @@ class RemoteFile:
     sha256: str | None = None
 
 
-class Hub:
-    """The model hub and its cache, with huggingface_hub's cache, token and offline settings.
+def is_offline() -> bool:
+    """Whether the environment forbids going out (HF_HUB_OFFLINE)."""
+    from huggingface_hub import is_offline_mode
 
-    `endpoint` is the hub's address; huggingface_hub's own default (HF_ENDPOINT) when omitted. What
-    goes out raises a `HubError`.
-    """
+    return is_offline_mode()
 
-    def __init__(self, endpoint: str | None = None) -> None:
-        self._endpoint = endpoint
-        self._listings: dict[str, list[RemoteFile]] = {}
 
-    @property
-    def offline(self) -> bool:
-        """Whether the environment forbids going out (HF_HUB_OFFLINE)."""
-        from huggingface_hub import is_offline_mode
+def cache_folder() -> Path:
+    from huggingface_hub import constants
 
-        return is_offline_mode()
+    return Path(constants.HF_HUB_CACHE)
 
-    @property
-    def cache_folder(self) -> Path:
-        from huggingface_hub import constants
 
-        return Path(constants.HF_HUB_CACHE)
+def cached(repo: str) -> Path | None:
+    """The cached snapshot's folder, whole or not; its name is the commit. None without one."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    def cached(self, repo: str) -> Path | None:
-        """The cached snapshot's folder, whole or not; its name is the commit. None without one."""
-        from huggingface_hub import snapshot_download, try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    try:
+        return Path(snapshot_download(repo, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        # A snapshot that lacks files of the repository may have all that is needed here.
+        config = try_to_load_from_cache(repo, "config.json")
+        return Path(config).parent if isinstance(config, str) else None
 
-        try:
-            return Path(snapshot_download(repo, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            # A snapshot that lacks files of the repository may have all that is needed here.
-            config = try_to_load_from_cache(repo, "config.json")
-            return Path(config).parent if isinstance(config, str) else None
 
-    def holds(self, repo: str, file: RemoteFile, *, thorough: bool = False) -> bool:
-        """Whether the cache holds this file of the repository, whole; `thorough` reads it."""
-        from huggingface_hub import try_to_load_from_cache
+def holds(repo: str, file: RemoteFile, *, thorough: bool = False) -> bool:
+    """Whether the cache holds this file of the repository, whole; `thorough` reads it."""
+    from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(repo, file.path)
-        if not isinstance(found, str) or Path(found).stat().st_size != file.size:
-            return False
-        if file.path.endswith(".json") and not is_json(Path(found)):
-            return False
-        return not (thorough and file.sha256) or _sha256(Path(found)) == file.sha256
+    found = try_to_load_from_cache(repo, file.path)
+    if not isinstance(found, str) or Path(found).stat().st_size != file.size:
+        return False
+    if file.path.endswith(".json") and not is_json(Path(found)):
+        return False
+    return not (thorough and file.sha256) or _sha256(Path(found)) == file.sha256
 
-    def files(self, repo: str) -> list[RemoteFile]:
-        """The repository's files; the hub is asked once."""
-        from huggingface_hub import HfApi
 
-        if repo not in self._listings:
+def list_files(repo: str) -> list[RemoteFile]:
+    """The repository's files, as the hub says."""
+    from huggingface_hub import HfApi
+
+    with _translated():
+        info = HfApi().model_info(repo, files_metadata=True, timeout=_FIRST_ANSWER_S)
+    return [
+        RemoteFile(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None)
+        for item in info.siblings or []
+    ]
+
+
+def download(repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
+    """Download `files`, in the place of what the cache has; return the snapshot's folder."""
+    from huggingface_hub import hf_hub_download, utils
+    from huggingface_hub.file_download import repo_folder_name
+
+    library: Any = utils  # its names are public, and loaded lazily without annotations
+
+    folder = cache_folder() / repo_folder_name(repo_id=repo, repo_type="model")
+    report = Report(repo, sum(file.size for file in files), progress)
+    try:
+        for file in files:
             with _translated():
-                info = HfApi(endpoint=self._endpoint).model_info(
-                    repo, files_metadata=True, timeout=_FIRST_ANSWER_S
+                _forget(repo, file.path)
+                if file.size >= _LARGE:
+                    _fetch_large(repo, file, folder, report)
+                else:
+                    report.add(file.size)
+                hf_hub_download(
+                    repo,
+                    file.path,
+                    etag_timeout=_FIRST_ANSWER_S,
+                    tqdm_class=library.silent_tqdm,
                 )
-            self._listings[repo] = [
-                RemoteFile(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None)
-                for item in info.siblings or []
-            ]
-        return self._listings[repo]
+    except KeyboardInterrupt:
+        report.stopped()
+        raise
+    snapshot = cached(repo)
+    if snapshot is None:
+        raise HubError("missing", f"{repo} has none of the files")
+    for old in (folder / "blobs").glob("*.incomplete"):  # of other versions
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _OLD_S:
+                old.unlink()
+    return snapshot
 
-    def fetch(self, repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
-        """Download `files`, in the place of what the cache has; return the snapshot's folder."""
-        from huggingface_hub import hf_hub_download, utils
-        from huggingface_hub.file_download import repo_folder_name
 
-        library: Any = utils  # its names are public, and loaded lazily without annotations
+def _fetch_large(repo: str, file: RemoteFile, folder: Path, report: Report) -> None:
+    """Bring a file's bytes to where the library looks for them before it downloads any.
 
-        folder = self.cache_folder / repo_folder_name(repo_id=repo, repo_type="model")
-        report = Report(repo, sum(file.size for file in files), progress)
-        try:
-            for file in files:
-                with _translated():
-                    self._forget(repo, file.path)
-                    if file.size >= _LARGE:
-                        self._fetch_large(repo, file, folder, report)
-                    else:
-                        report.add(file.size)
-                    hf_hub_download(
-                        repo,
-                        file.path,
-                        endpoint=self._endpoint,
-                        etag_timeout=_FIRST_ANSWER_S,
-                        tqdm_class=library.silent_tqdm,
-                    )
-        except KeyboardInterrupt:
-            report.stopped()
-            raise
-        snapshot = self.cached(repo)
-        if snapshot is None:
-            raise HubError("missing", f"{repo} has none of the files")
-        for old in (folder / "blobs").glob("*.incomplete"):  # of other versions
-            with contextlib.suppress(OSError):
-                if time.time() - old.stat().st_mtime > _OLD_S:
-                    old.unlink()
-        return snapshot
+    The library's own download (2.4) deletes the unfinished file when it is interrupted, so it
+    always starts again, and its Xet client reads in threads that a Ctrl-C waits for.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    def _fetch_large(self, repo: str, file: RemoteFile, folder: Path, report: Report) -> None:
-        """Bring a file's bytes to where the library looks for them before it downloads any.
-
-        The library's own download (2.4) deletes the unfinished file when it is interrupted, so it
-        always starts again, and its Xet client reads in threads that a Ctrl-C waits for.
-        """
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-        about = get_hf_file_metadata(
-            hf_hub_url(repo, file.path, endpoint=self._endpoint), timeout=_FIRST_ANSWER_S
-        )
-        if about.etag is None or about.size is None or about.commit_hash is None:
-            raise HubError("unreachable", _NO_HUB)
-        blob = folder / "blobs" / about.etag
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        locks = self.cache_folder / ".locks" / folder.name
-        locks.mkdir(parents=True, exist_ok=True)
-        with locked(locks / f"{about.etag}.lock", lambda: report.waiting(file.path)):
-            if blob.is_file() and blob.stat().st_size == about.size:
-                report.add(about.size)
+    about = get_hf_file_metadata(hf_hub_url(repo, file.path), timeout=_FIRST_ANSWER_S)
+    if about.etag is None or about.size is None or about.commit_hash is None:
+        raise HubError("unreachable", _NO_HUB)
+    blob = folder / "blobs" / about.etag
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    locks = cache_folder() / ".locks" / folder.name
+    locks.mkdir(parents=True, exist_ok=True)
+    with locked(locks / f"{about.etag}.lock", lambda: report.waiting(file.path)):
+        if blob.is_file() and blob.stat().st_size == about.size:
+            report.add(about.size)
+            return
+        source = ranges(repo, file.path, about.commit_hash)
+        unfinished = blob.with_name(f"{blob.name}.incomplete")
+        for _ in range(2):  # the unfinished file may be of other bytes
+            with unfinished.open("ab") as target:
+                if target.tell() > about.size:
+                    target.truncate(0)
+                have = target.tell()
+                report.add(have)
+                for piece in source(have, about.size):
+                    target.write(piece)
+                    report.add(len(piece))
+            if len(about.etag) != 64 or _sha256(unfinished) == about.etag:
+                unfinished.replace(blob)
                 return
-            source = self.ranges(repo, file.path, about.commit_hash)
-            partial = blob.with_name(f"{blob.name}.incomplete")
-            for _ in range(2):  # the unfinished file may be of other bytes
-                with partial.open("ab") as target:
-                    if target.tell() > about.size:
-                        target.truncate(0)
-                    have = target.tell()
-                    report.add(have)
-                    for piece in source(have, about.size):
-                        target.write(piece)
-                        report.add(len(piece))
-                if len(about.etag) != 64 or _sha256(partial) == about.etag:
-                    partial.replace(blob)
-                    return
-                partial.unlink()
-                report.add(-about.size)
-            raise HubError("unreachable", f"{file.path} arrives damaged")
+            unfinished.unlink()
+            report.add(-about.size)
+        raise HubError("unreachable", f"{file.path} arrives damaged")
 
-    def _forget(self, repo: str, path: str) -> None:
-        """Take a damaged file out of the cache; its blob would be taken for the file."""
-        snapshot = self.cached(repo)
-        pointer = None if snapshot is None else snapshot / path
-        if pointer is not None and (pointer.is_symlink() or pointer.exists()):
-            blob = pointer.resolve()
-            pointer.unlink()
-            blob.unlink(missing_ok=True)
 
-    def ranges(self, repo: str, path: str, revision: str) -> ByteSource:
-        """Ranged reads of one file, without downloading it."""
-        from huggingface_hub import hf_hub_url
+def _forget(repo: str, path: str) -> None:
+    """Take a damaged file out of the cache; its blob would be taken for the file."""
+    snapshot = cached(repo)
+    pointer = None if snapshot is None else snapshot / path
+    if pointer is not None and (pointer.is_symlink() or pointer.exists()):
+        blob = pointer.resolve()
+        pointer.unlink()
+        blob.unlink(missing_ok=True)
 
-        url = hf_hub_url(repo, path, revision=revision, endpoint=self._endpoint)
-        return partial(read_ranges, url)
 
-    def derived_folder(self, repo: str, revision: str) -> Path:
-        """An existing folder in the cache for what is made from this repository's files."""
-        from huggingface_hub import cached_assets_path, constants
+def ranges(repo: str, path: str, revision: str) -> ByteSource:
+    """Ranged reads of one file, without downloading it."""
+    from huggingface_hub import hf_hub_url
 
-        return cached_assets_path("adatp", repo, revision, assets_dir=constants.HF_ASSETS_CACHE)
+    url = hf_hub_url(repo, path, revision=revision)
+    return partial(read_ranges, url)
+
+
+def derived_folder(repo: str, revision: str) -> Path:
+    """An existing folder in the cache for what is made from this repository's files."""
+    from huggingface_hub import cached_assets_path, constants
+
+    return cached_assets_path("adatp", repo, revision, assets_dir=constants.HF_ASSETS_CACHE)
 
 
 def read_ranges(url: str, start: int, end: int) -> Iterator[bytes]:
@@ -366,12 +358,12 @@ class Wanted:
     bring: Callable[[Progress], object]
 
 
-def fetch(wanted: Sequence[Wanted], progress: Progress, hub: Hub) -> None:
+def fetch(wanted: Sequence[Wanted], progress: Progress) -> None:
     """Announce downloads together, with their sizes and cheaper choices, and fetch them.
 
     Raises a `ModelError` where they do not fit the disk, or cannot be fetched or stored.
     """
-    size, cache = sum(item.size for item in wanted), hub.cache_folder
+    size, cache = sum(item.size for item in wanted), cache_folder()
     existing = next((path for path in (cache, *cache.parents) if path.exists()), None)
     free = shutil.disk_usage(existing).free if existing is not None else size
     if free < size:
@@ -380,24 +372,24 @@ def fetch(wanted: Sequence[Wanted], progress: Progress, hub: Hub) -> None:
             f"and {cache} has {readable_bytes(free)} left",
             f"point HF_HOME at a larger disk, or take a smaller model; {wanted[0].otherwise}",
         )
-    progress(announcement(wanted, hub))
+    progress(announcement(wanted))
     for item in wanted:
         why = "is not whole in the cache"
-        with hub_failures(item.repo, item.repo, why, hub, item.otherwise):
+        with hub_failures(item.repo, item.repo, why, item.otherwise):
             item.bring(progress)
 
 
-def announcement(wanted: Sequence[Wanted], hub: Hub) -> str:
+def announcement(wanted: Sequence[Wanted]) -> str:
     """What will be fetched, how large it is and what would need less, in one line."""
     told = [f"{item.repo} {item.why}: fetching {item.what}" for item in wanted]
     if len(wanted) > 1:
         told.append(f"{readable_bytes(sum(item.size for item in wanted))} in all")
     cheaper = [item.otherwise for item in reversed(wanted)]
-    return "; ".join([f"{'; '.join(told)}, to {hub.cache_folder}", *cheaper])
+    return "; ".join([f"{'; '.join(told)}, to {cache_folder()}", *cheaper])
 
 
 @contextmanager
-def hub_failures(repo: str, called: str, why: str, hub: Hub, otherwise: str) -> Iterator[None]:
+def hub_failures(repo: str, called: str, why: str, otherwise: str) -> Iterator[None]:
     """One line for each reason why a repository, `called` as in `model x/y`, cannot be read."""
     try:
         yield
@@ -427,7 +419,7 @@ def hub_failures(repo: str, called: str, why: str, hub: Hub, otherwise: str) -> 
                 kind="model_refused",
             ) from error
         raise ModelError(
-            f"the cache {hub.cache_folder} cannot be written: "
+            f"the cache {cache_folder()} cannot be written: "
             f"{getattr(error, 'strerror', None) or error}",
             "make room or mend its permissions, or point HF_HOME at another disk",
         ) from error

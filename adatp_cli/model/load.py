@@ -28,7 +28,7 @@ from adatp_cli.model.device import (
     quantization_config,
     verify_quantization,
 )
-from adatp_cli.model.hub import Hub, Progress, fetch
+from adatp_cli.model.hub import Progress, fetch
 from adatp_cli.model.layout import (
     COPY_AGAIN,
     COPY_WHOLE,
@@ -98,16 +98,15 @@ class LoadedModel:
     )
 
 
-def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = None) -> LoadedModel:
+def load_model(request: LoadRequest, progress: Progress) -> LoadedModel:
     """Find, check, fetch, load and verify a model; `progress` gets a line for each step."""
-    hub = hub or Hub()
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     name = request.model
     if name.lower() == AUTO:
         name = choose_auto(device)
         progress(f"model auto: {name}, as the device is {device}")
-    found = find(name, offline=request.offline, hub=hub)
+    found = find(name, offline=request.offline)
     folder = found.folder
     description = read_description(folder)
     shape = configured_shape(folder)
@@ -119,7 +118,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     if place not in NO_ENCODER:
         unasked = place == own != DEFAULT_ENCODER and request.relevance == "auto"
         named_by = folder if unasked and found.revision is None else None
-        encoder = find_relevance(place, offline=request.offline, hub=hub, named_by=named_by)
+        encoder = find_relevance(place, offline=request.offline, named_by=named_by)
         beside = encoder_bytes(relevance_shape(encoder_config(encoder.folder)), dtype)
     described = count_weights(shape).nbytes(dtype)
     weights = described if found.missing else weight_bytes(folder, dtype)
@@ -133,7 +132,7 @@ def load_model(request: LoadRequest, progress: Progress, *, hub: Hub | None = No
     # All of it was looked up and judged; now it is announced together, and fetched.
     missing = [item.missing for item in (found, encoder) if item and item.missing]
     if missing:
-        fetch(missing, progress, hub)
+        fetch(missing, progress)
     if found.missing:
         weights = weight_bytes(check_layout(folder), dtype)
     if not 0.8 < weights["none"] / described["none"] < 1.25:  # transformers would invent the rest
