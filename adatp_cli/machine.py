@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from adatp_cli import __version__
-from adatp_cli.errors import AdatpError
+from adatp_cli.errors import AdatpError, ModelError
 from adatp_cli.model import checkpoints, hub, memory
 from adatp_cli.model.checkpoints import ALIASES, AUTO, DEFAULT_ENCODER, TINY
 from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16
@@ -109,9 +109,8 @@ def examine(model: str | None = None) -> Report:
             importlib.import_module(_USED.get(name, name))
         except Exception as error:  # a broken package can raise anything at import
             report.packages[name] = None
-            if name in REQUIRED:
-                broken = broken_package(error) or name
-                report.note(*import_problem(broken, error))
+            if name in REQUIRED and (problem := import_problem(error, name)) is not None:
+                report.note(problem.message, problem.hint)
     if all(report.packages[name] is not None for name in REQUIRED):
         _devices(report)
         _decoders(report)
@@ -119,34 +118,28 @@ def examine(model: str | None = None) -> Report:
     return report
 
 
-def broken_package(error: BaseException) -> str | None:
-    """The package that failed in this way while it was imported; None for any other failure."""
-    first = _first(error)
-    name = first.name if isinstance(first, ImportError) else None
+def import_problem(error: BaseException, package: str = "") -> ModelError | None:
+    """What to tell of a package that failed while it was imported; None for any other failure.
+
+    `package` is the one that was asked for, where the error does not show which one failed.
+    """
+    while error.__cause__ is not None:  # what all the others were raised from
+        error = error.__cause__
+    name = error.name if isinstance(error, ImportError) else None
     if not name:
-        frames = [frame for frame, _ in traceback.walk_tb(first.__traceback__)]
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         modules = [frame.f_globals for frame in frames if frame.f_code.co_name == "<module>"]
         name = str(modules[-1].get("__name__", "")) if modules else ""
-    package = name.partition(".")[0]
-    return None if package in ("", "__main__", "adatp_cli") else package
-
-
-def import_problem(package: str, error: BaseException) -> tuple[str, str]:
-    """What a package that cannot be imported is told as, and what to do about it."""
-    first = _first(error)
-    reason = next(iter(str(first).splitlines()), type(first).__name__)
+    found = name.partition(".")[0]
+    package = package if found in ("", "__main__", "adatp_cli") else found
+    if not package:
+        return None
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
     cure = "install adatp again"
     if package in _BESIDE:
         goes = "the version that goes with torch"
         cure = f"pip uninstall {package}, which adatp does not need, or install {goes}"
-    return f"the package {package} cannot be imported ({reason})", cure
-
-
-def _first(error: BaseException) -> BaseException:
-    """What all the others were raised from."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    return ModelError(f"the package {package} cannot be imported ({reason})", cure)
 
 
 def usable_cores() -> int:

@@ -13,8 +13,8 @@ import typer
 from adatp_cli.cli.output import Output
 from adatp_cli.cli.parsing import refusal
 from adatp_cli.cli.streams import OutputClosedError
-from adatp_cli.errors import AdatpError, ModelError, UsageError
-from adatp_cli.machine import broken_package, import_problem
+from adatp_cli.errors import AdatpError, UsageError
+from adatp_cli.machine import import_problem
 from adatp_cli.model.memory import is_out_of_memory, out_of_memory
 from adatp_cli.record import ErrorInfo
 from adatp_cli.text import one_line
@@ -32,8 +32,8 @@ def failure_of(error: BaseException) -> tuple[ErrorInfo, int]:
     elif not isinstance(error, AdatpError):
         if is_out_of_memory(error):
             error = out_of_memory("", "use fewer --frames, a smaller --model, or --quantize nf4")
-        elif (package := broken_package(error)) is not None:
-            error = ModelError(*import_problem(package, error))
+        elif (broken := import_problem(error)) is not None:
+            error = broken
     if isinstance(error, AdatpError):
         told = ErrorInfo(error.kind, one_line(error.message), one_line(error.hint))
         return told, error.exit_code

@@ -19,10 +19,10 @@ from adatp_cli.model.device import is_cuda
 from adatp_cli.model.hub import (
     FETCHING_IS_OFF,
     Progress,
-    Report,
     Wanted,
     hub_failures,
     locked,
+    reporting,
     unreachable,
 )
 from adatp_cli.model.layout import (
@@ -306,18 +306,16 @@ def _survey_relevance(name: str, why: str) -> RelevanceFiles:
     size = sum(entry.nbytes for entry in header.tensors.values() if _is_needed(entry.name))
 
     def copy(progress: Progress) -> None:
-        report = Report(name, size, progress)
-        with locked(part.with_name(f"{_PART}.lock"), lambda: report.waiting(_PART)):
+        with (
+            reporting(name, size, progress) as report,
+            locked(part.with_name(f"{_PART}.lock"), lambda: report.waiting(_PART)),
+        ):
             if _weights_in(folder, name) is not None:
                 return  # another process was faster
             part.unlink(missing_ok=True)  # damaged
             for old in part.parent.glob(f"{_PART}.*.partial"):  # of an earlier version
                 old.unlink()
-            try:
-                copy_tensors(source, remote, _is_needed, part, report.add)
-            except KeyboardInterrupt:
-                report.stopped()
-                raise
+            copy_tensors(source, remote, _is_needed, part, report.add)
 
     what = (
         f"its text tower and pooling head, {readable_bytes(size)} of its "

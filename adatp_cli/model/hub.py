@@ -116,10 +116,8 @@ def download(repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path
     from huggingface_hub.file_download import repo_folder_name
 
     library: Any = utils  # its names are public, and loaded lazily without annotations
-
     folder = cache_folder() / repo_folder_name(repo_id=repo, repo_type="model")
-    report = Report(repo, sum(file.size for file in files), progress)
-    try:
+    with reporting(repo, sum(file.size for file in files), progress) as report:
         for file in files:
             with _translated():
                 _forget(repo, file.path)
@@ -127,15 +125,8 @@ def download(repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path
                     _fetch_large(repo, file, folder, report)
                 else:
                     report.add(file.size)
-                hf_hub_download(
-                    repo,
-                    file.path,
-                    etag_timeout=_FIRST_ANSWER_S,
-                    tqdm_class=library.silent_tqdm,
-                )
-    except KeyboardInterrupt:
-        report.stopped()
-        raise
+                silent = library.silent_tqdm
+                hf_hub_download(repo, file.path, etag_timeout=_FIRST_ANSWER_S, tqdm_class=silent)
     snapshot = cached(repo)
     if snapshot is None:
         raise HubError("missing", f"{repo} has none of the files")
@@ -323,27 +314,35 @@ class Report:
     """Tells now and then how much of a repository's `total` bytes is here."""
 
     def __init__(self, repo: str, total: int, progress: Progress) -> None:
-        self._repo, self._total, self._progress = repo, max(1, total), progress
-        self._done, self._told = 0, time.monotonic()
+        self._repo, self.total, self._progress = repo, max(1, total), progress
+        self.done, self._told = 0, time.monotonic()
 
     def add(self, count: int) -> None:
         """Count bytes that are here."""
-        self._done += count
+        self.done += count
         if time.monotonic() - self._told >= _REPORT_EVERY_S:
             self._told = time.monotonic()
             self._progress(
-                f"fetching {self._repo}: {100 * self._done / self._total:.0f} % of "
-                f"{readable_bytes(self._total)}"
+                f"fetching {self._repo}: {100 * self.done / self.total:.0f} % of "
+                f"{readable_bytes(self.total)}"
             )
 
     def waiting(self, path: str) -> None:
         self._progress(f"fetching {self._repo}: another process fetches {path}; waiting for it")
 
-    def stopped(self) -> None:
-        self._progress(
-            f"{self._repo}: stopped at {readable_bytes(self._done)} of "
-            f"{readable_bytes(self._total)}; the next run goes on from there"
+
+@contextmanager
+def reporting(repo: str, total: int, progress: Progress) -> Iterator[Report]:
+    """A `Report`, which says where a Ctrl-C stopped."""
+    report = Report(repo, total, progress)
+    try:
+        yield report
+    except KeyboardInterrupt:
+        progress(
+            f"{repo}: stopped at {readable_bytes(report.done)} of {readable_bytes(report.total)}; "
+            "the next run goes on from there"
         )
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,30 +398,32 @@ def hub_failures(repo: str, called: str, why: str, otherwise: str) -> Iterator[N
         if failure == "unreachable":
             told = f"{why}, and the hub cannot be reached ({error})"
             raise unreachable(repo, told, otherwise) from error
-        if failure == "missing":
-            raise ModelError(
+        log_in = "`hf auth login` or HF_TOKEN"
+        message, hint, kind = {
+            "missing": (
                 f"the hub has no {called} that you may read ({error})",
                 "check the name; for a private or gated model set HF_TOKEN",
-                kind="model_not_found",
-            ) from error
-        if failure == "token":
-            raise ModelError(
+                "model_not_found",
+            ),
+            "token": (
                 f"the hub refuses your token for {repo} (401)",
-                f"renew it with `hf auth login` or HF_TOKEN, and see {page} for what it wants",
-                kind="model_refused",
-            ) from error
-        if failure == "gated":
-            raise ModelError(
+                f"renew it with {log_in}, and see {page} for what it wants",
+                "model_refused",
+            ),
+            "gated": (
                 f"the hub does not give you {repo} (403): it is gated, and wants its conditions "
                 "accepted",
-                f"accept them at {page} and log in with `hf auth login` or HF_TOKEN",
-                kind="model_refused",
-            ) from error
-        raise ModelError(
-            f"the cache {cache_folder()} cannot be written: "
-            f"{getattr(error, 'strerror', None) or error}",
-            "make room or mend its permissions, or point HF_HOME at another disk",
-        ) from error
+                f"accept them at {page} and log in with {log_in}",
+                "model_refused",
+            ),
+            "store": (
+                f"the cache {cache_folder()} cannot be written: "
+                f"{getattr(error, 'strerror', None) or error}",
+                "make room or mend its permissions, or point HF_HOME at another disk",
+                None,
+            ),
+        }[failure]
+        raise ModelError(message, hint, kind=kind) from error
 
 
 def unreachable(repo: str, why: str, otherwise: str) -> ModelError:

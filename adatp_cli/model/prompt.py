@@ -32,24 +32,12 @@ _WALL_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids of one question about one clip.
+    """Token ids of one question about one clip."""
 
-    Parameters
-    ----------
-    input_ids
-        int64, (1, L).
-    visual_start
-        Position of the first visual token.
-    n_visual
-        Visual tokens, frames x rows x columns. The newline token follows them and is not counted.
-    text_tokens
-        All other tokens but the newline.
-    """
-
-    input_ids: Tensor
-    visual_start: int
-    n_visual: int
-    text_tokens: int
+    input_ids: Tensor  # int64, (1, L)
+    visual_start: int  # position of the first visual token
+    n_visual: int  # frames x rows x columns; the newline token behind them is not counted
+    text_tokens: int  # all others but the newline
 
     @property
     def length(self) -> int:

@@ -62,16 +62,9 @@ class RelevanceEncoder:
     def look(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """What the pooling head's heads see of each frame, and where they look.
 
-        Parameters
-        ----------
-        hidden
-            (T, patches, Dv): the tower's last hidden state before any post-layernorm, which is what
-            `get_video_features` projects.
-
-        Returns
-        -------
-        Tensor, Tensor
-            float32: (T, heads, Dv) for `vectors`; (T, patches) attention, mean over heads.
+        Of (T, patches, Dv), the tower's last hidden state before any post-layernorm, which is what
+        `get_video_features` projects, float32: (T, heads, Dv) for `vectors`, and (T, patches)
+        attention, mean over heads.
         """
         device = self.norm.weight.device
         looks = [
@@ -100,7 +93,6 @@ def load_relevance(
     """Load text tower, pooling head and post-layernorm of a SigLIP model, and nothing else of it.
 
     `name` is for records, `width` that of the vision tower's features, `dtype` the text tower's.
-    What is not such a model, or belongs to another vision tower, is refused.
     """
     config = encoder_config(files.folder)
     shape = relevance_shape(config)
