@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model import checkpoints
+from adatp_cli.model import checkpoints, memory
 from adatp_cli.model.device import (
     choose_device,
     choose_dtype,
-    choose_quantization,
     cpu_is_fast_at_bfloat16,
 )
 from adatp_cli.model.load import LoadRequest, load_model
@@ -21,16 +20,22 @@ from adatp_cli.model.load import LoadRequest, load_model
 @pytest.mark.parametrize(
     ("requested", "cuda", "free", "expected"),
     [
-        ("auto", False, 10, "none"),
+        ("auto", False, 17, "none"),
         ("auto", True, 100, "none"),
         ("auto", True, 17, "nf4"),
         ("auto", True, None, "none"),
         ("int8", True, 100, "int8"),
-        ("none", True, 10, "none"),
+        ("none", True, 16, "none"),
     ],
 )
-def test_auto_quantization(requested: str, cuda: bool, free: int | None, expected: str) -> None:
-    assert choose_quantization(requested, cuda=cuda, weights=16, free=free) == expected
+def test_auto_quantization(
+    requested: str, cuda: bool, free: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda _: free)
+    device, sizes = "cuda:0" if cuda else "cpu", {"none": 16, "int8": 8, "nf4": 5}
+    assert expected == memory.fitting_quantization(
+        requested, sizes, device=device, model="7b", progress=lambda _: None
+    )
 
 
 def test_auto_dtype_on_the_cpu_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,6 @@ KEPT_WHOLE = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 LAYERS = "model.language_model.layers"
 # Bytes per quantized weight, block scales included: nf4/fp4 hold one float32 scale per 64 weights.
 BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 4 / 64, "fp4": 0.5 + 4 / 64}
-# Share of the free memory that `auto` lets unquantized weights take, so that a run fits beside them
-# (our choice).
-_SHARE_FOR_WEIGHTS = 0.8
 
 
 def is_cuda(device: str) -> bool:
@@ -84,24 +81,6 @@ def cpu_is_fast_at_bfloat16() -> bool:
 
     can = torch.cpu.get_capabilities()
     return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
-
-
-def choose_quantization(requested: str, *, cuda: bool, weights: int, free: int | None) -> str:
-    """Resolve `auto`: nf4 on CUDA where 16-bit weights do not leave room for a run, else none.
-
-    `weights` and `free` are bytes of the unquantized weights and of free memory, None when unknown.
-    On the CPU `auto` never chooses it: the prefill is slower there, though further tokens are
-    faster in nf4 (docs/memory.md), and whole weights give the answers of the model as it is.
-    """
-    if requested in QUANTIZATIONS:
-        return requested
-    if requested != "auto":
-        raise UsageError(
-            f"--quantize {requested!r} is not known", f"use auto, {', '.join(QUANTIZATIONS)}"
-        )
-    if not cuda or free is None or weights <= _SHARE_FOR_WEIGHTS * free:
-        return "none"
-    return "nf4"
 
 
 def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:

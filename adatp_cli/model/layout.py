@@ -368,7 +368,11 @@ def count_weights(shape: ModelShape) -> WeightCount:
     projector = text.hidden * (tower.hidden + text.hidden + 2)
     newline, last_norm = text.hidden, text.hidden
     rest = text.layers * small + embeddings + last_norm + projector + newline
-    return WeightCount(text.layers * matrices, rest + _tower(tower))
+    patch = COLOUR_CHANNELS * tower.patch_size**2
+    embedding = (patch + 1 + tower.patches) * tower.hidden
+    layers = tower.layers * _layer(tower.hidden, tower.intermediate)
+    vision = embedding + layers + 2 * tower.hidden
+    return WeightCount(text.layers * matrices, rest + vision)
 
 
 def encoder_bytes(shape: RelevanceShape, dtype: str) -> int:
@@ -379,12 +383,6 @@ def encoder_bytes(shape: RelevanceShape, dtype: str) -> int:
     text = shape.text_layers * _layer(width, wide) + embeddings + 2 * width + projection
     pooling = shape.head_hidden + _layer(shape.head_hidden, shape.head_intermediate)
     return text * DTYPE_BYTES[dtype] + pooling * 4
-
-
-def _tower(shape: VisionShape) -> int:
-    patch = COLOUR_CHANNELS * shape.patch_size**2
-    embedding = (patch + 1 + shape.patches) * shape.hidden
-    return embedding + shape.layers * _layer(shape.hidden, shape.intermediate) + 2 * shape.hidden
 
 
 def _layer(hidden: int, intermediate: int) -> int:

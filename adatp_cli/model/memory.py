@@ -23,12 +23,15 @@ from adatp_cli.cost import (
     ModelShape,
     RelevanceShape,
 )
-from adatp_cli.errors import MemoryLimitError
-from adatp_cli.model.device import DTYPE_BYTES, choose_quantization, is_cuda
+from adatp_cli.errors import MemoryLimitError, UsageError
+from adatp_cli.model.device import DTYPE_BYTES, QUANTIZATIONS, is_cuda
 from adatp_cli.text import gigabytes, plural
 
 # Allocator rounding, temporaries and library workspaces beside what is counted (our choice).
 _ALLOWANCE = 1.1
+# Share of the free memory that `auto` lets whole weights take, so that a run fits beside them (our
+# choice).
+_SHARE_FOR_WEIGHTS = 0.8
 # Frames that the relevance encoder looks at in one go, as it does so in float32.
 LOOKS_AT_ONCE = 16
 # Fewer addresses than these do not hold PyTorch's libraries and their heap: importing it or a first
@@ -287,14 +290,21 @@ def fitting_quantization(
 ) -> str:
     """Resolve the quantization, and refuse weights that cannot fit.
 
-    `sizes` are the bytes of all weights that will be loaded, by kind of quantization.
+    `sizes` are the bytes of all weights that will be loaded, by kind of quantization. `auto` is nf4
+    on CUDA where whole weights do not leave room for a run, else none. On the CPU it never
+    quantizes: the prefill is slower there, though further tokens are faster in nf4
+    (docs/memory.md), and whole weights give the answers of the model as it is.
     """
-    free = available_memory(device)
-    quantization = choose_quantization(
-        requested, cuda=is_cuda(device), weights=sizes["none"], free=free
-    )
-    if requested == "auto" and quantization != "none":
-        progress(f"quantization auto: {quantization}, as the whole weights leave too little room")
+    free, quantization = available_memory(device), requested
+    if requested == "auto":
+        quantization = "none"
+        if is_cuda(device) and free is not None and sizes["none"] > _SHARE_FOR_WEIGHTS * free:
+            quantization = "nf4"
+            progress("quantization auto: nf4, as the whole weights leave too little room")
+    elif requested not in QUANTIZATIONS:
+        raise UsageError(
+            f"--quantize {requested!r} is not known", f"use auto, {', '.join(QUANTIZATIONS)}"
+        )
     if free is None or sizes[quantization] <= free:
         return quantization
     choices = []
