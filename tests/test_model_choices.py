@@ -9,11 +9,7 @@ import torch
 
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.model import checkpoints, memory
-from adatp_cli.model.device import (
-    choose_device,
-    choose_dtype,
-    cpu_is_fast_at_bfloat16,
-)
+from adatp_cli.model.device import choose_device, choose_dtype, cpu_is_fast_at_bfloat16
 from adatp_cli.model.load import LoadRequest, load_model
 
 

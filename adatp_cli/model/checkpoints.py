@@ -16,15 +16,7 @@ from typing import TYPE_CHECKING
 from adatp_cli.errors import AdatpError, ModelError, UsageError
 from adatp_cli.model import hub
 from adatp_cli.model.device import is_cuda
-from adatp_cli.model.hub import (
-    FETCHING_IS_OFF,
-    Progress,
-    Wanted,
-    hub_failures,
-    locked,
-    reporting,
-    unreachable,
-)
+from adatp_cli.model.hub import FETCHING_IS_OFF, Progress, Wanted
 from adatp_cli.model.layout import (
     DESCRIPTION,
     check_config,
@@ -203,13 +195,13 @@ def find(name: str, *, offline: bool, thorough: bool = False) -> Checkpoint:
             if error.kind != DAMAGED or offline:
                 raise
     if offline:
-        raise unreachable(repo, f"{why}{FETCHING_IS_OFF}", NO_DOWNLOAD_HINT)
+        raise hub.unreachable(repo, f"{why}{FETCHING_IS_OFF}", NO_DOWNLOAD_HINT)
     return _survey(repo, why, thorough=thorough)
 
 
 def _survey(repo: str, why: str, *, thorough: bool) -> Checkpoint:
     """See what of a model's repository is not in the cache, and judge its configuration."""
-    with hub_failures(repo, f"model {repo}", why, NO_DOWNLOAD_HINT):
+    with hub.failures(repo, f"model {repo}", why, NO_DOWNLOAD_HINT):
         listing = hub.list_files(repo)
         names = sorted(file.path for file in listing)
         if "config.json" not in names:
@@ -276,8 +268,8 @@ def find_relevance(name: str, *, offline: bool, named_by: Path | None = None) ->
         )
     if offline or hub.is_offline():
         called = f"the relevance encoder {name}"
-        raise unreachable(called, f"{why}{FETCHING_IS_OFF}", NO_ENCODER_HINT)
-    with hub_failures(name, f"relevance encoder {name}", why, NO_ENCODER_HINT):
+        raise hub.unreachable(called, f"{why}{FETCHING_IS_OFF}", NO_ENCODER_HINT)
+    with hub.failures(name, f"relevance encoder {name}", why, NO_ENCODER_HINT):
         return _survey_relevance(name, why)
 
 
@@ -307,8 +299,8 @@ def _survey_relevance(name: str, why: str) -> RelevanceFiles:
 
     def copy(progress: Progress) -> None:
         with (
-            reporting(name, size, progress) as report,
-            locked(part.with_name(f"{_PART}.lock"), lambda: report.waiting(_PART)),
+            hub.reporting(name, size, progress) as report,
+            hub.locked(part.with_name(f"{_PART}.lock"), lambda: report.waiting(_PART)),
         ):
             if _weights_in(folder, name) is not None:
                 return  # another process was faster

@@ -207,21 +207,21 @@ def read_ranges(url: str, start: int, end: int) -> Iterator[bytes]:
     reads the block again. Where a server or proxy ignores ranges it reads the whole file, and
     returns the file's first bytes in place of the range; here such a server is refused.
     """
-    failures = 0
+    failed = 0
     while start < end:
         try:
             with _translated():
                 for piece in _request(url, start, end):
                     start += len(piece)
-                    failures = 0
+                    failed = 0
                     yield piece
                 if start < end:
                     raise HubError("unreachable", "the connection ended early")
         except HubError as error:
-            failures += 1
-            if error.why != "unreachable" or failures >= _ATTEMPTS:
+            failed += 1
+            if error.why != "unreachable" or failed >= _ATTEMPTS:
                 raise
-            time.sleep(min(2.0**failures, 30.0) / 4)
+            time.sleep(min(2.0**failed, 30.0) / 4)
 
 
 def _request(url: str, start: int, end: int) -> Iterator[bytes]:
@@ -374,7 +374,7 @@ def fetch(wanted: Sequence[Wanted], progress: Progress) -> None:
     progress(announcement(wanted))
     for item in wanted:
         why = "is not whole in the cache"
-        with hub_failures(item.repo, item.repo, why, item.otherwise):
+        with failures(item.repo, item.repo, why, item.otherwise):
             item.bring(progress)
 
 
@@ -388,7 +388,7 @@ def announcement(wanted: Sequence[Wanted]) -> str:
 
 
 @contextmanager
-def hub_failures(repo: str, called: str, why: str, otherwise: str) -> Iterator[None]:
+def failures(repo: str, called: str, why: str, otherwise: str) -> Iterator[None]:
     """One line for each reason why a repository, `called` as in `model x/y`, cannot be read."""
     try:
         yield

@@ -206,7 +206,6 @@ def _load_weights(
         weights_progress(checkpoint.name, progress),
         large_blocks_apart(),
     ):
-        settings = quantization_config(quantization, torch_dtype)
         model, info = loader.from_pretrained(
             checkpoint.folder,
             dtype=torch_dtype,
@@ -216,7 +215,7 @@ def _load_weights(
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they come back in the loading info, and are refused
-            **({"quantization_config": settings} if settings is not None else {}),
+            quantization_config=quantization_config(quantization, torch_dtype),
         )
     # An absent weight would be random, one that is left over was meant for another model.
     for key, what in (
@@ -243,19 +242,15 @@ def _keep_only_token_ids(model: LlavaOnevisionForConditionalGeneration, called: 
     settings: Any = transformers.GenerationConfig
     given: Any = model.generation_config
     text: Any = model.config.text_config
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(given, name)
+    kept = {name: getattr(given, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    for name, value in kept.items():
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(number, int) and 0 <= number < text.vocab_size for number in ids):
             raise ModelError(
                 f"{called}'s generation_config.json has the {name} {value!r}, which is no token's",
                 COPY_AGAIN,
             )
-    model.generation_config = settings(
-        bos_token_id=given.bos_token_id,
-        eos_token_id=given.eos_token_id,
-        pad_token_id=given.pad_token_id,
-    )
+    model.generation_config = settings(**kept)
 
 
 def _tokenizer(

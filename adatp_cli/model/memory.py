@@ -17,12 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
-from adatp_cli.cost import (
-    COLOUR_CHANNELS,
-    LanguageShape,
-    ModelShape,
-    RelevanceShape,
-)
+from adatp_cli.cost import COLOUR_CHANNELS, LanguageShape, ModelShape, RelevanceShape
 from adatp_cli.errors import MemoryLimitError, UsageError
 from adatp_cli.model.device import DTYPE_BYTES, QUANTIZATIONS, is_cuda
 from adatp_cli.text import gigabytes, plural

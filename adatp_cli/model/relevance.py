@@ -20,13 +20,7 @@ from torch import Tensor, nn
 
 from adatp_cli.cost import RelevanceShape
 from adatp_cli.errors import ModelError, UsageError
-from adatp_cli.model.checkpoints import (
-    HEAD,
-    NORM,
-    TEXT,
-    RelevanceFiles,
-    encoder_config,
-)
+from adatp_cli.model.checkpoints import HEAD, NORM, TEXT, RelevanceFiles, encoder_config
 from adatp_cli.model.layout import COPY_AGAIN, read_json, relevance_shape
 from adatp_cli.model.memory import LOOKS_AT_ONCE
 from adatp_cli.model.quiet import weights_progress
