@@ -1,4 +1,4 @@
-"""What this machine can run, found out by trying: packages, devices, decoders, models, memory."""
+"""Tries what this machine can run: packages, devices, decoders, models, memory."""
 
 from __future__ import annotations
 

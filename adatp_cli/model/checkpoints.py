@@ -1,4 +1,4 @@
-"""From the name of a model or a relevance encoder to its files, and which of them are here."""
+"""Finds the files of a model or a relevance encoder by name, and says which are missing."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def choose_auto(device: str) -> str:
 
 
 def check_name(name: str, also: Sequence[str] = ()) -> None:
-    """Refuse what can be no model, before anything heavy is imported; `also` are names that can."""
+    """Refuse a name that no model can have, importing nothing heavy; `also` are more known names."""
     known = [AUTO, TINY, *ALIASES, *also]
     if name.lower() in RANDOM and not also:
         raise UsageError(f"--model {name}: only `adatp bench` builds it", "its answers are noise")
@@ -130,7 +130,7 @@ def check_name(name: str, also: Sequence[str] = ()) -> None:
 
 
 def _meant(name: str) -> UsageError | None:
-    """The line for what is no model's name, and yet clearly one of these."""
+    """The error for an address, a file, or a folder that is not there; None for other names."""
     address = re.fullmatch(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(.+)", name)
     if address is not None:
         repo = "/".join(address[1].split("/")[:2])
@@ -200,7 +200,7 @@ def find(name: str, *, offline: bool, thorough: bool = False) -> Checkpoint:
 
 
 def _survey(repo: str, why: str, *, thorough: bool) -> Checkpoint:
-    """See what of a model's repository is not in the cache, and judge its configuration."""
+    """Ask the hub which of a model's files the cache lacks, and check the configuration first."""
     with hub.failures(repo, f"model {repo}", why, NO_DOWNLOAD_HINT):
         listing = hub.list_files(repo)
         names = sorted(file.path for file in listing)
@@ -274,7 +274,7 @@ def find_relevance(name: str, *, offline: bool, named_by: Path | None = None) ->
 
 
 def _weights_in(cached: Path, name: str) -> RelevanceFiles | None:
-    """What of the weights a snapshot has: the whole file, or the part that was copied from it."""
+    """The weights that a snapshot has: the whole file, or the part that was copied from it."""
     for path in (cached / _WEIGHTS, hub.derived_folder(name, cached.name) / _PART):
         # What is damaged is fetched anew.
         with contextlib.suppress(ModelError):
@@ -343,7 +343,7 @@ def encoder_config(folder: Path) -> SiglipConfig:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A model or an encoder, and what of it is here."""
+    """A model or an encoder, and how much of it is here."""
 
     name: str  # as -m takes it
     repository: str | None  # None for what comes with adatp or is a folder
@@ -360,7 +360,7 @@ class Kept:
 
 
 def kept() -> Iterator[Kept]:
-    """The bundled model, the known ones, their encoder, and what else of theirs is in the cache."""
+    """The bundled and the known models, their encoder, and what else of either is in the cache."""
     for name in (TINY, *ALIASES, DEFAULT_ENCODER):
         yield look(name)
     known = {*ALIASES.values(), DEFAULT_ENCODER}

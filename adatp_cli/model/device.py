@@ -1,4 +1,4 @@
-"""Where a model runs, in which number type, and quantized or not."""
+"""Devices, number types and quantization: which there are, and what `auto` means."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_cuda(device: str) -> bool:
 
 
 def check_device(requested: str) -> re.Match[str]:
-    """Refuse what no machine has; PyTorch is not asked."""
+    """Refuse a device that no machine has; imports no PyTorch."""
     match = _DEVICE.fullmatch(requested)
     if match is None:
         raise UsageError(

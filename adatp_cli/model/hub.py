@@ -111,7 +111,7 @@ def list_files(repo: str) -> list[RemoteFile]:
 
 
 def download(repo: str, files: Sequence[RemoteFile], progress: Progress) -> Path:
-    """Download `files`, in the place of what the cache has; return the snapshot's folder."""
+    """Download `files`, replacing what the cache has; return the snapshot's folder."""
     from huggingface_hub import hf_hub_download, utils
     from huggingface_hub.file_download import repo_folder_name
 
@@ -311,7 +311,7 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 class Report:
-    """Tells now and then how much of a repository's `total` bytes is here."""
+    """Says every two seconds how much of a repository's `total` bytes is here."""
 
     def __init__(self, repo: str, total: int, progress: Progress) -> None:
         self._repo, self.total, self._progress = repo, max(1, total), progress
@@ -333,7 +333,7 @@ class Report:
 
 @contextmanager
 def reporting(repo: str, total: int, progress: Progress) -> Iterator[Report]:
-    """A `Report`, which says where a Ctrl-C stopped."""
+    """A `Report`; after Ctrl-C it says how far the download came."""
     report = Report(repo, total, progress)
     try:
         yield report
@@ -347,7 +347,7 @@ def reporting(repo: str, total: int, progress: Progress) -> Iterator[Report]:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What of a hub repository has to be fetched: looked up and judged, and not yet here."""
+    """What has to be fetched of a hub repository."""
 
     repo: str
     why: str  # as `is not in the cache`
@@ -427,7 +427,7 @@ def failures(repo: str, called: str, why: str, otherwise: str) -> Iterator[None]
 
 
 def unreachable(repo: str, why: str, otherwise: str) -> ModelError:
-    """The error of a repository that is neither here nor on a hub that answers."""
+    """The error for a repository that is not in the cache while no hub answers."""
     return ModelError(
         f"{repo} {why}",
         f"where there is a network: `hf download {repo}`; {otherwise}",

@@ -93,7 +93,7 @@ def _no_number(name: str) -> float:
 
 
 def lacking(folder: Path) -> list[str]:
-    """What a checkpoint's folder still needs, in words; empty where it has all."""
+    """What a checkpoint's folder lacks, in words."""
     if not (folder / "config.json").is_file():
         return ["config.json"]
     own_template = folder / "tokenizer_config.json"
@@ -210,7 +210,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def no_model(called: str, names: Sequence[str]) -> ModelError:
-    """What a folder or repository of these files is, that has no config.json."""
+    """The error for a folder or repository without config.json, by the names of its files."""
     if "adapter_config.json" in names:
         return ModelError(
             f"{called} is an adapter (LoRA) and no whole model",

@@ -1,4 +1,4 @@
-"""From a name to a loaded, quantized and verified model with everything that belongs to it."""
+"""Loads a model by name, quantized and verified, with everything that belongs to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What libraries say, brought into form: their warnings, their load bars, their exceptions."""
+"""Warnings, progress bars and exceptions of libraries: silenced, or told in a line."""
 
 from __future__ import annotations
 
