@@ -197,16 +197,14 @@ def _models(report: Report, wanted: str | None) -> None:
     if wanted is not None and wanted.lower() not in names:
         names.append(wanted)
     report.models = [_model_state(name) for name in names]
-    if wanted is not None:
-        state = next(item for item in report.models if item.name in (wanted, wanted.lower()))
-        if not state.ready:
-            what = f"the model {state.name} is not ready: {state.note}"
-            report.note(what, state.step)
-        return
-    # Whether `ask` works without -m: its model is ready, or can be fetched.
-    state = next(item for item in report.models if item.name == report.auto_model)
+    asked = wanted or report.auto_model
+    state = next(item for item in report.models if item.name in (asked, asked.lower()))
     if state.ready:
         return
+    if wanted is not None:
+        report.note(f"the model {state.name} is not ready: {state.note}", state.step)
+        return
+    # `ask` works without -m where its model can be fetched.
     what = f"`adatp ask` takes {state.name} here when it is not told"
     if state.state != MISSING or hub.cached(state.repository) is not None:
         report.note(f"{what}: {state.note}", state.step)

@@ -112,7 +112,7 @@ def choose_auto(device: str) -> str:
 
 
 def check_name(name: str, also: Sequence[str] = ()) -> None:
-    """Refuse a name that no model can have, importing nothing heavy; `also` are more known names."""
+    """Refuse a name that no model can have; imports nothing heavy. `also` are more known names."""
     known = [AUTO, TINY, *ALIASES, *also]
     if name.lower() in RANDOM and not also:
         raise UsageError(f"--model {name}: only `adatp bench` builds it", "its answers are noise")
