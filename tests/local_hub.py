@@ -25,8 +25,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def locate(name: str, said: Callable[[str], None]) -> Checkpoint:
     """Find a model's files and fetch what is missing, as loading does; `said` hears of it."""
     found = find(name, offline=False)
-    if found.missing:
-        fetch([found.missing], said)
+    fetch([found.missing], said)
     check_layout(found.folder)
     return found
 
@@ -34,8 +33,7 @@ def locate(name: str, said: Callable[[str], None]) -> Checkpoint:
 def locate_encoder(name: str, said: Callable[[str], None]) -> RelevanceFiles:
     """The same for a relevance encoder."""
     found = find_relevance(name, offline=False)
-    if found.missing:
-        fetch([found.missing], said)
+    fetch([found.missing], said)
     return found
 
 

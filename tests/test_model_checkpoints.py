@@ -195,8 +195,7 @@ from adatp_cli.model.hub import fetch
 said = []
 try:
     found = find(sys.argv[1], offline="--offline" in sys.argv)
-    if found.missing:
-        fetch([found.missing], said.append)
+    fetch([found.missing], said.append)
     print(json.dumps({"folder": str(found.folder), "revision": found.revision, "said": said}))
 except AdatpError as error:
     print(json.dumps({"error": error.message, "hint": error.hint, "said": said}))

@@ -335,8 +335,7 @@ from adatp_cli.model.relevance import load_relevance
 said = []
 try:
     files = find_relevance("owner/siglip", offline="--offline" in sys.argv)
-    if files.missing:
-        fetch([files.missing], said.append)
+    fetch([files.missing], said.append)
     encoder = load_relevance("owner/siglip", files, width=128, device="cpu", dtype=torch.float32)
     print(json.dumps({"vector": encoder.text_vector("a red circle").tolist(), "said": said}))
 except AdatpError as error:

@@ -372,8 +372,7 @@ def load_encoder(
     """
     _check_model(model)
     found = find_relevance(name, offline=offline)
-    if found.missing:
-        fetch([found.missing], lambda _line: None)
+    fetch([found.missing], lambda _line: None)
     parameter = next(model.model.multi_modal_projector.parameters())
     width = model_shape(model.config).vision.hidden
     return load_relevance(

@@ -93,8 +93,7 @@ def pull(
             if not output.agreed("fetch it?"):
                 output.note("nothing was fetched")
                 return INTERRUPTED
-        if wanted:
-            fetch(wanted, output.progress_line)
+        fetch(wanted, output.progress_line)
     output.note(_line(look(name)))
     return 0
 

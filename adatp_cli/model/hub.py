@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -357,11 +357,11 @@ class Wanted:
     bring: Callable[[Progress], object]
 
 
-def fetch(wanted: Sequence[Wanted], progress: Progress) -> None:
-    """Announce downloads together, with their sizes and cheaper choices, and fetch them.
-
-    Raises a `ModelError` where they do not fit the disk, or cannot be fetched or stored.
-    """
+def fetch(missing: Iterable[Wanted | None], progress: Progress) -> None:
+    """Announce downloads together, with their sizes and cheaper choices, and fetch them."""
+    wanted = [item for item in missing if item is not None]
+    if not wanted:
+        return
     size, cache = sum(item.size for item in wanted), cache_folder()
     existing = next((path for path in (cache, *cache.parents) if path.exists()), None)
     free = shutil.disk_usage(existing).free if existing is not None else size

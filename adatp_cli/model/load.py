@@ -130,9 +130,7 @@ def load_model(request: LoadRequest, progress: Progress) -> LoadedModel:
         progress=progress,
     )
     # All of it was looked up and judged; now it is announced together, and fetched.
-    missing = [item.missing for item in (found, encoder) if item and item.missing]
-    if missing:
-        fetch(missing, progress)
+    fetch([found.missing, encoder.missing if encoder else None], progress)
     if found.missing:
         weights = weight_bytes(check_layout(folder), dtype)
     if not 0.8 < weights["none"] / described["none"] < 1.25:  # transformers would invent the rest
