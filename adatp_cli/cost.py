@@ -5,12 +5,9 @@ Two conventions, never mixed:
 - **paper**: multiply-accumulates (MAC) of the visual tokens in the decoder layers, the count that
   the FastVID paper and its like report, for FastV too; FastV's own code counts text as well.
 - **end to end**: floating-point operations (FLOP = 2 x MAC) of every matrix product and convolution
-  that answering one question runs, from pixels to the last answer token. Element-wise work (norms,
-  softmax, activations, rotary embeddings, pooling) is left out, as `torch.utils.flop_counter`
-  leaves it out. Attention is counted in full, without the saving that a causal kernel may make on
-  half of it.
-
-Every function is integer arithmetic on plain numbers; nothing here imports a tensor library.
+  that answering one question runs, from pixels to the last answer token. Element-wise work is left
+  out, as `torch.utils.flop_counter` leaves it out. Attention is counted in full, without the saving
+  that a causal kernel may make on half of it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""The error family: everything that can go wrong in a way a user can act on.
-
-Each class fixes a process exit code and each instance carries one line that says what went wrong
-and with which input, and a hint that says what to do next. `adatp_cli.cli.errors` turns them into
-text.
-"""
+"""The error family: everything that can go wrong in a way a user can act on, with its exit code."""
 
 from __future__ import annotations
 

@@ -24,13 +24,7 @@ _HINT = "`adatp profiles show adatp` prints a complete profile to start from"
 
 
 def read_share(text: str) -> float:
-    """A share as people write it: `0.25`, or `25%`. Whether it is a budget is `with_budget`'s.
-
-    Raises
-    ------
-    UsageError
-        It is no number.
-    """
+    """A share as people write it: `0.25`, or `25%`. Whether it is a budget, `with_budget` says."""
     number = text.strip().removesuffix("%")
     try:
         return float(number) / (100 if number != text.strip() else 1)
@@ -79,13 +73,7 @@ def unpruned(profile: Profile) -> Profile:
 
 
 def parse_profile(text: str, source: str) -> Profile:
-    """A profile from YAML text; `source` names the file in errors.
-
-    Raises
-    ------
-    ProfileError
-        The text is not a valid profile.
-    """
+    """A profile from YAML text, or a ProfileError that names `source`, the file, and the key."""
     data = _mapping(text, source)
     budget = data.get("budget")
     if isinstance(budget, str) and budget.strip().endswith("%"):

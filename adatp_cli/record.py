@@ -251,15 +251,10 @@ def schema_text() -> str:
 
 
 def json_line(data: Any) -> str:
-    r"""Any record, with what was added to it, as one line of JSON that every reader takes.
+    """Any record, with what was added to it, as one line of JSON that every reader takes.
 
     Half of a surrogate pair, as in a file name that is no UTF-8, is no Unicode and stops jq and
-    others; it is written out, as in ``\\udcff`` with the backslash itself in the text.
-
-    Raises
-    ------
-    ValueError
-        A number in it is not finite.
+    others; it is written out, with the backslash itself in the text.
     """
     # ASCII alone: a line separator inside an answer can then neither break the line nor the
     # output's encoding. NaN is not JSON and raises.

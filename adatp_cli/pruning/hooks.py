@@ -1,8 +1,5 @@
-"""Pruning inside an unchanged language model, as it runs.
-
-Forward pre-hooks on the decoder layers slice the hidden states where a method drops tokens, and
-replace position arguments where they are not those of the survivors. Each layer's cache is as long
-as what entered it.
+"""Pruning inside an unchanged language model: hooks before its decoder layers slice the hidden
+states where a method drops tokens, and put right the positions of those that stay.
 """
 
 from __future__ import annotations

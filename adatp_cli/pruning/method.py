@@ -1,9 +1,7 @@
 """What a pruning method is: knobs, a plan for one question, and choices at single layers.
 
-A method never touches the model. `PruningMethod` holds knobs; its `plan` says, before the forward
-pass, at which layers tokens go and how many may stay; `PruningPlan.choose` then returns indices.
-What holds for every method (text stays, order, limits, positions) is the business of
-`adatp_cli.pruning.hooks`.
+A method never touches the model; `adatp_cli.pruning.hooks` does, and holds every method to the same
+rules: text stays, order, limits, positions.
 """
 
 from __future__ import annotations
