@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,6 @@ class Scene:
 
     pixels: npt.NDArray[np.uint8]  # (T, H, W, 3), RGB; any size, the same for all
     panels: Sequence[Panel]  # at least one, all about these frames
-    aspect: float = field(init=False)  # width over height at which frames are shown, as the clip is
 
     def __post_init__(self) -> None:
         if not self.panels:
@@ -101,13 +100,17 @@ class Scene:
             count = len(panel.record.video_info.timestamps_s)
             if not len(self.pixels) == count == len(panel.fates.fell):
                 raise ValueError("frames and answers do not belong together")
-        info = self.record.video_info
-        object.__setattr__(self, "aspect", min(max(info.width / info.height, _TALLEST), _WIDEST))
 
     @property
     def record(self) -> AnswerRecord:
         """The first answer's record, for what all have in common."""
         return self.panels[0].record
+
+    @property
+    def aspect(self) -> float:
+        """Width over height at which frames are shown, as the clip is."""
+        info = self.record.video_info
+        return min(max(info.width / info.height, _TALLEST), _WIDEST)
 
     @property
     def times(self) -> list[float]:
