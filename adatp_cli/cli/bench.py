@@ -169,7 +169,7 @@ def bench(options: BenchOptions, output: Output) -> None:
         _clip(options, output, reader) as source,
     ):
         # What does not fit is told as not measured, which is no reason to measure nothing.
-        opened = open_model(profiles, options, output, accepts=lambda *_: None)
+        opened = open_model(profiles, options, output, to_fit="none")
         result = _measure(options, output, opened, reader, source)
     from adatp_cli.bench.report import draw, tables
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from adatp_cli.cli.datasets import DatasetOptions, facts
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED
-from adatp_cli.cli.open_model import OpenModel, load_profiles, one_fits, open_model
+from adatp_cli.cli.open_model import OpenModel, load_profiles, open_model
 from adatp_cli.cli.options import (
     COMPARED,
     PROFILES_TO_COMPARE,
@@ -126,7 +126,7 @@ def evaluate(options: EvalOptions, output: Output) -> int:
             options,
             output,
             most_new_tokens=dataset.max_new_tokens,
-            accepts=one_fits(profiles, options) if options.budgets else None,
+            to_fit="one" if options.budgets else "all",
         )
         sampling = opened.sampling(options, output)
         if opened.model.name == TINY and options.dataset != SHAPES:

@@ -8,9 +8,9 @@ import dataclasses
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import Output
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from adatp_cli.record import ModelInfo, Versions
     from adatp_cli.video.sampling import Sampling
 
+ToFit = Literal["all", "one", "none"]
+
 
 @dataclass(frozen=True, slots=True)
 class OpenModel:
@@ -45,12 +47,8 @@ class OpenModel:
     ) -> Sampling:
         """Which frames all profiles look at, their number known before a clip is opened.
 
-        `questions` is what will be asked, where it is known and few.
-
-        Raises
-        ------
-        UsageError
-            A frame count, rate or time makes no sense, or `--frames auto` has no one answer.
+        `questions` is what will be asked, where it is known and few. Refused is a `--frames auto`
+        that has no one answer for all profiles.
         """
         sampling, default = options.sampling(), self.loaded.default_frames
         wanted = {run.session.profile.frames for run in self.runs}
@@ -85,13 +83,7 @@ class OpenModel:
 
 
 def load_profiles(names: Sequence[str], budget: float | None) -> list[Profile]:
-    """Profiles by name or file, those that prune with the budget that was asked for.
-
-    Raises
-    ------
-    ProfileError, UsageError
-        One does not exist or is not valid, two have one name, or the budget fits none.
-    """
+    """Profiles by name or file, those that prune with the budget that was asked for."""
     profiles = [load_profile(name) for name in names]
     found = [profile.name for profile in profiles]
     twice = next((name for name in found if found.count(name) > 1), None)
@@ -116,29 +108,16 @@ def open_model(
     *,
     most_new_tokens: int | None = None,
     keep_trace: bool = False,
-    accepts: Accepts | None = None,
-    check: Callable[[], None] | None = None,
+    to_fit: ToFit = "all",
+    check: Callable[[], object] = lambda: None,
 ) -> OpenModel:
     """Load the model once for all profiles, saying what goes on and what was chosen.
 
-    Parameters
-    ----------
-    most_new_tokens
-        The longest answer, where the options allow a longer one; None: theirs.
-    keep_trace
-        Collect a trace with every answer, as `--trace` does.
-    accepts
-        Judges the model's dimensions. Default: every profile has to fit them.
-    check
-        Refuses what needs no model, a clip for one. It runs while the libraries are imported, and
-        what it raises goes on before a model is looked for.
-
-    Raises
-    ------
-    UsageError
-        The profiles cannot look at the same frames, want different encoders, or do not fit.
-    ModelError, MemoryLimitError
-        The model cannot be had, does not fit, or does not go with a profile.
+    `most_new_tokens` is the longest answer where the options allow a longer one. `keep_trace`
+    collects a trace with every answer, as `--trace` does. `to_fit` is which profiles have to fit
+    the model's dimensions: all, one that prunes, or none. `check` refuses what needs no model, a
+    clip for one: it runs while the libraries are imported, and what it raises goes on before a
+    model is looked for.
     """
     if (
         len({profile.frames for profile in profiles}) > 1
@@ -149,11 +128,11 @@ def open_model(
             "the profiles do not want the same number of frames", "give one for all with --frames"
         )
 
-    def every_one(shape: ModelShape, default: int) -> None:
-        _check_fits(profiles, options, shape, default)
+    def accepts(shape: ModelShape, default: int) -> None:
+        _check_fits(profiles, options, shape, default, to_fit)
 
     started = time.perf_counter()
-    loaded = _load(_encoder(profiles), options, output, accepts or every_one, check)
+    loaded = _load(_encoder(profiles), options, output, accepts, check)
     seconds = time.perf_counter() - started
     from adatp_cli.answering.records import model_info, versions
     from adatp_cli.answering.session import Session
@@ -166,7 +145,10 @@ def open_model(
     if options.seed is not None and not draws:
         output.note("--seed has no effect on greedy decoding; it needs --temperature")
     names = ", ".join(profile.name for profile in profiles)
-    output.note(f"{weights_of(loaded)}, profile{'s' * (len(profiles) > 1)} {names}")
+    weights = loaded.dtype if loaded.quantization == "none" else loaded.quantization
+    output.note(
+        f"{loaded.name} in {weights} on {loaded.device}, profile{'s' * (len(profiles) > 1)} {names}"
+    )
     # Without an encoder in sight a profile runs as it would alone.
     bare = dataclasses.replace(loaded, relevance=None)
     runs = []
@@ -190,31 +172,29 @@ def _encoder(profiles: Sequence[Profile]) -> str:
 
 
 def _check_fits(
-    profiles: Iterable[Profile], options: RunOptions, shape: ModelShape, default: int
+    profiles: Sequence[Profile],
+    options: RunOptions,
+    shape: ModelShape,
+    default: int,
+    to_fit: ToFit,
 ) -> None:
     """Refuse profiles whose layers or budget a model cannot have, before it is loaded."""
+    if to_fit == "none":
+        return
     from adatp_cli.pruning.methods import check_fit
 
-    for profile in profiles:
+    pruning = [profile for profile in profiles if profile.method != "vanilla"]
+    refused = []
+    for profile in profiles if to_fit == "all" else pruning:
         sampling = options.sampling().with_default_frames(profile.frames or default)
-        check_fit(profile, shape, sampling.frames)
-
-
-def one_fits(profiles: Sequence[Profile], options: RunOptions) -> Accepts:
-    """Refuses a model on which no profile that prunes reaches its budget; one that does will do."""
-
-    def accepts(shape: ModelShape, default: int) -> None:
-        pruning = [profile for profile in profiles if profile.method != "vanilla"]
-        refused = []
-        for profile in pruning:
-            try:
-                _check_fits([profile], options, shape, default)
-            except UsageError as error:
-                refused.append(error)
-        if refused and len(refused) == len(pruning):
-            raise UsageError("no profile can reach any of these budgets", refused[0].hint)
-
-    return accepts
+        try:
+            check_fit(profile, shape, sampling.frames)
+        except UsageError as error:
+            if to_fit == "all":
+                raise
+            refused.append(error)
+    if refused and len(refused) == len(pruning):
+        raise UsageError("no profile can reach any of these budgets", refused[0].hint)
 
 
 def _load(
@@ -222,19 +202,32 @@ def _load(
     options: RunOptions,
     output: Output,
     accepts: Accepts,
-    check: Callable[[], None] | None,
+    check: Callable[[], object],
 ) -> LoadedModel:
-    """The model that the options name, with a relevance encoder."""
+    """The model that the options name, with a relevance encoder; `check` runs meanwhile."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            check()
+        except BaseException as error:
+            raised.append(error)
+
     output.stage("importing PyTorch and transformers")
-    with _beside(check):
-        import_libraries()
+    # Not waited for where an import fails: closing the reader ends it.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    import_libraries()
+    thread.join()
+    if raised:
+        raise raised[0]
     from adatp_cli.model.load import LoadRequest, load_model
 
     request = LoadRequest(
         model=options.model,
-        quantization=options.quantize.value,
+        quantization=options.quantize,
         device=options.device,
-        dtype=options.dtype.value,
+        dtype=options.dtype,
         offline=options.offline,
         relevance=encoder,
         accepts=accepts,
@@ -244,27 +237,6 @@ def _load(
     from adatp_cli.bench.synthetic import load_random
 
     return load_random(request, output.stage)
-
-
-@contextlib.contextmanager
-def _beside(check: Callable[[], None] | None) -> Iterator[None]:
-    """Run `check` in a thread while the block runs, and raise what it raised."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            if check is not None:
-                check()
-        except BaseException as error:
-            raised.append(error)
-
-    # Not waited for where the block fails: closing the reader ends it.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    yield
-    thread.join()
-    for error in raised:
-        raise error
 
 
 def import_libraries() -> None:
@@ -307,9 +279,3 @@ def _frames_note(budget: FrameBudget) -> str:
         f"what {budget.default} cost the language model unpruned{why} {budget.encoding:.1f} times "
         f"the vision tower's work, {budget.both:.1f} times of both"
     )
-
-
-def weights_of(loaded: LoadedModel) -> str:
-    """Which weights answer: 'tiny in bfloat16 on cpu'."""
-    weights = {"none": loaded.dtype}.get(loaded.quantization, loaded.quantization)
-    return f"{loaded.name} in {weights} on {loaded.device}"

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -30,22 +29,9 @@ AUTO_FRAMES = "auto"
 OWN_PANELS = ("Batch", "Pruning", "Dataset", "Measurement", "Answer", "Result", "Results", "Output")
 
 
-class Quantize(StrEnum):
-    auto = "auto"
-    none = "none"
-    int8 = "int8"
-    nf4 = "nf4"
-    fp4 = "fp4"
-
-
+Quantize = Literal["auto", "none", "int8", "nf4", "fp4"]
 Stats = Literal["none", "short", "full"]
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float32 = "float32"
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 def option(
@@ -148,7 +134,7 @@ class RunOptions:
         "--quantize -Q KIND",
         "Weights of the language model's layers: none, int8, nf4, fp4, or auto: nf4 where a "
         "GPU lacks room for them.",
-        default=Quantize.auto,
+        default="auto",
     )
     device: str = option(
         "Model",
@@ -161,7 +147,7 @@ class RunOptions:
         "--dtype TYPE",
         "Number format: bfloat16, float16, float32, or auto: bfloat16 where the device is "
         "fast at it, else float32.",
-        default=Dtype.auto,
+        default="auto",
     )
     offline: bool = flag("Model", "--offline", "Use what is on this machine; download nothing.")
     profile: str | None = PROFILE
