@@ -32,7 +32,7 @@ _VIDEOMME_PREAMBLE = (
     "subtitles. Respond with only the letter (A, B, C, or D) of the correct option."
 )
 _VIDEOMME_GROUPS = {"duration": "duration", "domain": "domain", "sub-category": "sub_category"}
-_LVB_PADDING = "N/A"  # fills up the columns option0 to option4 of the parquet file
+_LVB_EMPTY = (None, "N/A")  # what fills up the columns option0 to option4 of the parquet file
 _EGOSCHEMA_OWN = "questions.json"
 _EGOSCHEMA_ANSWERS = "subset_answers.json"
 _NEXTQA_MAP = "map_vid_vidorID.json"
@@ -69,7 +69,15 @@ def longvideobench(folder: Folder) -> Iterator[Item]:
     """LongVideoBench's validation part without subtitles: 1,337 questions on 753 videos."""
     for row in folder.table("lvb_val.json*", "validation-*.parquet", "data/validation-*.parquet"):
         clip = folder.clip(row, "video_path", "videos", "")
-        options = _lvb_options(row)
+        if "candidates" in row.cells:
+            options = row.texts("candidates")
+        else:
+            columns = [f"option{number}" for number in range(5)]
+            options = tuple(
+                row.text(one) for one in columns if row.cells.get(one) not in _LVB_EMPTY
+            )
+        if not options:
+            raise row.error("there are neither candidates nor option0 to option4")
         shown = lettered(options, "{}. {}")
         yield Item(
             id=row.text("id"),
@@ -80,16 +88,6 @@ def longvideobench(folder: Folder) -> Iterator[Item]:
             kind=row.text("question_category"),
             groups=row.groups({"duration group": "duration_group"}),
         )
-
-
-def _lvb_options(row: Row) -> tuple[str, ...]:
-    if "candidates" in row.cells:
-        return row.texts("candidates")
-    columns = [f"option{number}" for number in range(5)]
-    there = [column for column in columns if row.cells.get(column) not in (None, _LVB_PADDING)]
-    if not there:
-        raise row.error("there are neither candidates nor option0 to option4")
-    return tuple(map(row.text, there))
 
 
 def egoschema(folder: Folder) -> Iterator[Item]:
