@@ -238,14 +238,8 @@ class PrunedPrefill:
         )
         if len(kept) == len(step.alive):
             return hidden
-        start, alive = self._layout.start, len(step.alive)
-        places = torch.cat(
-            (
-                torch.arange(start),
-                start + torch.searchsorted(step.alive, kept),
-                torch.arange(start + alive, hidden.shape[1]),
-            )
-        )
+        chosen = torch.searchsorted(step.alive, kept)
+        places = self._layout.places(chosen, hidden.shape[1], len(step.alive))
         self._alive = kept
         self._sequence.cut(places)
         return hidden.index_select(1, places.to(hidden.device))

@@ -42,10 +42,14 @@ class VisualLayout:
         """n_v, the visual tokens of the clip."""
         return self.frames * self.per_frame
 
-    def places(self, owners: Tensor, length: int) -> Tensor:
-        """(m,) int64: places, in a sequence of `length`, of all text and of these visual tokens."""
-        before, behind = torch.arange(self.start), torch.arange(self.start + self.visual, length)
-        return torch.cat((before, self.start + owners, behind))
+    def places(self, chosen: Tensor, length: int, visual: int | None = None) -> Tensor:
+        """(m,) int64: places, in a sequence of `length`, of all text and of these visual tokens.
+
+        `visual` is how many there are in that sequence, where it is not the whole clip any more.
+        """
+        behind = self.start + (self.visual if visual is None else visual)
+        text = torch.arange(self.start), torch.arange(behind, length)
+        return torch.cat((text[0], self.start + chosen, text[1]))
 
 
 @dataclass(frozen=True, slots=True)
