@@ -12,15 +12,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, Qwen2Tokenizer
 
-from adatp_cli.tiny.questions import (
-    KINDS,
-    NUMBERS,
-    Question,
-    all_questions,
-)
+from adatp_cli.tiny.questions import NUMBERS, Question, all_questions
 from adatp_cli.tiny.world import COLOURS, SHAPES, Thing, random_clip
 from tests.checkpoint import spread
-from tests.tiny_case import SAMPLES, corpus
+from tests.tiny_case import KINDS, SAMPLES, corpus
 from training.architecture import GRID, build_model, build_tokenizer
 from training.batches import clip_batch
 from training.contrast import Contrast, build_text_tokenizer, match_matrix, pair_batch

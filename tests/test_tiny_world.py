@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adatp_cli.tiny.clips import SIDE, render, sample_times, write_demo_clip, write_mp4
-from adatp_cli.tiny.questions import KINDS, NUMBERS, all_questions, draw_questions
+from adatp_cli.tiny.questions import NUMBERS, all_questions, draw_questions
 from adatp_cli.tiny.world import COLOURS, MOTIONS, Clip, Flash, Scene, Thing, random_clip
 from adatp_cli.video.decode import read_frames
 from adatp_cli.video.sampling import Sampling
-from tests.tiny_case import write_clips
+from tests.tiny_case import KINDS, write_clips
 from training.labels import label
 
 seeds = st.integers(0, 10**6)

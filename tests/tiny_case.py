@@ -16,6 +16,10 @@ from training.architecture import build_model
 
 Model = LlavaOnevisionForConditionalGeneration
 SAMPLES = 4
+KINDS = (
+    "happens", "first", "last", "middle", "colour", "shape", "motion", "size", "scenes", "count",
+    "order", "next", "flash",
+)  # fmt: skip
 
 
 def corpus() -> list[str]:

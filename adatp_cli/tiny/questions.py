@@ -15,19 +15,13 @@ import numpy as np
 from adatp_cli.tiny.world import Clip, Thing
 
 NUMBERS = ("zero", "one", "two", "three")
-KINDS = (
-    "happens", "first", "last", "middle", "colour", "shape", "motion", "size", "scenes", "count",
-    "order", "next", "flash",
-)  # fmt: skip
-
-
 # Kind, wordings, answer.
 Row = tuple[str, list[str], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question as it is typed, its kind (of `KINDS`) and the one right answer."""
+    """One question as it is typed, its kind and the one right answer."""
 
     kind: str
     text: str
