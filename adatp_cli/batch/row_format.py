@@ -24,7 +24,8 @@ FORMATS = ("jsonl", "csv")
 
 Columns = tuple[tuple[str, tuple[str, ...]], ...]
 
-_OWN_SECONDS = ("seconds", "own")  # not in the record: see `own_seconds`
+# Not in the record: from opening the clip to the end of the answer, without loading the model.
+OWN_SECONDS = ("seconds", "own")
 
 # The columns of a CSV row, and where their values stand in the record. The rest of a record does
 # not fit a table; JSON Lines has it.
@@ -41,7 +42,7 @@ COLUMNS: Columns = (
     ("visual_tokens", ("tokens", "visual")),  # before pruning
     ("kept_mean_ratio", ("tokens", "kept_mean_ratio")),  # of these, mean over the layers
     ("flops_ratio", ("flops", "end_to_end", "ratio")),  # of the unpruned run, end to end
-    ("seconds", _OWN_SECONDS),  # from opening the clip to the end of the answer
+    ("seconds", OWN_SECONDS),  # from opening the clip to the end of the answer
     ("seconds_load", ("seconds", "load")),  # of the model, once for all rows
     ("key", ("batch", "key")),
 )
@@ -176,18 +177,14 @@ def csv_header(columns: Columns = COLUMNS) -> str:
 
 def csv_line(row: Mapping[str, Any], columns: Columns = COLUMNS) -> str:
     """A row as CSV with its line end, guarded as `adatp_cli.text.csv_line` tells."""
-    return line_of_cells(_look_up(row, where) for _, where in columns)
+    return line_of_cells(look_up(row, where) for _, where in columns)
 
 
-def own_seconds(row: Mapping[str, Any]) -> float | None:
-    """From opening the clip to the end of the answer, without loading the model."""
-    seconds = row.get("seconds")
-    return None if seconds is None else round(seconds["first_token"] + seconds["generate"], 6)
-
-
-def _look_up(row: Mapping[str, Any], where: tuple[str, ...]) -> object:
-    if where == _OWN_SECONDS:
-        return own_seconds(row)
+def look_up(row: Mapping[str, Any], where: tuple[str, ...]) -> object:
+    """The value at the end of a path of keys; None where there is none."""
+    if where == OWN_SECONDS:
+        seconds = row.get("seconds")
+        return None if seconds is None else round(seconds["first_token"] + seconds["generate"], 6)
     value: Any = row
     for name in where:
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from adatp_cli.batch.results import stored
-from adatp_cli.batch.row_format import own_seconds
+from adatp_cli.batch.row_format import OWN_SECONDS, look_up
 from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.record import schema_text
 from adatp_cli.text import CSV_MARK, csv_line, printable
@@ -46,7 +46,7 @@ def columns() -> tuple[Column, ...]:
     for key in answer:
         known = failure if answer[key] == {"type": "null"} else answer
         found += _columns((key,), known[key], defined)
-    return (*found, Column("seconds_answer", ("seconds_answer",), "double"))
+    return (*found, Column("seconds_answer", OWN_SECONDS, "double"))
 
 
 def _columns(path: tuple[str, ...], schema: Any, defined: Any) -> Iterator[Column]:
@@ -84,17 +84,14 @@ def read_rows(paths: Sequence[Path], torn: Callable[[str], None]) -> Iterator[li
 
 def _of_today(row: dict[str, Any]) -> dict[str, Any]:
     """With what version 1 left out because it is none."""
-    row = row | {"seconds_answer": own_seconds(row)}
     if row["schema_version"] == 1 and row["ok"]:
-        row["tokens"] = {"shared": 0} | row["tokens"]
-        row["video_info"] = {"frames_copied": 0, "sample_aspect_ratio": None} | row["video_info"]
+        added = {"frames_copied": 0, "sample_aspect_ratio": None}
+        row |= {"tokens": {"shared": 0} | row["tokens"], "video_info": added | row["video_info"]}
     return row
 
 
 def _cell(row: Mapping[str, Any], column: Column, place: str) -> object:
-    value: Any = row
-    for key in column.path:
-        value = value.get(key) if isinstance(value, Mapping) else None
+    value = look_up(row, column.path)
     if value is None:
         return None
     if column.type == _JSON:
