@@ -262,6 +262,21 @@ def test_a_pattern_ends_whatever_the_links_do(tmp_path: Path) -> None:
     assert found(tmp_path / "*/../a/*.mp4") == ["a/../a/clip.mp4"]
 
 
+def test_folders_in_each_other_to_any_depth(tmp_path: Path) -> None:
+    paths = [f"{tmp_path}{'/d' * depth}" for depth in range(1, 1200)]
+    for path in paths:
+        os.mkdir(path)
+    clip = Path(paths[-1], "clip.mp4")
+    clip.touch()
+    try:
+        for source in (tmp_path, tmp_path / "**/*.mp4", tmp_path / "d/**"):
+            assert [job.path for job in collect(str(source), ASKED).jobs] == [str(clip)]
+    finally:  # not left to pytest, whose removal of folders recurses
+        clip.unlink()
+        for path in reversed(paths):
+            os.rmdir(path)
+
+
 def test_a_name_that_exists_is_no_pattern(tmp_path: Path) -> None:
     make(tmp_path, "[1].mp4", "1.mp4", "*/inside.mp4")
     assert found(tmp_path / "[1].mp4") == ["[1].mp4"]

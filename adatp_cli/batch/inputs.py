@@ -17,6 +17,7 @@ from adatp_cli.batch.walk import (
     Skipped,
     expand_pattern,
     is_pattern,
+    kind_of,
     walk_folder,
 )
 from adatp_cli.errors import UsageError
@@ -143,8 +144,7 @@ def collect(
             ) from None
         return _some(found, source, "no video in it or below it")
     if not stat.S_ISREG(mode):
-        what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
-        raise UsageError(f"{printable(source)}: is {what}, which is no source", _SOURCES)
+        raise UsageError(f"{printable(source)}: is {kind_of(mode)}, which is no source", _SOURCES)
     if _ending(source) in _MANIFESTS:
         return _manifest(source, asked)
     _need_questions(asked)

@@ -130,7 +130,7 @@ class _Search:
         if stat.S_ISREG(mode):
             self._files.append((linked, natural_key(relative), relative))
         else:
-            self.skip(path, "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket")
+            self.skip(path, kind_of(mode))
 
     def finish(self, asked: tuple[str, ...], *, each_once: bool) -> Collection:
         """All that was taken, sorted by path components, numbers by their value.
@@ -288,6 +288,11 @@ def natural_key(path: str) -> SortKey:
     # A separator comes before any character, so that a folder's files stand together.
     runs = re.findall(r"[0-9]+|[^0-9]", path.replace(os.sep, "\0"))
     return tuple(("0", int(run)) if run.isdecimal() else (run, 0) for run in runs), path
+
+
+def kind_of(mode: int) -> str:
+    """What neither a file nor a folder is."""
+    return "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
