@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +27,6 @@ _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,9})")
 # Of lists, manifests and questions: two million paths fit.
 _TEXT_BYTES = 1 << 28
-_WRITABLE_HINT = "name a file in a folder that you may write to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +80,8 @@ def check_outputs(
             _check_file(output, Path(real), in_use, may_exist=overwrite or resume)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise UsageError(
-                f"{output.shown}: cannot be written: {reason}", _WRITABLE_HINT
-            ) from None
+            hint = "name a file in a folder that you may write to"
+            raise UsageError(f"{output.shown}: cannot be written: {reason}", hint) from None
 
 
 def exists_already(shown: str, *, resumable: bool) -> UsageError:
@@ -172,12 +170,10 @@ def _files(inputs: Iterable[StrPath]) -> dict[tuple[int, int], str]:
     named = [(one, "is read by this run") for one in inputs]
     streams = ["is what stdin reads", "is where stdout goes", "is where stderr goes"]
     for which, why in [*named, *enumerate(streams)]:
-        try:
+        with suppress(OSError, ValueError):  # not there, closed, or no path
             about = os.stat(which)
-        except (OSError, ValueError):  # not there, closed, or no path
-            continue
-        if stat.S_ISREG(about.st_mode):
-            found.setdefault((about.st_dev, about.st_ino), why)
+            if stat.S_ISREG(about.st_mode):
+                found.setdefault((about.st_dev, about.st_ino), why)
     return found
 
 
@@ -198,8 +194,8 @@ def _check_stream(output: OutputPath) -> None:
     try:
         if descriptor is not None:
             os.write(descriptor, b"")  # fails where it is closed, or open to be read alone
-        elif not os.access(output.path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        else:
+            _need_rights(output.path)
     except OSError as error:
         raise UsageError(
             f"{output.shown}: cannot be written: {error.strerror}", "name a file"
@@ -223,10 +219,14 @@ def _check_file(
         raise UsageError(f"{output.shown}: {why}", "write to another file")
     if not may_exist:
         raise exists_already(output.shown, resumable=output.resumable)
-    if not os.access(real, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    _need_rights(real)
     if not output.resumable:
         _try_folder(output, real.parent)
+
+
+def _need_rights(path: Path) -> None:
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _try_folder(output: OutputPath, folder: Path) -> None:
@@ -234,11 +234,8 @@ def _try_folder(output: OutputPath, folder: Path) -> None:
     if output.makes_folder:
         folder = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
     if not folder.is_dir():
-        what = (
-            f"{printable(str(folder))} is no folder"
-            if os.path.lexists(folder)
-            else "there is no such folder"
-        )
+        there = os.path.lexists(folder)
+        what = f"{printable(str(folder))} is no folder" if there else "there is no such folder"
         raise UsageError(f"{output.shown}: {what}", "make it first, or name another")
     with tempfile.TemporaryFile(dir=folder):
         pass
