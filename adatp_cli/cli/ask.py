@@ -9,13 +9,13 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adatp_cli.answering.decoding import PrefillMode
 from adatp_cli.batch.walk import is_video_name
 from adatp_cli.cli.errors import info_of
-from adatp_cli.cli.open_model import open_model
+from adatp_cli.cli.open_model import load_profiles, open_model
 from adatp_cli.cli.options import (
     STATS,
     RunOptions,
@@ -71,41 +71,21 @@ def ask(options: AskOptions, output: Output) -> None:
     asked = read_questions(options.questions, stdin_is_video=video == STDIN)
     traces = trace_outputs(options.trace, len(asked))
     check_outputs(traces, [video, options.profile_name], overwrite=options.overwrite)
-    source = read_clip() if video == STDIN else video
-    name = STDIN_NAME if video == STDIN else video
+    source, name = read_clip(video)
     ask_clip(source, asked, options, output, video_name=name, prefill=options.prefill)
 
 
+@dataclass(slots=True)
 class AnswerWriter:
-    """Writes answers as they come; in JSON mode what gets none gets a failure record.
+    """Writes answers as they come; in JSON mode what gets none gets a failure record."""
 
-    Parameters
-    ----------
-    trace
-        Where traces go, as `--trace` names it.
-    questions, contexts, headings
-        One for each answer to come: what is asked, what is known, and what is said above it where
-        there are several.
-    truths
-        What is true, to show beside the answers.
-    """
-
-    def __init__(
-        self,
-        output: Output,
-        trace: str | None,
-        questions: Sequence[str],
-        contexts: Sequence[RunContext],
-        headings: Sequence[str],
-        truths: Sequence[str] | None = None,
-    ) -> None:
-        self.contexts = list(contexts)
-        self.headings = headings
-        self.answers: list[Answered] = []
-        self._output = output
-        self._trace = trace
-        self._questions = questions
-        self._truths = truths
+    output: Output
+    trace: str | None  # where traces go, as `--trace` names it
+    questions: Sequence[str]  # of each answer to come: what is asked,
+    contexts: Sequence[RunContext]  # what is known,
+    headings: Sequence[str]  # and what stands above it where there are several
+    truths: Sequence[str] | None = None  # to be shown beside the answers
+    answers: list[Answered] = field(default_factory=list)
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
@@ -116,8 +96,8 @@ class AnswerWriter:
             raise
         except Exception as error:
             info, done = info_of(error), len(self.answers)
-            for context, question in zip(self.contexts[done:], self._questions[done:], strict=True):
-                self._output.failed(context.failure(question, info))
+            for context, question in zip(self.contexts[done:], self.questions[done:], strict=True):
+                self.output.failed(context.failure(question, info))
             raise
 
     def know(self, **facts: Any) -> None:
@@ -129,25 +109,24 @@ class AnswerWriter:
 
         number = len(self.answers)
         if isinstance(event, Stage):
-            self._output.stage(f"{event.name}: {event.detail}")
+            self.output.stage(f"{event.name}: {event.detail}")
         elif isinstance(event, TextChunk):
             self._introduce(number)
-            self._output.text_chunk(event.text)
-        elif event.answered is None:
-            raise event.error or RuntimeError("a question ended without an answer or an error")
-        else:
-            answered = event.answered
+            self.output.text_chunk(event.text)
+        elif event.error is not None:
+            raise event.error
+        elif (answered := event.answered) is not None:
             self._introduce(number)
-            if self._trace is not None and answered.trace is not None:
-                answered.trace.save(trace_path(self._trace, number))
+            if self.trace is not None and answered.trace is not None:
+                answered.trace.save(trace_path(self.trace, number))
             self.answers.append(answered)
-            truth = None if self._truths is None else self._truths[number]
+            truth = None if self.truths is None else self.truths[number]
             own = answered.own if number else None  # a later question waits for itself alone
-            self._output.answered(answered.record, own=own, truth=truth)
+            self.output.answered(answered.record, own=own, truth=truth)
 
     def _introduce(self, number: int) -> None:
-        if len(self._questions) > 1:
-            self._output.question(number, self.headings[number])
+        if len(self.questions) > 1:
+            self.output.question(number, self.headings[number])
 
 
 def ask_clip(
@@ -176,7 +155,7 @@ def ask_clip(
         quiet_libraries(verbose=options.verbose),
         IsolatedReader(options.limits()) as reader,
     ):
-        profile = options.resolved_profile()
+        (profile,) = load_profiles([options.profile_name], options.budget)
         writer.know(profile=profile.to_dict())
         wanted = options.sampling()  # a wrong one is told before anything is loaded
         check_source(source, video_name)  # a wrong path must not wait for PyTorch
@@ -197,19 +176,9 @@ def ask_clip(
         asked = (options.profile, options.budget, options.trace)
         held_to = profile.method != "vanilla" and any(item is not None for item in asked)
         mode: PrefillMode = prefill or ("each" if held_to else "cheaper")
-        loop = RunLoop(
-            info_of,
-            share=mode != "each",
-            stream=not options.json,
-        )
+        loop = RunLoop(info_of, share=mode != "each", stream=not options.json)
         events = loop.clip(
-            run,
-            source,
-            questions,
-            sampling,
-            reader=reader,
-            video_name=video_name,
-            prefill=mode,
+            run, source, questions, sampling, reader=reader, video_name=video_name, prefill=mode
         )
         # Closed at once when something goes wrong: that stops the thread that generates.
         with contextlib.closing(events):
@@ -291,10 +260,14 @@ def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:
     questions: list[str] = []
     for text in given:
         if text == STDIN:
-            lines = [line.strip() for line in _stdin_text().splitlines()]
-            found = [line for line in lines if line]
+            hint = "write one question a line"
+            data = b""
+            if sys.stdin is not None:
+                data = read_whole(sys.stdin.buffer, "the questions on stdin", hint)
+            lines = decoded(data, errors="replace").splitlines()
+            found = [line.strip() for line in lines if line.strip()]
             if not found:
-                raise UsageError("no question on stdin", "write one question a line")
+                raise UsageError("no question on stdin", hint)
             questions += found
         elif not text.strip():
             raise UsageError("a question is blank", "ask something")
@@ -303,18 +276,14 @@ def read_questions(given: Sequence[str], *, stdin_is_video: bool) -> list[str]:
     return questions
 
 
-def _stdin_text() -> str:
-    if sys.stdin is None:
-        return ""
-    data = read_whole(sys.stdin.buffer, "the questions on stdin", "write one question a line")
-    return decoded(data, errors="replace")
-
-
-def read_clip() -> bytes:
-    """The clip's bytes on stdin."""
+def read_clip(video: str) -> tuple[str | bytes, str]:
+    """What frames are read from, the bytes on stdin for -, and what it is called."""
+    if video != STDIN:
+        return video, video
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "VIDEO is -, and stdin is no file or pipe", "as in: adatp ask - QUESTION < clip.mp4"
         )
     hint = "save it to a file, and name that"
-    return read_whole(sys.stdin.buffer, "the clip on stdin", hint, most=_CLIP_BYTES)
+    data = read_whole(sys.stdin.buffer, "the clip on stdin", hint, most=_CLIP_BYTES)
+    return data, STDIN_NAME

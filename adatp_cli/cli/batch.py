@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp_cli.cli.errors import INTERRUPTED, SOME_FAILED
-from adatp_cli.cli.open_model import OpenModel, open_model
+from adatp_cli.cli.open_model import OpenModel, load_profiles, open_model
 from adatp_cli.cli.options import (
     RESUME,
     RETRY_FAILED,
@@ -124,7 +124,7 @@ def batch(options: BatchOptions, output: Output) -> int:
     if options.output is None:
         check_stdout()
     _check_output(options, [*options.sources, options.profile_name])
-    profile = options.resolved_profile()
+    profiles = load_profiles([options.profile_name], options.budget)
     options.sampling()  # a wrong one is told before anything is loaded
     jobs = _jobs(options, output)
     if options.overwrite:
@@ -140,7 +140,7 @@ def batch(options: BatchOptions, output: Output) -> int:
             overwrite=options.overwrite,
         ) as file,
     ):
-        opened = open_model([profile], options, output)
+        opened = open_model(profiles, options, output)
         sampling = opened.sampling(options, output)
         return _answer(options, output, opened, sampling, jobs, file)
 

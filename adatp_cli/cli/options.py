@@ -17,7 +17,7 @@ from adatp_cli.files import OutputPath
 from adatp_cli.model.checkpoints import check_name
 from adatp_cli.model.device import check_device
 from adatp_cli.model.memory import check_address_space
-from adatp_cli.profiles import DEFAULT_PROFILE, Profile, load_profile, read_share
+from adatp_cli.profiles import DEFAULT_PROFILE, read_share
 
 if TYPE_CHECKING:
     from adatp_cli.video.isolated import Limits
@@ -249,11 +249,6 @@ class RunOptions:
     def profile_name(self) -> str:
         """The profile that was named, or the default."""
         return DEFAULT_PROFILE if self.profile is None else self.profile
-
-    def resolved_profile(self) -> Profile:
-        """The profile with the budget that was asked for."""
-        profile = load_profile(self.profile_name)
-        return profile if self.budget is None else profile.with_budget(self.budget)
 
     def sampling(self) -> Sampling:
         """Which frames to look at; how many is left open by `--frames auto`."""

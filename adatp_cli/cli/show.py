@@ -26,13 +26,12 @@ from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.record import RunContext
 from adatp_cli.text import plural
-from adatp_cli.video.source import STDIN_NAME, check_source
+from adatp_cli.video.source import check_source
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from adatp_cli.answering.tasks import ProfileRun
     from adatp_cli.pictures.scene import Scene
     from adatp_cli.video.frames import Frames, Resize
 
@@ -86,8 +85,7 @@ def show(options: ShowOptions, output: Output) -> None:
     outputs = [OutputPath("-o", options.output, _ENDINGS, "a picture")]
     outputs += trace_outputs(options.trace, len(names))
     check_outputs(outputs, [video, *names], overwrite=options.overwrite)
-    source = read_clip() if video == STDIN else video
-    name = STDIN_NAME if video == STDIN else video
+    source, name = read_clip(video)
     draw = _drawer(options.output)
     with output.running(), quiet_libraries(verbose=options.verbose):
         scene = _scene(source, name, asked, names, options, output)
@@ -131,10 +129,12 @@ def _scene(
             writer.headings = [run.name for run in runs]
             session, sampling = runs[0].session, opened.sampling(options, output)
 
+            from adatp_cli.answering.records import video_facts
+            from adatp_cli.answering.run import RunLoop, encode_for
+            from adatp_cli.answering.tasks import Ask, ClipTask, FileClip
+
             def read(resize: Resize) -> Frames:
                 return reader.read(source, sampling, name=video, resize=resize)
-
-            from adatp_cli.answering.records import video_facts
 
             output.stage(f"decode: {video}")
             started = time.perf_counter()
@@ -143,7 +143,16 @@ def _scene(
             writer.know(video_info=video_facts(frames))
             output.note(*frames.notes, *session.remarks(frames))
             pixels = _pixels(read, session.plan.resize, frames)
-        _answer(runs, question, video, frames, seconds, writer, output)
+        for run in runs:
+            run.session.plan.check_questions(len(frames), [question])
+        output.stage(f"vision: {plural(len(frames), 'frame')}")
+        clips = encode_for(runs, video, frames, seconds)
+        task = ClipTask(FileClip(video), tuple(Ask(question, run) for run in runs))
+        loop = RunLoop(info_of, stream=not output.json)
+        # Closed at once when something goes wrong: that stops the thread that generates.
+        with contextlib.closing(loop.answers(task, clips, frames)) as events:
+            for event in events:
+                writer.take(event)
     panels = [
         Panel.of(event.record, event.trace.arrays, statistics(event.record))
         for event in writer.answers
@@ -159,31 +168,6 @@ def _pixels(read: Callable[[Resize], Frames], resize: Resize, frames: Frames) ->
     again = read(dataclasses.replace(resize, size=_SIDE))
     same = again.timestamps_s.tolist() == frames.timestamps_s.tolist()
     return again.pixels if same else frames.pixels
-
-
-def _answer(
-    runs: Sequence[ProfileRun],
-    question: str,
-    video: str,
-    frames: Frames,
-    seconds: float,
-    writer: AnswerWriter,
-    output: Output,
-) -> None:
-    from adatp_cli.answering.run import RunLoop, encode_for
-    from adatp_cli.answering.tasks import Ask, ClipTask, FileClip
-
-    for run in runs:
-        prompt = run.session.plan.prompt(question, len(frames))
-        run.session.plan.check_memory(len(frames), prompt.text_tokens)
-    output.stage(f"vision: {plural(len(frames), 'frame')}")
-    clips = encode_for(runs, video, frames, seconds)
-    task = ClipTask(FileClip(video), tuple(Ask(question, run) for run in runs))
-    loop = RunLoop(info_of, stream=not output.json)
-    # Closed at once when something goes wrong: that stops the thread that generates.
-    with contextlib.closing(loop.answers(task, clips, frames)) as events:
-        for event in events:
-            writer.take(event)
 
 
 def _drawer(target: Path) -> Callable[[Scene, Path], None]:
