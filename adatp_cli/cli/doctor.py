@@ -55,19 +55,26 @@ def doctor(
 
 def _lines(report: Report) -> list[tuple[str, str]]:
     system = f"{platform.system()} {platform.machine()}"
-    rows = [("adatp", f"{__version__}, Python {platform.python_version()}, {system}")]
-    for name, version in report.packages.items():
-        rows.append(("" if len(rows) > 1 else "packages", _package(name, version)))
-    for index, device in enumerate(report.devices):
-        free = "" if device.free_bytes is None else f", {gigabytes(device.free_bytes)} free"
-        rows.append(("devices" if index == 0 else "", f"{device.name}: {device.description}{free}"))
-    for index, (name, works) in enumerate(report.decoders.items()):
-        state = "reads an mp4" if works else "not usable"
-        rows.append(("decoders" if index == 0 else "", f"{name}: {state}"))
-    for index, model in enumerate(report.models):
-        rows.append(("models" if index == 0 else "", _model(model, report)))
-    if report.cache_folder is not None:
-        rows.append(("cache", report.cache_folder))
+    sections = {
+        "adatp": [f"{__version__}, Python {platform.python_version()}, {system}"],
+        "packages": [_package(name, version) for name, version in report.packages.items()],
+        "devices": [
+            f"{one.name}: {one.description}"
+            + ("" if one.free_bytes is None else f", {gigabytes(one.free_bytes)} free")
+            for one in report.devices
+        ],
+        "decoders": [
+            f"{name}: {'reads an mp4' if works else 'not usable'}"
+            for name, works in report.decoders.items()
+        ],
+        "models": [_model(model, report) for model in report.models],
+        "cache": [] if report.cache_folder is None else [report.cache_folder],
+    }
+    rows = [
+        (label if number == 0 else "", text)
+        for label, texts in sections.items()
+        for number, text in enumerate(texts)
+    ]
     rows += [("PROBLEM", problem) for problem in report.problems]
     if report.ok:
         rows.append(("ready", _ready(report)))

@@ -68,26 +68,20 @@ def telling(output: Output) -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
-class Interrupts:
-    """The first Ctrl-C is noted, a second one raises KeyboardInterrupt at once."""
+@contextmanager
+def interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed in the block; a second one raises KeyboardInterrupt at once."""
+    count = 0
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._count = 0
-
-    def __enter__(self) -> Interrupts:
-        self._before = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def asked(self) -> bool:
-        """Whether the run is to end."""
-        return self._count > 0
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._count += 1
-        if self._count > 1:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
             raise KeyboardInterrupt
-        self._say("finishing this row; Ctrl-C again stops at once")
+        say("finishing this row; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield lambda: count > 0
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adatp_cli.cli.errors import Interrupts, info_of
+from adatp_cli.cli.errors import info_of, interrupts
 from adatp_cli.cli.open_model import OpenModel
 from adatp_cli.cli.options import RunOptions
 from adatp_cli.cli.output import BatchProgress, Output
@@ -79,7 +79,7 @@ def running(
         readers = [
             stack.enter_context(IsolatedReader(options.limits())) for _ in range(max(1, decoders))
         ]
-        stop = stack.enter_context(Interrupts(output.note)).asked
+        stop = stack.enter_context(interrupts(output.note))
         prefetcher = stack.enter_context(
             FramePrefetcher(without(planned, before), *map(read_by, readers), ahead=decoders > 0)
         )

@@ -83,8 +83,7 @@ def discard(stream: TextIO) -> None:
 
 def check_stdout() -> None:
     """Refuse, before any work, a stdout that cannot take its result."""
-    if isinstance(sys.stdout, ClosedStdout):
-        write_stdout("")
+    write_stdout("")
 
 
 def write_stdout(text: str) -> None:
