@@ -10,7 +10,7 @@ import pytest
 
 from adatp_cli.video.container import ClipFile
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.frames import no_progress
+from adatp_cli.video.frames import unwatched
 from adatp_cli.video.index import index_clip
 from adatp_cli.video.pyav_decoder import Cursor
 from adatp_cli.video.sampling import Sampling
@@ -79,7 +79,7 @@ def test_every_frame_by_its_time_is_that_of_decoding_in_a_row(
     if not index.exact:  # all of it is decoded in a row, whatever is asked for
         return
     with file.stream(index.stream) as (opened, stream):
-        cursor = Cursor(opened, stream, index, no_progress)
+        cursor = Cursor(opened, stream, index, unwatched)
         for place in [*range(FRAMES - 1, -1, -1), 5, 40, 6, 39]:
             frame = cursor.frame_at(place)
             assert frame is not None, place

@@ -20,7 +20,7 @@ from adatp_cli.errors import MemoryLimitError, UsageError, VideoError
 from adatp_cli.model import memory as memory_module
 from adatp_cli.model.load import LoadedModel
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.frames import Filled, Frames, Resize, not_watched
+from adatp_cli.video.frames import Filled, Frames, Resize, unwatched
 from adatp_cli.video.isolated import IsolatedReader
 from adatp_cli.video.sampling import Sampling
 from tests.session_case import (
@@ -52,7 +52,7 @@ class Telling:
         self._script = script
         self.frames = noisy_clip()
 
-    def read(self, *_: Any, on_frames: Filled = not_watched, **__: Any) -> Frames:
+    def read(self, *_: Any, on_frames: Filled = unwatched, **__: Any) -> Frames:
         self._script(on_frames, self.frames)
         return self.frames
 

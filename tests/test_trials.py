@@ -13,7 +13,7 @@ import pytest
 from adatp_cli.errors import UsageError
 from adatp_cli.video.container import ClipFile
 from adatp_cli.video.decode import read_frames
-from adatp_cli.video.frames import Frames, VideoInfo, no_progress
+from adatp_cli.video.frames import Frames, VideoInfo, unwatched
 from adatp_cli.video.index import index_clip
 from adatp_cli.video.pyav_decoder import Cursor
 from adatp_cli.video.sampling import Sampling
@@ -246,7 +246,7 @@ def test_program_streams_give_the_frame_that_stands_at_that_time(name: str) -> N
     file = ClipFile(check_source(TRIALS / name))
     index = index_clip(file)
     with file.stream(0) as (container, stream):
-        cursor = Cursor(container, stream, index, no_progress)
+        cursor = Cursor(container, stream, index, unwatched)
         for place in range(299, -1, -7):  # backwards: a seek for each
             frame = cursor.frame_at(place)
             assert frame is not None

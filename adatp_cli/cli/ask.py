@@ -158,13 +158,13 @@ def ask_clip(
         (profile,) = load_profiles([options.profile_name], options.budget)
         writer.know(profile=profile.to_dict())
         wanted = options.sampling()  # a wrong one is told before anything is loaded
-        check_source(source, video_name)  # a wrong path must not wait for PyTorch
+        clip = check_source(source, video_name)  # a wrong path must not wait for PyTorch
         reader.start()
         opened = open_model(
             [profile],
             options,
             output,
-            check=lambda: reader.check(source, wanted, name=video_name),
+            check=lambda: reader.check(clip, wanted),
         )
         from adatp_cli.answering.events import ClipReady, PrefillChosen
         from adatp_cli.answering.run import RunLoop

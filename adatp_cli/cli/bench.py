@@ -29,7 +29,7 @@ from adatp_cli.errors import ModelError, UsageError
 from adatp_cli.files import OutputPath, check_outputs, replacing
 from adatp_cli.model.checkpoints import RANDOM
 from adatp_cli.text import plural
-from adatp_cli.video.source import local_path
+from adatp_cli.video.source import check_source, local_path
 
 if TYPE_CHECKING:
     from adatp_cli.bench.report import BenchResult
@@ -192,7 +192,7 @@ def _clip(options: BenchOptions, output: Output, reader: IsolatedReader) -> Iter
     """The clip's path; one that was made for the purpose is gone afterwards."""
     if options.video is not None:
         clip = local_path(options.video)
-        reader.check(clip, options.sampling(), name=options.video)
+        reader.check(check_source(clip, options.video), options.sampling())
         yield Path(clip)
         return
     from adatp_cli.bench.synthetic import HEIGHT, SECONDS, WIDTH, write_clip

@@ -114,7 +114,7 @@ def _scene(
         profiles = load_profiles(names, options.budget)
         writer.contexts = [RunContext(video, profile=one.to_dict()) for one in profiles]
         wanted = options.sampling()  # a wrong one is told before anything is read
-        check_source(source, video)
+        clip = check_source(source, video)
         with IsolatedReader(options.limits()) as reader:
             reader.start()
             opened = open_model(
@@ -122,7 +122,7 @@ def _scene(
                 options,
                 output,
                 keep_trace=True,
-                check=lambda: reader.check(source, wanted, name=video),
+                check=lambda: reader.check(clip, wanted),
             )
             runs = opened.runs
             writer.contexts = [dataclasses.replace(run.context, video=video) for run in runs]

@@ -1,8 +1,7 @@
 """What a decoding process and its parent say to each other.
 
 Messages are JSON, so that a child gone wrong can send nothing that acts in the parent. Open files
-travel along with them: clips' bytes one way, room for pixels that both see the other way. Such a
-file has no name, so nothing is left of it when either side dies.
+travel with them, in memory and without a name: nothing is left of them when either side dies.
 """
 
 from __future__ import annotations

@@ -41,18 +41,6 @@ _REWIND = ("mov", "matroska")
 _BEFORE_ALL = -(1 << 62)
 
 
-def quiet_libav() -> None:
-    """Keep FFmpeg's own messages off stderr: what matters reaches the user as one line.
-
-    Any level but None is worse than noise: PyAV then takes the interpreter's lock in FFmpeg's
-    threads, and closing a decoder whose threads have something to say waits for ever.
-    """
-    import av.logging
-
-    av.logging.set_level(None)
-    av.logging.set_libav_level(av.logging.PANIC)
-
-
 def decoding_errors() -> tuple[type[Exception], ...]:
     """What PyAV raises over damaged data; the last three where its own bookkeeping stumbles."""
     import av
@@ -61,10 +49,7 @@ def decoding_errors() -> tuple[type[Exception], ...]:
 
 
 class ClipFile:
-    """A clip that is opened for several uses, whose container may stay open between them.
-
-    Reading its header may take minutes.
-    """
+    """A clip whose container may stay open between uses: reading its header may take minutes."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -76,9 +61,9 @@ class ClipFile:
     def container(
         self, *, fresh: bool = False
     ) -> Iterator[tuple[InputContainer, list[VideoStream]]]:
-        """The container at its first packet, and those of its streams that may be the clip.
+        """The container at its first packet, and its streams, that likeliest to be the clip first.
 
-        The likeliest stream comes first. `fresh` is a container that nobody used before.
+        `fresh` is a container that nobody used before.
         """
         if not fresh and self._kept is not None and self._rewind(self._kept):
             yield self._kept, _video_streams(self._kept, self.source)
@@ -134,9 +119,13 @@ class ClipFile:
 
 
 def _opened(content: BinaryIO, source: Source) -> InputContainer:
-    import av
+    import av.logging
 
-    quiet_libav()
+    # FFmpeg's own messages stay off stderr: what matters reaches the user as one line. Any level
+    # but None is worse than noise: PyAV then takes the interpreter's lock in FFmpeg's threads, and
+    # closing a decoder whose threads have something to say waits for ever.
+    av.logging.set_level(None)
+    av.logging.set_libav_level(av.logging.PANIC)
     try:
         return av.open(content, "r", container_options=_SHUT)
     except av.error.EOFError:

@@ -1,9 +1,6 @@
 """`read_frames`: from a file, or bytes, to the frames asked for, whatever the file does.
 
-The way of a clip: its source is checked, its packets are indexed, the sampling chooses positions in
-that index, and a decoder brings those frames. decord goes first where it is safe, PyAV by seeking
-where it is not; a file that neither can serve like this is decoded in a row by PyAV, and the
-sampling is repeated over the frames that really came out.
+decord decodes where it is safe, PyAV by seeking where it is not, or in a row where that fails too.
 """
 
 from __future__ import annotations
@@ -31,10 +28,10 @@ from adatp_cli.video.frames import (
     Pixels,
     Resize,
     VideoInfo,
-    not_watched,
+    unwatched,
 )
 from adatp_cli.video.index import ClipIndex, index_clip, times_of
-from adatp_cli.video.sampling import Sampling, sample_indices
+from adatp_cli.video.sampling import IndexArray, Sampling, TimeArray, sample_indices
 from adatp_cli.video.shown import FirstFrame, Orientation
 from adatp_cli.video.source import Source, check_source, encrypted, is_encrypted, unreadable
 
@@ -43,9 +40,6 @@ MAX_PIXEL_BYTES = 6 << 30
 _LEAST_COVERED = 1 / 3
 # Frames that a header may promise beyond those in the file, for what would have been chosen.
 _MOST_MISSING = 1_000_000
-
-IndexArray = npt.NDArray[np.int64]
-TimeArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,27 +162,17 @@ def read_frames(
                 f"ask for --frames {max(1, MAX_PIXEL_BYTES // each)} or fewer",
             )
         try:
-            picked = _decode(clip, wanted, decoder)
+            return _decode(clip, wanted, decoder)
         except MemoryError as error:
             raise MemoryLimitError(
                 f"{clip.name}: no memory for {len(wanted)} frames of {first.width}x{first.height}",
                 "use fewer --frames",
             ) from error
-        return _frames(clip, picked)
 
 
-def check_clip(
-    source: str | os.PathLike[str] | bytes | Source,
-    sampling: Sampling,
-    *,
-    name: str | None = None,
-    buffer: FrameBuffer | None = None,
-) -> None:
-    """Refuse whatever `read_frames` refuses before it decodes the frames that it was asked for.
-
-    Parameters and errors are those of `read_frames`.
-    """
-    with contextlib.closing(ClipFile(check_source(source, name))) as file:
+def check_clip(source: Source, sampling: Sampling, buffer: FrameBuffer | None = None) -> None:
+    """Refuse whatever `read_frames` refuses before it decodes the frames that it was asked for."""
+    with contextlib.closing(ClipFile(source)) as file:
         clip = _open(file, sampling.with_default_frames(1), buffer or FrameBuffer())
         clip.chosen(clip.index.timestamps_s[clip.first.before :])
 
@@ -242,31 +226,26 @@ def check_decoder(decoder: str) -> None:
         raise UsageError(f"no decoder {decoder!r}", f"one of: {', '.join(DECODERS)}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Picked:
-    """Decoded frames: (T, H, W, 3) pixels, their times and positions, and who decoded them."""
-
-    pixels: Pixels
-    times: TimeArray
-    positions: IndexArray
-    decoder: str
-    notes: tuple[str, ...] = ()
-    lost: int = 0
-
-
-def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> _Picked:
+def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> Frames:
     file, index, first, buffer = clip.file, clip.index, clip.first, clip.buffer
     times = index.timestamps_s[wanted]
     notes: tuple[str, ...] = ()
     if decoder == "decord" and not decord_decoder.installed():
         raise UsageError("decord is not installed", "leave the choice of the decoder to adatp")
-    if decoder == "decord" or _decord_first(clip, decoder):
+    # Unasked only where it would be heard if it found damage.
+    if decoder == "decord" or (
+        decoder == "auto"
+        and buffer.ear is not None
+        and decord_decoder.installed()
+        and decord_decoder.worth(index, first)
+        and decord_decoder.unfit(file.source, index, first) is None
+    ):
         try:
             buffer.at("decord")
             pixels = decord_decoder.decode(file.source, index, first, wanted, buffer)
             buffer.at("pyav")
             _check_repeats(clip, wanted, pixels)
-            return _Picked(pixels, times, wanted, "decord")
+            return _frames(clip, "decord", pixels, times, wanted)
         except decord_decoder.DecordUnfitError as reason:
             if decoder == "decord":
                 raise VideoError(
@@ -276,37 +255,25 @@ def _decode(clip: Clip, wanted: IndexArray, decoder: str) -> _Picked:
             buffer.at("pyav")
     found = pyav_decoder.decode_by_pts(file, index, first, wanted, buffer)
     if found is not None:
-        return _Picked(found, times, wanted, "pyav", notes, first.before)
+        return _frames(clip, "pyav", found, times, wanted, notes, lost=first.before)
     return _decode_in_a_row(clip, notes)
-
-
-def _decord_first(clip: Clip, decoder: str) -> bool:
-    """Whether decord is tried unasked: only where it would be heard if it found damage."""
-    if decoder != "auto" or clip.buffer.ear is None or not decord_decoder.installed():
-        return False
-    if not decord_decoder.worth(clip.index, clip.first):
-        return False
-    return decord_decoder.unfit(clip.file.source, clip.index, clip.first) is None
 
 
 def _check_repeats(clip: Clip, wanted: IndexArray, pixels: Pixels) -> None:
     """DecordUnfitError where frames that decord gave twice differ for PyAV."""
-    repeats = decord_decoder.repeated(pixels)
-    if len(repeats) == 0:
-        return
-    spread = np.linspace(0, len(repeats) - 1, min(len(repeats), _REPEATS_CHECKED))
-    pairs = [[k - 1, k] for k in repeats[spread.astype(np.int64)]]
+    pairs = [[k - 1, k] for k in range(1, len(pixels)) if np.array_equal(pixels[k - 1], pixels[k])]
+    spread = np.linspace(0, len(pairs) - 1, min(len(pairs), _REPEATS_CHECKED))
     # Elsewhere than `pixels`, which are still wanted; resized like them, to be as alike.
     apart = clip.buffer.private()
     again = [
         pyav_decoder.decode_by_pts(clip.file, clip.index, clip.first, wanted[pair], apart)
-        for pair in pairs
+        for pair in (pairs[k] for k in spread.astype(np.int64))
     ]
     if any(two is None or not np.array_equal(two[0], two[1]) for two in again):
         raise decord_decoder.DecordUnfitError("decord repeats frames that differ")
 
 
-def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> _Picked:
+def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> Frames:
     """Sample over the frames that really come out when all are decoded in a row."""
     file, index, sampling, buffer = clip.file, clip.index, clip.sampling, clip.buffer
     until = None
@@ -314,18 +281,21 @@ def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> _Picked:
         later = int(np.searchsorted(index.timestamps_s, sampling.end_s))
         until = int(index.pts[min(later, len(index) - 1)])
     # An index without errors of its own is tried at full speed first.
-    survey = pyav_decoder.survey(file, index, until, careful=index.exact, progress=buffer.progress)
-    careful = index.exact or survey.errors > 0
-    if careful and not index.exact:
-        survey = pyav_decoder.survey(file, index, until, careful=True, progress=buffer.progress)
-    times, positions = times_of(index, survey.pts, clip.first.before, partial=until is not None)
+    careful = index.exact
+    pts, errors = pyav_decoder.survey(file, index, until, buffer.progress, careful=careful)
+    if errors and not careful:
+        careful = True
+        pts, errors = pyav_decoder.survey(file, index, until, buffer.progress, careful=careful)
+    times, positions = times_of(index, pts, clip.first.before, partial=until is not None)
     expected = len(index) if until is None else int(np.searchsorted(index.pts, until, "right"))
     before = clip.first.before
     missing = max(0, expected - len(times))
-    lost = missing if survey.errors or _vanished(index, missing, expected) else before
+    # Other codecs have packets that show nothing, and fields may come in packets of their own.
+    vanished = index.codec in _A_FRAME_A_PACKET and missing < expected / 3
+    lost = missing if errors or vanished else before
     if lost > before:
         notes += (f"{lost} of {expected} frames could not be decoded: left out",)
-    elif survey.errors and not lost:
+    elif errors and not lost:
         notes += ("some of the data is damaged; every frame could still be decoded",)
     chosen = clip.chosen(times)
     if lost and sampling.start_s is not None:
@@ -334,26 +304,27 @@ def _decode_in_a_row(clip: Clip, notes: tuple[str, ...]) -> _Picked:
         chosen = chosen[times[chosen] >= index.timestamps_s[max(int(shown), 0)]]
     if len(chosen) == 0:
         raise too_few(clip, 0)
-    if survey.errors or lost > before or index.missing:
+    if errors or lost > before or index.missing:
         check_enough(clip, times[chosen], positions)
     pixels = pyav_decoder.decode_by_count(file, index, clip.first, chosen, buffer, careful=careful)
     if len(pixels) < len(chosen):
         raise too_few(clip, len(pixels))
-    return _Picked(pixels, times[chosen], positions[chosen], "pyav", notes, lost)
+    return _frames(clip, "pyav", pixels, times[chosen], positions[chosen], notes, lost)
 
 
-def _vanished(index: ClipIndex, missing: int, expected: int) -> bool:
-    """Whether so many frames less than packets, without a word, are lost.
-
-    Other codecs have packets that show nothing, and fields may come in packets of their own.
-    """
-    return index.codec in _A_FRAME_A_PACKET and missing < expected / 3
-
-
-def _frames(clip: Clip, picked: _Picked) -> Frames:
+def _frames(
+    clip: Clip,
+    decoder: str,
+    pixels: Pixels,
+    times: TimeArray,
+    positions: IndexArray,
+    found: tuple[str, ...] = (),
+    lost: int = 0,
+) -> Frames:
+    """The decoded frames with all that there is to note; `found` is what decoding noted."""
     index, first, sampling = clip.index, clip.first, clip.sampling
-    notes = list(index.notes + picked.notes)
-    used = len(picked.pixels)
+    notes = list(index.notes + found)
+    used = len(pixels)
     if index.missing:
         notes.append(
             f"the file is cut short: {len(index)} of {len(index) + index.missing} frames, to "
@@ -374,11 +345,11 @@ def _frames(clip: Clip, picked: _Picked) -> Frames:
         )
     notes.extend(first.notes())
     return Frames(
-        pixels=picked.pixels,
-        timestamps_s=picked.times.astype(np.float64),
-        indices=picked.positions.astype(np.int64),
+        pixels=pixels,
+        timestamps_s=times.astype(np.float64),
+        indices=positions.astype(np.int64),
         info=VideoInfo(
-            decoder=picked.decoder,
+            decoder=decoder,
             codec=index.codec,
             width=first.width,
             height=first.height,
@@ -387,7 +358,7 @@ def _frames(clip: Clip, picked: _Picked) -> Frames:
             frames_total=len(index),
             rotation=first.orientation.clockwise,
             sample_aspect_ratio=f"{first.pixel_shape.numerator}:{first.pixel_shape.denominator}",
-            frames_lost=index.missing + picked.lost,
+            frames_lost=index.missing + lost,
             comment=index.comment,
         ),
         notes=tuple(notes),
@@ -482,7 +453,7 @@ class InProcessReader:
         name: str | None = None,
         resize: Resize | None = None,
         decoder: str = "auto",
-        on_frames: Filled = not_watched,
+        on_frames: Filled = unwatched,
     ) -> Frames:
         """See `FrameReader.read`."""
         buffer = FrameBuffer(resize, filled=on_frames)

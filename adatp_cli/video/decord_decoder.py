@@ -1,15 +1,12 @@
 """Frames through decord: fast with small clips, but unmaintained and silent about its mistakes.
 
-decord seeks inexactly in many files and then returns neighbours of the frames asked for, repeats a
-frame where the next one does not decode, and passes on what its FFmpeg made up over damaged data.
-So it gets only those files whose packets show that seeking is safe, what it returns is checked, and
-its FFmpeg is listened to.
+It gets only files whose packets show that seeking is safe; what it returns is checked, and its
+FFmpeg is listened to (docs/decoding.md).
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,26 +58,36 @@ def decode(
         raise DecordUnfitError(reason)
     import decord
 
-    heard = buffer.ear is not None
-    decord.logging.set_level(decord.logging.ERROR if heard else decord.logging.QUIET)
-    _listen(buffer)
+    ear = buffer.ear
+    decord.logging.set_level(decord.logging.QUIET if ear is None else decord.logging.ERROR)
+    if ear is not None:
+        os.lseek(ear, 0, os.SEEK_SET)  # what was said before does not count
     # decord's errors carry C++ stacks and the file's own bytes: none of their text goes on.
     try:
-        reader = _open(decord, source)
+        with source.open() as content:  # which it takes into memory
+            reader = decord.VideoReader(
+                content,
+                ctx=decord.cpu(0),
+                num_threads=max(1, min(MAX_THREADS, os.cpu_count() or 1)),
+                fault_tol=_NO_FAULTS,
+            )
         times = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
     except Exception:
         raise DecordUnfitError("decord cannot open it") from None
     if not _same_frames(times, index):
         raise DecordUnfitError("decord sees other frames than the file holds")
-    shape = (first.height, first.width, 3)
     pixels = buffer.room(len(wanted), first.height, first.width)
     try:
         # One at a time: decord holds each batch twice, and shows no progress in the middle of one.
         for slot, position in enumerate(wanted):
             buffer.progress()
             batch = reader.get_batch([int(position)])
-            pixels[slot] = buffer.fit(_as_array(batch, shape)[0])
-            _check_heard(buffer)
+            frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+            if frames.shape[1:] != (first.height, first.width, 3):
+                raise DecordUnfitError("decord returns frames of another size")
+            pixels[slot] = buffer.fit(np.asarray(frames[0], dtype=np.uint8))
+            if ear is not None and os.lseek(ear, 0, os.SEEK_CUR) > 0:
+                raise DecordUnfitError("some of the data is damaged")
             buffer.filled(pixels, slot + 1)
     except DecordUnfitError:
         raise
@@ -94,18 +101,6 @@ def worth(index: ClipIndex, first: FirstFrame) -> bool:
     clean = not index.missing and not index.notes and not first.before
     small = first.width * first.height <= _FASTER_PIXELS and len(index) <= _FASTER_FRAMES
     return clean and small and index.codec in _HEARD
-
-
-def _listen(buffer: FrameBuffer) -> None:
-    """Forget what was said before."""
-    if buffer.ear is not None:
-        os.lseek(buffer.ear, 0, os.SEEK_SET)
-
-
-def _check_heard(buffer: FrameBuffer) -> None:
-    """DecordUnfitError where FFmpeg had anything to say."""
-    if buffer.ear is not None and os.lseek(buffer.ear, 0, os.SEEK_CUR) > 0:
-        raise DecordUnfitError("some of the data is damaged")
 
 
 def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
@@ -136,34 +131,13 @@ def unfit(source: Source, index: ClipIndex, first: FirstFrame) -> str | None:
         return "decord takes too much memory for frames of this size"
     if source.size > _MOST_BYTES:
         return "decord takes too much memory for a file of this size"
-    if not _starts_as(source, mov=mov):
-        return "decord may take it for a file of another kind"
-    return None
-
-
-def repeated(pixels: Pixels) -> npt.NDArray[np.int64]:
-    """Places of frames that are identical to the one before: in a still clip, or by a fault."""
-    same = [i for i in range(1, len(pixels)) if np.array_equal(pixels[i - 1], pixels[i])]
-    return np.array(same, dtype=np.int64)
-
-
-def _open(decord: Any, source: Source) -> Any:
-    threads = max(1, min(MAX_THREADS, os.cpu_count() or 1))
-    with source.open() as content:  # which it takes into memory
-        return decord.VideoReader(
-            content, ctx=decord.cpu(0), num_threads=threads, fault_tol=_NO_FAULTS
-        )
-
-
-def _starts_as(source: Source, *, mov: bool) -> bool:
-    """Whether the first bytes leave no other choice of container.
-
-    decord's FFmpeg is from 2018, follows playlists, and knows no limit to that: a movie that begins
-    like a playlist is a movie to PyAV alone.
-    """
+    # Its FFmpeg, of 2018, follows playlists and knows no limit to that: a movie that begins like a
+    # playlist is a movie to PyAV alone.
     with source.open() as content:
         head = content.read(8)
-    return head[4:] == b"ftyp" if mov else head[:4] == b"\x1aE\xdf\xa3"
+    if not (head[4:] == b"ftyp" if mov else head[:4] == b"\x1aE\xdf\xa3"):
+        return "decord may take it for a file of another kind"
+    return None
 
 
 def _same_frames(times: npt.NDArray[np.float64], index: ClipIndex) -> bool:
@@ -176,10 +150,3 @@ def _same_frames(times: npt.NDArray[np.float64], index: ClipIndex) -> bool:
     # decord keeps seconds as float32: off by up to a millisecond after some hours.
     tolerance = 1e-3 if len(gaps) == 0 else max(1e-3, 0.4 * float(gaps.min()))
     return bool(np.abs(starts - expected).max() < tolerance)
-
-
-def _as_array(batch: Any, shape: tuple[int, ...]) -> Pixels:
-    array = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
-    if array.shape[1:] != shape:
-        raise DecordUnfitError("decord returns frames of another size")
-    return np.asarray(array, dtype=np.uint8)

@@ -73,16 +73,8 @@ Progress = Callable[[], None]
 Filled = Callable[[Pixels, int], None]
 
 
-def no_progress() -> None:
-    """For those who do not watch."""
-
-
-def not_watched(_room: Pixels, _done: int) -> None:
-    """For those who wait for all frames."""
-
-
-def not_asked(_decoder: str) -> None:
-    """For those to whom all decoders are the same."""
+def unwatched(*_: object) -> None:
+    """For those who do not follow what decoding does."""
 
 
 def private_memory(shape: tuple[int, int, int, int]) -> Pixels:
@@ -98,11 +90,11 @@ class FrameBuffer:
     # more is asked for.
     allocate: Allocate = private_memory
     # Called now and then while decoding gets on: a decoder that hangs is one that stops calling.
-    progress: Progress = no_progress
+    progress: Progress = unwatched
     # Called after each frame with the room and how many frames at its front are there. What was
     # told of one room is void once another one is filled.
-    filled: Filled = not_watched
-    at: Callable[[str], None] = not_asked  # called with the name of each decoder that begins
+    filled: Filled = unwatched
+    at: Callable[[str], None] = unwatched  # called with the name of each decoder that begins
     # The file that is this process's standard error, where the process says nothing itself: FFmpeg
     # writes there what it finds damaged.
     ear: int | None = None
@@ -121,7 +113,7 @@ class FrameBuffer:
 
     def private(self) -> FrameBuffer:
         """The same in memory of this process, for frames that are only looked at here."""
-        return replace(self, allocate=private_memory, filled=not_watched, ear=None)
+        return replace(self, allocate=private_memory, filled=unwatched, ear=None)
 
 
 FILTERS = ("bicubic", "bilinear")
@@ -188,7 +180,7 @@ class FrameReader(Protocol):
         name: str | None = None,
         resize: Resize | None = None,
         decoder: str = "auto",
-        on_frames: Filled = not_watched,
+        on_frames: Filled = unwatched,
     ) -> Frames:
         """The frames of a clip; the other parameters and the errors are those of `read_frames`.
 

@@ -1,8 +1,6 @@
 """What the packets of a clip say before a single frame is decoded.
 
-The index comes from the packets themselves and never from a header's word: frame counts and
-durations in headers are missing, rounded, left over from before a cut or plain wrong too often.
-Both decoders are held to it.
+Headers are not believed: their counts and durations are too often missing, old or wrong.
 """
 
 from __future__ import annotations
@@ -10,21 +8,20 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.errors import VideoError
 from adatp_cli.video.container import ClipFile, Packets, read_packets
-from adatp_cli.video.frames import Progress, no_progress
+from adatp_cli.video.frames import Progress, unwatched
+from adatp_cli.video.sampling import TimeArray
 from adatp_cli.video.source import Ending, Source, encrypted, ending_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
-
-TimeArray: TypeAlias = npt.NDArray[np.float64]
 
 # One step of more than a day that is most of a clip is a clock that was set, no footage.
 _ABSURD_STEP_S = 86_400.0
@@ -147,26 +144,19 @@ class ClipIndex:
         return self.end_s + self.missing / self.fps
 
 
-def index_clip(file: ClipFile, progress: Progress = no_progress) -> ClipIndex:
+def index_clip(file: ClipFile, progress: Progress = unwatched) -> ClipIndex:
     """Read all packets of the clip, decoding none."""
     with file.container() as (container, streams):
         found = read_packets(container, streams, progress)
-        stream, packets = _moving(streams, found)
+        # The likeliest stream of those that move: covers and previews can be larger and come first.
+        most = max(len(packets.pts) for packets in found.values())
+        fewest = min(most - 1, max(1, most / _STILL_SHARE))
+        stream = next(one for one in streams if len(found[one.index].pts) > fewest)
+        packets = found[stream.index]
         # Matroska's encryption shows as the name of a key.
         if packets.encrypted or "enc_key_id" in stream.metadata:
             raise encrypted(file.source)
         return _build_index(file.source, container, stream, packets)
-
-
-def _moving(streams: list[VideoStream], found: dict[int, Packets]) -> tuple[VideoStream, Packets]:
-    """The likeliest stream of those that move: covers and previews can be larger and come first."""
-    most = max(len(packets.pts) for packets in found.values())
-    few = most / _STILL_SHARE
-    return next(
-        (stream, found[stream.index])
-        for stream in streams
-        if len(found[stream.index].pts) > min(most - 1, max(1, few))
-    )
 
 
 def _build_index(
@@ -190,7 +180,8 @@ def _build_index(
         )
     base = float(stream.time_base or 1)
     count = len(packets.pts)
-    rate = _plausible_rate(stream)
+    rates = [float(one) for one in (stream.average_rate, stream.guessed_rate) if one]
+    rate = next((one for one in rates if 1e-3 <= one <= 1000), None)
     interval = 1.0 / (rate or 25.0)
     # AVI's clock starts with the file; what is read of its start is the decoder's delay.
     start_s = np.inf if kind == "avi" else float(container.start_time or 0) / 1e6
@@ -264,13 +255,6 @@ def _frames_beyond_the_end(
             listed += 1
             beyond |= entry.pos + entry.size > source.size
     return max(0, listed - found) if beyond else 0
-
-
-def _plausible_rate(stream: VideoStream) -> float | None:
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate is not None and rate > 0 and 1e-3 <= float(rate) <= 1000:
-            return float(rate)
-    return None
 
 
 def _rate(gaps: TimeArray, stated: float | None, interval: float) -> float:

@@ -1,8 +1,7 @@
 """Decoding in a process of its own, so that no clip can take the program down.
 
-decord crashes, hangs and leaks on broken files, and FFmpeg may. So a child decodes
-(`adatp_cli.video.worker`), is watched, limited, killed and replaced, and what it does is at worst
-an error of one clip. Pixels come back in memory that both processes see, at no cost of a copy.
+A child decodes (`adatp_cli.video.worker`), is watched, limited, killed and replaced; pixels come
+back in memory that both processes see, at no cost of a copy.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TypeVar
 
 from adatp_cli.errors import AdatpError, MemoryLimitError, ModelError, VideoError
@@ -36,7 +34,7 @@ from adatp_cli.video.channel import (
     shared_file,
 )
 from adatp_cli.video.decode import InProcessReader, check_clip, check_decoder, picture_bytes
-from adatp_cli.video.frames import Filled, Frames, PictureList, Pixels, Resize, not_watched
+from adatp_cli.video.frames import Filled, Frames, PictureList, Pixels, Resize, unwatched
 from adatp_cli.video.sampling import Sampling
 from adatp_cli.video.source import Source, check_source, unreadable
 
@@ -206,13 +204,11 @@ class Child:
         return message
 
     def kill(self) -> None:
-        """End the process and all that it started, and wait for the end; for any thread.
-
-        Not for ever: a disk that does not answer keeps even a killed process.
-        """
+        """End the process and all that it started, and wait for the end; for any thread."""
         if self.alive():  # else its number may be another's by now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+        # Not for ever: a disk that does not answer keeps even a killed process.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_DYING_S)
 
@@ -263,20 +259,13 @@ Found = TypeVar("Found")
 
 
 class IsolatedReader:
-    """A `FrameReader` that decodes in a child process.
+    """A `FrameReader` that decodes in a child process, which lives on from clip to clip.
 
-    The child is started by `start`, else by the first clip, lives from clip to clip, and ends with
-    `close` or with this process. Several threads may read; one clip is decoded at a time.
-
-    Where the child crashes, hangs or runs out of memory over a clip while decord is at work, a
-    fresh one goes on with PyAV in the time that is left, unless the decoder was given. If that
-    fails too, or it was PyAV that failed, the clip's error is a VideoError with the kind
-    ``decoder_crashed`` or ``timeout``, or a MemoryLimitError. A child that does not start is tried
-    once more.
-
-    On systems whose sockets carry no open files (Windows) it decodes in this process.
-
-    `command` starts the child in place of `WORKER`; its socket's number is one more argument.
+    Several threads may read; one clip is decoded at a time. Where the child crashes, hangs or runs
+    out of memory while decord is at work, a fresh one goes on with PyAV in the time that is left,
+    unless the decoder was given. If PyAV fails, the error is a VideoError with the kind
+    ``decoder_crashed`` or ``timeout``, or a MemoryLimitError. `command` starts the child in place
+    of `WORKER`; its socket's number is one more argument.
     """
 
     def __init__(self, limits: Limits | None = None, command: Sequence[str] = ()) -> None:
@@ -294,24 +283,17 @@ class IsolatedReader:
             if can_isolate():
                 self._running(decord=True)
 
-    def check(
-        self,
-        source: str | os.PathLike[str] | bytes,
-        sampling: Sampling,
-        *,
-        name: str | None = None,
-    ) -> None:
-        """Refuse a clip by its packets and its first frame; parameters and errors are `read`'s."""
+    def check(self, source: Source, sampling: Sampling) -> None:
+        """Refuse a clip by its packets and its first frame; the errors are those of `read`."""
         if not can_isolate():
-            check_clip(source, sampling, name=name)
+            check_clip(source, sampling)
             return
-        checked = check_source(source, name)
-        request = {**_request(checked, sampling, None, "pyav"), "check": True}
-        with self._reading, _bytes_of(checked) as clip:
+        request = {**_request(source, sampling, None, "pyav"), "check": True}
+        with self._reading, _bytes_of(source) as clip:
             try:
                 self._asked(request, clip, self._deadline(), lambda reply, _: reply["checked"])
             except ChildFailedError as failure:
-                raise failure.explained(checked.name) from None
+                raise failure.explained(source.name) from None
 
     def read(
         self,
@@ -321,7 +303,7 @@ class IsolatedReader:
         name: str | None = None,
         resize: Resize | None = None,
         decoder: str = "auto",
-        on_frames: Filled = not_watched,
+        on_frames: Filled = unwatched,
     ) -> Frames:
         """See `FrameReader.read`; also ModelError where the child does not start."""
         if not can_isolate():
@@ -347,13 +329,10 @@ class IsolatedReader:
                 "resize": None if resize is None else dataclasses.asdict(resize),
                 "decoder": "pyav",
             }
-            return self._decoded(shown[0], request, clip, not_watched)
+            return self._decoded(shown[0], request, clip, unwatched)
 
     def close(self) -> None:
-        """End the child, in the middle of a clip too; for any thread.
-
-        Whoever is reading gets a RuntimeError.
-        """
+        """End the child, for any thread: whoever is reading gets a RuntimeError."""
         with self._changing:
             self._closed = True
             child = self._child
@@ -369,12 +348,7 @@ class IsolatedReader:
     def __enter__(self) -> IsolatedReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _deadline(self) -> Deadline:
@@ -404,7 +378,7 @@ class IsolatedReader:
         clip: int,
         deadline: Deadline,
         read: Callable[[Message, _Rooms], Found],
-        on_frames: Filled = not_watched,
+        on_frames: Filled = unwatched,
     ) -> Found:
         """What the child finds; one that did not get through it is gone afterwards."""
         self._at = ""
@@ -464,7 +438,7 @@ class IsolatedReader:
 
 
 def can_isolate() -> bool:
-    """Whether this system has what a child needs."""
+    """Whether sockets carry open files here, as a child needs; not on Windows."""
     return hasattr(socket, "send_fds")
 
 

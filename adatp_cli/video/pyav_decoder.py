@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.video.container import ClipFile, decoding_errors
-from adatp_cli.video.frames import FrameBuffer, Pixels, Progress, no_progress
+from adatp_cli.video.frames import FrameBuffer, Pixels, Progress, unwatched
 from adatp_cli.video.index import ClipIndex
 from adatp_cli.video.shown import FirstFrame, first_frame, shown
 
@@ -48,7 +49,7 @@ def decode_in_a_row(
     """All frames from the first key frame on: what is stored before it cannot be right."""
     packets: Iterator[Packet[VideoStream]] = _stored(container, stream, errors, progress)
     if len(index.keys):
-        packets = _from_a_key(packets)
+        packets = dropwhile(lambda packet: not packet.is_keyframe, packets)
     return decode_packets(packets, errors)
 
 
@@ -88,14 +89,6 @@ def _stored(
             return
         progress()
         yield packet
-
-
-def _from_a_key(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-    begun = False
-    for packet in packets:
-        begun = begun or packet.is_keyframe
-        if begun:
-            yield packet
 
 
 # A container seeks to about where it was asked to. In program streams the packets read from there
@@ -207,7 +200,7 @@ class Cursor:
 def probe(file: ClipFile, index: ClipIndex) -> FirstFrame | None:
     """Decode one frame; None where not a single one can be decoded."""
     with file.stream(index.stream) as (container, stream):
-        frames = decode_in_a_row(container, stream, index, Errors(), no_progress)
+        frames = decode_in_a_row(container, stream, index, Errors(), unwatched)
         frame = next(frames, None)
         if frame is None:
             return None
@@ -242,18 +235,10 @@ def decode_by_pts(
     return pixels
 
 
-@dataclass(slots=True)
-class Survey:
-    """What a pass over all frames found: the timestamps of those that decode (None: has none)."""
-
-    pts: list[int | None]
-    errors: int
-
-
 def survey(
-    file: ClipFile, index: ClipIndex, until_pts: int | None, *, careful: bool, progress: Progress
-) -> Survey:
-    """Decode all frames up to `until_pts` in a row, keeping no pixels.
+    file: ClipFile, index: ClipIndex, until_pts: int | None, progress: Progress, *, careful: bool
+) -> tuple[list[int | None], int]:
+    """The timestamps of all frames up to `until_pts` in a row (None: has none), and the errors.
 
     `careful` where data is damaged: threads that decode a frame each lose more frames, and another
     number of them on another machine, than threads that share one frame.
@@ -265,7 +250,7 @@ def survey(
             if until_pts is not None and frame.pts is not None and frame.pts > until_pts:
                 break
             found.append(frame.pts)
-    return Survey(found, errors.count)
+    return found, errors.count
 
 
 def decode_by_count(

@@ -1,8 +1,4 @@
-"""Which frames of a clip are looked at: index arithmetic on timestamps, apart from any decoder.
-
-Nothing here opens a file. A decoder says when each frame is shown; `sample_indices` says which of
-them to decode.
-"""
+"""Which frames of a clip are looked at: index arithmetic on timestamps, apart from any decoder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A clip's bytes: where they are, and what they say before a decoder sees them.
-
-That is: whether the file is there to its end, whether it is encrypted, and why one that no demuxer
-could open is no video, in the user's words.
-"""
+"""A clip's bytes: where they are, and what they say before a decoder sees them."""
 
 from __future__ import annotations
 
@@ -237,7 +233,11 @@ def explain_unopened(source: Source) -> VideoError:
             kinds = [kind for _, kind, _ in islice(_boxes(stream, source.size), _MOST_LISTED)]
     except OSError as error:
         return unreadable(source.name, error)
-    picture = _still_picture(head)
+    picture = next((what for magic, what in _SIGNATURES if head.startswith(magic)), None)
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"heic", b"heix", b"mif1"):
+        picture = "an AVIF or HEIC picture"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        picture = "a WebP picture"
     if picture is not None:
         return VideoError(
             f"{source.name}: is {picture}, not a video", _OTHER_FILE_HINT, kind="not_a_video"
@@ -257,23 +257,9 @@ def explain_unopened(source: Source) -> VideoError:
                 _WHOLE_FILE_HINT,
                 kind="truncated",
             )
-    return VideoError(
-        f"{source.name}: {_what_else(head)}, not a video", _OTHER_FILE_HINT, kind="not_a_video"
-    )
-
-
-def _still_picture(head: bytes) -> str | None:
-    """The name of a still picture or a known document, None for anything else."""
-    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"heic", b"heix", b"mif1"):
-        return "an AVIF or HEIC picture"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "a WebP picture"
-    return next((what for magic, what in _SIGNATURES if head.startswith(magic)), None)
-
-
-def _what_else(head: bytes) -> str:
     text = sum(32 <= byte < 127 or byte in (9, 10, 13) for byte in head)
-    return "holds text" if text > 0.95 * len(head) else "its content is of no known kind"
+    what = "holds text" if text > 0.95 * len(head) else "its content is of no known kind"
+    return VideoError(f"{source.name}: {what}, not a video", _OTHER_FILE_HINT, kind="not_a_video")
 
 
 class Ending(Enum):

@@ -1,8 +1,7 @@
 """The child that decodes for `adatp_cli.video.isolated`: ``python -m adatp_cli.video.worker FD``.
 
-It lives on stdin, of which its parent holds the other end and into which nobody writes: when it
-closes, the parent is gone. FD is its socket, over which requests come and replies go. It says
-nothing anywhere else, and whatever happens to it happens to nobody else.
+FD is its socket, over which requests come and replies go; it says nothing anywhere else. When its
+stdin closes, its parent is gone, and so is it.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ def _reply(
         clip = Source(name, None, None, request["size"], files[1], request["ending"])
         sampling = Sampling(**request["sampling"])
         if request.get("check"):
-            check_clip(clip, sampling, buffer=buffer)
+            check_clip(clip, sampling, buffer)
             return {"checked": True}
         frames = read(clip, sampling, decoder=decoder, name=name, buffer=buffer)
         return {**frames_message(frames), "room": room.number}
