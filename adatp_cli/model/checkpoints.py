@@ -146,17 +146,11 @@ def _meant(name: str) -> UsageError | None:
         bare = name.rstrip("/")
         return UsageError(f"there is no folder {name}", f"the hub's model is -m {bare}, bare")
     if "/" in name or os.sep in name:
-        alike = nearest(path.name, _models_in(path.parent))
+        models = [found.parent.name for found in path.parent.glob("*/config.json")]
+        alike = nearest(path.name, models)
         if alike or not is_hub_id(name):
             return UsageError(f"--model {name}: there is no such folder{alike}", _NAMES)
     return None
-
-
-def _models_in(folder: Path) -> list[str]:
-    try:
-        return [item.name for item in folder.iterdir() if (item / "config.json").is_file()]
-    except OSError:
-        return []
 
 
 def is_hub_id(name: str) -> bool:
@@ -220,9 +214,8 @@ def _survey(repo: str, why: str, *, thorough: bool) -> Checkpoint:
     lacks = [file for file in lacks if file not in first]
     if not lacks:
         return Checkpoint(repo, check_layout(folder), folder.name)
-    sizes = list(APPROXIMATE_BYTES.items())
-    alias = next((key for key, value in ALIASES.items() if value == repo), None)
-    smaller = sizes[: list(ALIASES).index(alias)] if alias else sizes[:1]
+    sizes, known = list(APPROXIMATE_BYTES.items()), list(ALIASES.values())
+    smaller = sizes[: known.index(repo) if repo in known else 1]
     cheaper = [f"-m {name} needs about {readable_bytes(size)}" for name, size in smaller]
     otherwise = "; ".join([*cheaper, f"-m {TINY} needs none ({TINY_KNOWS})"])
     size = sum(file.size for file in lacks)
