@@ -253,6 +253,14 @@ def test_an_unfinished_file_of_other_bytes_is_not_gone_on_with(
     assert path.read_bytes() == (root / REPO / "model.safetensors").read_bytes()
 
 
+def test_a_file_that_arrives_damaged_twice_is_refused(
+    served: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_sha256", lambda _path: "0" * 64)
+    assert "model.safetensors arrives damaged" in _refusal().message
+    assert len(_bodies(served, "model.safetensors")) == 2
+
+
 def test_a_stopped_copy_of_the_encoder_goes_on_where_it_was(
     served: LocalHub, tmp_path: Path
 ) -> None:
