@@ -6,6 +6,7 @@ forked, to which it passes on its stdin and its socket, and ends as that one end
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -91,7 +92,8 @@ def _decode(client: socket.socket) -> None:
     for fd in fds:
         os.close(fd)
     _, status = os.waitpid(child, 0)
-    client.send(str(os.waitstatus_to_exitcode(status)).encode())
+    with contextlib.suppress(OSError):  # killed meanwhile
+        client.send(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 
