@@ -157,7 +157,7 @@ class AnswerRecord:
     video: str
     question: str
     answer: str
-    finish_reason: Literal["eos", "length"]
+    finish_reason: Literal["eos", "length", "stop"]
     model: ModelInfo
     profile: dict[str, Any]
     video_info: VideoFacts
@@ -238,8 +238,8 @@ def _whole(known: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _keys(part: str) -> tuple[str, ...]:
-    """The keys of an object that the schema defines."""
-    return tuple(json.loads(schema_text())["$defs"][part]["properties"])
+    """The keys that every object of that kind has."""
+    return tuple(json.loads(schema_text())["$defs"][part]["required"])
 
 
 def schema_text() -> str:

@@ -29,6 +29,8 @@ class GenerationSettings:
     seed
         With a temperature: the same seed gives the same answer on the same machine, whatever was
         asked before.
+    stop
+        Texts at which an answer ends; they are left out of it.
 
     Raises
     ------
@@ -40,6 +42,7 @@ class GenerationSettings:
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

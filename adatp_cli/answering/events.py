@@ -9,6 +9,7 @@ from adatp_cli.answering.plan import Prefills
 from adatp_cli.answering.trace import Trace
 from adatp_cli.profiles import Profile
 from adatp_cli.record import AnswerRecord, Seconds, VideoFacts
+from adatp_cli.text import plural
 from adatp_cli.video.frames import Frames
 
 
@@ -26,6 +27,19 @@ class ClipReady:
 
     video_info: VideoFacts
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnsLeftOut:
+    """The oldest of what was said before does not fit, and is not in the prompt."""
+
+    messages: int
+
+    @property
+    def note(self) -> str:
+        """What to tell of it."""
+        left_out = plural(self.messages, "message is", "messages are")
+        return f"the context is full: the oldest {left_out} left out"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,7 +32,7 @@ class Generated:
 
     ids: list[int]
     text: str  # special tokens and a blank beginning left out
-    finish_reason: Literal["eos", "length"]
+    finish_reason: Literal["eos", "length", "stop"]
     report: PruneReport
     first_logits: Tensor  # (vocabulary,) of the position that yields the first token
     first_token_s: float  # from the start of the prefill, as `total_s`
@@ -65,7 +65,7 @@ def generate(
     `on_text` gets each new piece of text; setting `stop` ends the run at the next decoder layer.
     """
     model: Any = loaded.model
-    stream = _Stream(loaded.tokenizer, on_text)
+    stream = _Stream(loaded.tokenizer, on_text, settings.stop)
     with torch.inference_mode(), loaded.turn, ExitStack() as stack:
         if settings.temperature is not None:
             cuda = [loaded.device] if loaded.device.startswith("cuda") else []
@@ -91,6 +91,7 @@ def generate(
             attention_mask=torch.ones_like(input_ids),
             generation_config=_config(model.generation_config, settings),
             streamer=stream,
+            stopping_criteria=[stream.at_stop] if settings.stop else None,
             **kept,
         )
         finished = time.perf_counter()
@@ -98,10 +99,11 @@ def generate(
             front = request.layout.start + len(request.visual)
             request.shared.keep(kept["past_key_values"], request.input_ids, request.visual, front)
     ended = bool(stream.ids) and stream.ids[-1] in _eos_ids(model.generation_config)
+    finish: Literal["eos", "length", "stop"] = "eos" if ended else "length"
     return Generated(
         ids=stream.ids,
         text=stream.text,
-        finish_reason="eos" if ended else "length",
+        finish_reason="stop" if stream.stopped else finish,
         report=run.report,
         first_logits=head.value[0, -1],
         first_token_s=stream.first_token - stream.started,
@@ -208,12 +210,20 @@ class _Stream:
     """Takes tokens from `generate` and hands out text that will not change any more.
 
     A character can be spread over several tokens; until its last byte is there it decodes to
-    replacement characters, which are held back. Blanks that a text begins with are left out.
+    replacement characters, which are held back, as is what may be the beginning of a stop text.
+    Blanks that a text begins with are left out.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        on_text: Callable[[str], None],
+        stop: Sequence[str],
+    ) -> None:
         self._tokenizer = tokenizer
         self._on_text = on_text
+        self._stop = stop
+        self.stopped = False
         self._prompt_seen = False
         self.ids: list[int] = []
         self.text = ""
@@ -227,7 +237,15 @@ class _Stream:
         if not self.ids:
             self.first_token = time.perf_counter()
         self.ids += value.flatten().tolist()
-        self._emit(self._decoded().rstrip(_REPLACEMENT))
+        text = self._decoded().rstrip(_REPLACEMENT)
+        if not self.stopped:
+            begun = (n for one in self._stop for n in range(1, len(one)) if text.endswith(one[:n]))
+            text = text[: len(text) - max(begun, default=0)]
+        self._emit(text)
+
+    def at_stop(self, ids: Tensor, _scores: Tensor) -> Tensor:
+        """Whether the answer has come to a stop text, as `generate` asks."""
+        return torch.full((len(ids),), self.stopped, device=ids.device, dtype=torch.bool)
 
     def end(self) -> None:
         """Hand out what was held back."""
@@ -237,7 +255,10 @@ class _Stream:
         text = self._tokenizer.decode(
             self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return str(text).lstrip()
+        text = str(text).lstrip()
+        ends = [place for one in self._stop if (place := text.find(one)) >= 0]
+        self.stopped = bool(ends)
+        return text[: min(ends)] if ends else text
 
     def _emit(self, text: str) -> None:
         if len(text) > len(self.text) and text.startswith(self.text):

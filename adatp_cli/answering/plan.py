@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from adatp_cli.cost import (
     prefill_cost,
     vision_cost,
 )
-from adatp_cli.errors import ModelError, UsageError
+from adatp_cli.errors import MemoryLimitError, ModelError, UsageError
 from adatp_cli.model.memory import check_run
-from adatp_cli.model.prompt import Prompt, build_prompt
+from adatp_cli.model.prompt import Message, Prompt, build_prompt
 from adatp_cli.profiles import Profile
 from adatp_cli.pruning.method import ModelContext, TokenSchedule
 from adatp_cli.pruning.methods import method_of, resolve_profile
@@ -79,8 +80,8 @@ class Plan:
         shape = self._loaded.relevance.shape
         return shape if self.needs.question_vector else shape.without_text()
 
-    def prompt(self, question: str, frames: int) -> Prompt:
-        """The prompt of a question about a clip of so many frames.
+    def prompt(self, question: str, frames: int, history: tuple[Message, ...] = ()) -> Prompt:
+        """The prompt of a question about a clip of so many frames, behind earlier turns.
 
         Raises
         ------
@@ -88,7 +89,9 @@ class Plan:
             It is longer than what the model can read, or the question is no text.
         """
         loaded = self._loaded
-        prompt = self._rendered(question).with_visual(frames * loaded.shape.tokens_per_frame)
+        prompt = self._rendered(question, history).with_visual(
+            frames * loaded.shape.tokens_per_frame
+        )
         room = loaded.context_length - self._new_tokens
         if prompt.length > room:
             fitting = frames_in_context(room, prompt.text_tokens, loaded.shape)
@@ -99,7 +102,25 @@ class Plan:
             )
         return prompt
 
-    def _render(self, question: str) -> Prompt:
+    def fitting(
+        self, question: str, frames: int, history: tuple[Message, ...]
+    ) -> tuple[Message, ...]:
+        """What was said before, the oldest turns left out until context and memory hold it.
+
+        System texts stay; the last try is without any turn.
+        """
+        system = tuple(one for one in history if one.role == "system")
+        said = tuple(one for one in history if one.role != "system")
+        while said:
+            with contextlib.suppress(UsageError, MemoryLimitError):
+                prompt = self.prompt(question, frames, system + said)
+                self.check_memory(frames, prompt.text_tokens)
+                return system + said
+            later = (number for number, one in enumerate(said) if number and one.role == "user")
+            said = said[next(later, len(said)) :]
+        return system
+
+    def _render(self, question: str, history: tuple[Message, ...]) -> Prompt:
         loaded = self._loaded
         with loaded.turn:  # how a tokenizer reads special tokens is a switch that all threads share
             return build_prompt(
@@ -108,6 +129,7 @@ class Plan:
                 frames=1,
                 grid=loaded.shape.grid,
                 video_token_id=loaded.video_token_id,
+                history=history,
             )
 
     def token_schedule(self, frames: int) -> TokenSchedule:

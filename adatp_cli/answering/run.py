@@ -15,7 +15,15 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adatp_cli.answering.events import Answered, ClipReady, PrefillChosen, Stage, TextChunk
+from adatp_cli.answering.clips import ClipStore, clip_key
+from adatp_cli.answering.events import (
+    Answered,
+    ClipReady,
+    PrefillChosen,
+    Stage,
+    TextChunk,
+    TurnsLeftOut,
+)
 from adatp_cli.answering.generate import SharedPrefix
 from adatp_cli.answering.records import video_facts
 from adatp_cli.answering.tasks import Ask, ClipTask, Decoded, FileClip, ProfileRun
@@ -27,8 +35,10 @@ if TYPE_CHECKING:
     from adatp_cli.answering.decoding import PrefillMode
     from adatp_cli.answering.events import Clip
     from adatp_cli.answering.session import Session
+    from adatp_cli.model.prompt import Message
     from adatp_cli.video.frames import FrameReader, Frames
     from adatp_cli.video.sampling import Sampling
+    from adatp_cli.video.source import Source
 
 Describe = Callable[[BaseException], ErrorInfo]
 
@@ -87,15 +97,20 @@ class RunLoop:
     def clip(
         self,
         run: ProfileRun,
-        source: str | os.PathLike[str] | bytes,
+        source: str | os.PathLike[str] | bytes | Source,
         questions: Sequence[str],
         sampling: Sampling,
         *,
         reader: FrameReader,
         video_name: str,
         prefill: PrefillMode = "cheaper",
-    ) -> Generator[Stage | ClipReady | PrefillChosen | TextChunk | Row]:
+        history: tuple[Message, ...] = (),
+        store: ClipStore | None = None,
+    ) -> Generator[Stage | ClipReady | PrefillChosen | TurnsLeftOut | TextChunk | Row]:
         """Ask one clip everything; it is encoded while it is decoded.
+
+        A clip that is in the `store` is neither decoded nor encoded again, and its records tell the
+        seconds of their question alone.
 
         Where questions share an unpruned prefill, rows and traces are those of the profile
         `vanilla`.
@@ -112,15 +127,39 @@ class RunLoop:
             session, chosen = run.session.choose(frames, questions, prefill)
             return session
 
-        clip = yield from run.session.open(
-            source, questions, sampling, reader=reader, video_name=video_name, choose=choose
-        )
+        key = None if store is None else clip_key(source, sampling, run.session)
+        warm = None if store is None or key is None else store.get(key)
+        if warm is None:
+            clip = yield from run.session.open(
+                source, questions, sampling, reader=reader, video_name=video_name, choose=choose
+            )
+            # Not where the file was replaced meanwhile.
+            if store is not None and key and key == clip_key(source, sampling, run.session):
+                store.put(key, clip)
+        else:
+            clip = dataclasses.replace(warm, name=video_name)
+            choose(len(clip.frames)).plan.check_questions(len(clip.frames), questions)
+            notes = clip.frames.notes + run.session.remarks(clip.frames)
+            yield ClipReady(video_facts(clip.frames), notes)
         if chosen is not None:
             yield chosen
         context = dataclasses.replace(run.context, profile=session.profile.to_dict())
         asked = dataclasses.replace(run, session=session, context=context)
-        task = ClipTask(FileClip(video_name), tuple(Ask(text, asked) for text in questions))
-        yield from self.answers(task, {run.name: clip}, clip.frames)
+        if history:
+            longest = max(questions, key=len)
+            kept = session.plan.fitting(longest, len(clip.frames), history)
+            if len(kept) < len(history):
+                yield TurnsLeftOut(len(history) - len(kept))
+            history = kept
+        asks = tuple(Ask(text, asked, history=history) for text in questions)
+        task = ClipTask(FileClip(video_name), asks)
+        for event in self.answers(task, {run.name: clip}, clip.frames):
+            if warm is not None and isinstance(event, Row) and event.answered is not None:
+                record = dataclasses.replace(event.answered.record, seconds=event.answered.own)
+                answered = dataclasses.replace(event.answered, record=record)
+                yield dataclasses.replace(event, record=record, answered=answered)
+            else:
+                yield event
 
     def answers(
         self, task: ClipTask, clips: Mapping[str, Clip | Exception], frames: Frames | None
@@ -136,7 +175,9 @@ class RunLoop:
             try:
                 if isinstance(clip, Exception):
                     raise clip
-                events = session.answer(clip, ask.text, index, stream=self.stream, shared=shared)
+                events = session.answer(
+                    clip, ask.text, index, history=ask.history, stream=self.stream, shared=shared
+                )
                 # Closed at once when the reader goes away: that stops the thread that generates.
                 with self.around(), closing(events):
                     for event in events:

@@ -26,11 +26,13 @@ from adatp_cli.answering.trace import build_trace
 from adatp_cli.errors import MemoryLimitError, ModelError
 from adatp_cli.model.checkpoints import TINY, TINY_KNOWS, TINY_WORLD
 from adatp_cli.model.memory import memory_errors
+from adatp_cli.model.prompt import Message, Prompt
 from adatp_cli.profiles import Profile, unpruned
 from adatp_cli.pruning.method import SignalNeeds, VisualLayout
 from adatp_cli.text import plural
 from adatp_cli.video.frames import FrameReader, Frames
 from adatp_cli.video.sampling import Sampling
+from adatp_cli.video.source import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,7 +174,7 @@ class Session:
 
     def open(
         self,
-        source: str | os.PathLike[str] | bytes,
+        source: str | os.PathLike[str] | bytes | Source,
         questions: Sequence[str],
         sampling: Sampling,
         *,
@@ -283,6 +285,7 @@ class Session:
         question: str,
         index: int = 0,
         *,
+        history: tuple[Message, ...] = (),
         stream: bool = True,
         shared: SharedPrefix | None = None,
     ) -> Generator[Stage | TextChunk | Answered]:
@@ -292,6 +295,8 @@ class Session:
         ----------
         index
             The question's number, for its pieces of text.
+        history
+            What was said before; the pruning looks at this question alone.
         stream
             Give out text as it is generated. Without it the text comes with the record only, and
             everything runs in the caller's thread.
@@ -307,11 +312,11 @@ class Session:
         plan = self.plan
         records.reset_peak_memory(self._loaded.device)
         with memory_errors(f"answering about {clip.name}"):
-            prompt = plan.prompt(question, len(clip.frames))
+            prompt = plan.prompt(question, len(clip.frames), history)
             if plan.needs.question_vector:
                 yield Stage("relevance", question)
             started = time.perf_counter()
-            layout = self._layout(prompt.visual_start, clip)
+            layout = self._layout(prompt, clip)
             signals = clip.encoded.signals(self._question_vector(question))
             pruning = plan.method.plan(layout, signals, self._loaded.shape.language)
             prepared_s = time.perf_counter() - started
@@ -374,9 +379,10 @@ class Session:
         peak = records.peak_memory(self._loaded.device)
         return Clip(name, frames, encoded, decode_s, peak)
 
-    def _layout(self, visual_start: int, clip: Clip) -> VisualLayout:
+    def _layout(self, prompt: Prompt, clip: Clip) -> VisualLayout:
         rows, cols = self._loaded.shape.grid
-        layout = VisualLayout(visual_start, clip.encoded.frames, rows, cols)
+        frames = clip.encoded.frames
+        layout = VisualLayout(prompt.visual_start, frames, rows, cols, prompt.question_start)
         if layout.visual + 1 != len(clip.encoded.visual):
             raise ModelError(
                 f"the vision tower gave {len(clip.encoded.visual)} tokens, but the prompt has room "

@@ -13,6 +13,7 @@ from adatp_cli.record import RunContext
 if TYPE_CHECKING:
     from adatp_cli.answering.session import Session
     from adatp_cli.model.load import LoadedModel
+    from adatp_cli.model.prompt import Message
     from adatp_cli.video.frames import FrameReader, Frames, Resize
     from adatp_cli.video.sampling import Sampling
 
@@ -105,6 +106,7 @@ class Ask:
     key: str = ""  # names the row, where rows have keys
     names: Mapping[str, object] = field(default_factory=dict)  # part of the key, beside the text
     about: Any = None  # what else the asker knows of the question
+    history: tuple[Message, ...] = ()  # what was said about the clip before
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def columns() -> tuple[Column, ...]:
     defined = json.loads(schema_text())["$defs"]
     answer, failure = (defined[name]["properties"] for name in ("answer_record", "failure_record"))
     found = [Column("file", ("file",), "string")]
-    for key in answer:
+    for key in defined["answer_record"]["required"]:
         known = failure if answer[key] == {"type": "null"} else answer
         found += _columns((key,), known[key], defined)
     return (*found, Column("seconds_answer", OWN_SECONDS, "double"))

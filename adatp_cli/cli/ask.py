@@ -34,7 +34,13 @@ from adatp_cli.text import amount, decoded
 from adatp_cli.video.source import STDIN_NAME, check_source, local_path
 
 if TYPE_CHECKING:
-    from adatp_cli.answering.events import Answered, PrefillChosen, Stage, TextChunk
+    from adatp_cli.answering.events import (
+        Answered,
+        PrefillChosen,
+        Stage,
+        TextChunk,
+        TurnsLeftOut,
+    )
     from adatp_cli.answering.run import Row
 
 STDIN = "-"
@@ -104,12 +110,14 @@ class AnswerWriter:
         """Remember what a failure record will tell, should one be needed."""
         self.contexts = [dataclasses.replace(one, **facts) for one in self.contexts]
 
-    def take(self, event: Stage | TextChunk | Row) -> None:
-        from adatp_cli.answering.events import Stage, TextChunk
+    def take(self, event: Stage | TurnsLeftOut | TextChunk | Row) -> None:
+        from adatp_cli.answering.events import Stage, TextChunk, TurnsLeftOut
 
         number = len(self.answers)
         if isinstance(event, Stage):
             self.output.stage(f"{event.name}: {event.detail}")
+        elif isinstance(event, TurnsLeftOut):
+            self.output.note(event.note)
         elif isinstance(event, TextChunk):
             self._introduce(number)
             self.output.text_chunk(event.text)

@@ -75,10 +75,12 @@ class OpenModel:
         """What decides an answer beside file, question and profile; part of every row's key."""
         # Not the device: a run may be resumed on another machine.
         named = ("name", "revision", "quantization", "dtype")
+        generation = dataclasses.asdict(self.generation)
+        del generation["stop"]  # no command has any, and keys of older rows are without
         return {
             "model": {name: getattr(self.model, name) for name in named},
             "sampling": dataclasses.asdict(sampling),
-            "generation": dataclasses.asdict(self.generation),
+            "generation": generation,
         }
 
 

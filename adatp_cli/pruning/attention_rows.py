@@ -29,7 +29,14 @@ class QueryRows:
         return len(self.seen)
 
     @classmethod
-    def of(cls, request: ScoreRequest, hidden: Tensor, rotary: Rotary, newline: int) -> QueryRows:
+    def of(
+        cls,
+        request: ScoreRequest,
+        hidden: Tensor,
+        rotary: Rotary,
+        newline: int,
+        question_start: int,
+    ) -> QueryRows:
         """Copy what is asked for; `newline` is its place in the sequence.
 
         Copies, because a view would keep the whole hidden state of the layer in memory.
@@ -37,9 +44,10 @@ class QueryRows:
         length = hidden.shape[1]
         last = min(request.last, length - newline)
         places = list(range(length - last, length))
-        context = min(request.context, length - newline - 1)
+        question = newline + 1 + question_start
+        context = min(request.context, length - question)
         if context:
-            places += range(newline, newline + 1 + context)
+            places += [newline, *range(question, question + context)]
         index = torch.tensor(places)
         cos, sin = rotary
         return cls(

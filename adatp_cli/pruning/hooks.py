@@ -257,7 +257,9 @@ class PrunedPrefill:
         if request.own_layer:
             kwargs = kwargs | self._sequence.in_prefill(index, hidden, kwargs)
             rotary = kwargs["position_embeddings"]
-            rows: QueryRows | None = QueryRows.of(request, hidden, rotary, newline)
+            rows: QueryRows | None = QueryRows.of(
+                request, hidden, rotary, newline, self._layout.question_start
+            )
             keys = project_keys(self._layers[index], hidden, rotary)
             source, projected = index, hidden.shape[1]
         else:
@@ -280,7 +282,13 @@ class PrunedPrefill:
         request = self._plan.request(index)
         if request.last and not request.own_layer:
             newline = self._layout.start + len(self._alive)
-            self._saved = QueryRows.of(request, hidden, kwargs["position_embeddings"], newline)
+            self._saved = QueryRows.of(
+                request,
+                hidden,
+                kwargs["position_embeddings"],
+                newline,
+                self._layout.question_start,
+            )
 
 
 def _cache_of(kwargs: dict[str, Any]) -> Any:

@@ -31,6 +31,7 @@ class VisualLayout:
     frames: int  # T
     rows: int
     cols: int
+    question_start: int = 0  # text tokens between the newline and the newest question
 
     @property
     def per_frame(self) -> int:

@@ -447,7 +447,7 @@ class InProcessReader:
 
     def read(
         self,
-        source: str | os.PathLike[str] | bytes,
+        source: str | os.PathLike[str] | bytes | Source,
         sampling: Sampling,
         *,
         name: str | None = None,

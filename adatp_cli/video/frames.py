@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adatp_cli.video.sampling import Sampling
+from adatp_cli.video.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class FrameReader(Protocol):
 
     def read(
         self,
-        source: str | os.PathLike[str] | bytes,
+        source: str | os.PathLike[str] | bytes | Source,
         sampling: Sampling,
         *,
         name: str | None = None,

@@ -297,7 +297,7 @@ class IsolatedReader:
 
     def read(
         self,
-        source: str | os.PathLike[str] | bytes,
+        source: str | os.PathLike[str] | bytes | Source,
         sampling: Sampling,
         *,
         name: str | None = None,
@@ -448,6 +448,9 @@ def _bytes_of(source: Source) -> Iterator[int]:
     if source.data is not None:
         with shared_file(source.data) as file:
             yield file
+        return
+    if source.file is not None:
+        yield source.file
         return
     try:
         # A pipe that has taken the file's place must not be waited for.
