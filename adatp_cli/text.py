@@ -28,6 +28,7 @@ _OBEYED = {
 }
 
 
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmgt])?(i)?b?", re.IGNORECASE)
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
@@ -85,6 +86,16 @@ def readable_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def read_bytes(text: str) -> int:
+    """The bytes that a size names: 500MB, 1.5 GB, 2GiB or a number of them; else a ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no size")
+    number, prefix, binary = match.groups()
+    unit: int = 1024 if binary else 1000
+    return int(float(number) * unit ** " kmgt".index((prefix or " ").lower()))
 
 
 def gigabytes(count: int) -> str:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FLOORS = (
     ("cli",),
-    ("bench", "evaluation"),
+    ("bench", "evaluation", "serving"),
     ("batch", "pictures"),
     ("answering", "machine"),
     ("model", "pruning", "tiny", "video"),

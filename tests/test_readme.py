@@ -36,7 +36,7 @@ def test_the_tests_are_a_package_which_no_other_hides() -> None:
 
 
 def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
-    names = {"ask", "batch", "bench", "bias", "demo", "doctor", "eval"}
+    names = {"ask", "batch", "bench", "bias", "demo", "doctor", "eval", "chat", "serve"}
     names |= {"export", "profiles", "schema", "show"}
     assert set(re.findall(rf"adatp ({'|'.join(sorted(names))})\b", README)) == names
     known = "".join(
@@ -44,6 +44,8 @@ def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
         for command in (
             ("ask",),
             ("batch",),
+            ("chat",),
+            ("serve",),
             ("bench",),
             ("bias",),
             ("demo",),

@@ -18,12 +18,14 @@ from adatp_cli.cli import (
     batch,
     bench,
     bias,
+    chat,
     demo,
     doctor,
     evaluate,
     export,
     models,
     profiles,
+    serve,
     show,
 )
 from adatp_cli.cli.errors import telling
@@ -152,8 +154,10 @@ def _of_fields(options: type[RunOptions]) -> list[inspect.Parameter]:
     One that spells its option as a shared one does takes its place, and the shared one keeps its
     default.
     """
-    hints, shared = typing.get_type_hints(options), dataclasses.fields(RunOptions)
-    own = [item for item in dataclasses.fields(options) if item not in shared]
+    hints = typing.get_type_hints(options)
+    every = dataclasses.fields(RunOptions)
+    shared = [item for item in every if item.name not in options.WITHOUT]
+    own = [item for item in dataclasses.fields(options) if item not in every]
     panels = (None, *OWN_PANELS)
     own.sort(key=lambda item: panels.index(item.metadata["declared"].rich_help_panel))
     found: dict[str, inspect.Parameter] = {}
@@ -185,8 +189,10 @@ of_profiles = _group(
 register(app, _START, demo.demo)
 register(app, _START, doctor.doctor)
 register(app, _ASK, ask.ask)
+register(app, _ASK, chat.chat)
 register(app, _ASK, show.show)
 register(app, _ASK, batch.batch, writes=False)
+register(app, _ASK, serve.serve, writes=False)
 register(app, _ASK, evaluate.evaluate, name="eval")
 register(app, _ASK, export.export, writes=False)
 register(app, _ASK, bias.bias)

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 AUTO_FRAMES = "auto"
 
 # Of a command's own options, in the order in which its help shows them; the shared ones follow.
-OWN_PANELS = ("Batch", "Pruning", "Dataset", "Measurement", "Answer", "Result", "Results", "Output")
+OWN_PANELS = (
+    "Server",
+    "Batch",
+    "Pruning",
+    "Dataset",
+    "Measurement",
+    "Answer",
+    "Result",
+    "Results",
+    "Output",
+)
 
 
 Quantize = Literal["auto", "none", "int8", "nf4", "fp4"]
@@ -119,6 +129,7 @@ class RunOptions:
     """What every command that answers questions can be told; each adds its own in a subclass."""
 
     MODELS: ClassVar[tuple[str, ...]] = ()  # names that only this command knows
+    WITHOUT: ClassVar[tuple[str, ...]] = ()  # shared options that this command has no use for
 
     model: str = option(
         "Model",

@@ -80,15 +80,20 @@ class Output:
             self.write(shown)
 
     def answered(
-        self, record: AnswerRecord, *, own: Seconds | None = None, truth: str | None = None
+        self,
+        record: AnswerRecord,
+        *,
+        own: Seconds | None = None,
+        truth: str | None = None,
+        turn: int | None = None,
     ) -> None:
         """The end of an answer: its record in JSON mode, how it ended and what it cost on stderr.
 
         `own` is what a later question about the clip took by itself; `truth` stands below the
-        answer where it is known.
+        answer where it is known; `turn` is the answer's number in a conversation.
         """
         if self.json:
-            self.line(record.to_json())
+            self._record(record, turn)
         else:
             self.write(f"{self._rest()}\n")
         said = ending(record)
@@ -107,10 +112,13 @@ class Output:
             for label, text in statistics(record, own):
                 self._print(Text.assemble((f"{label:<12}", "dim"), text))
 
-    def failed(self, record: FailureRecord) -> None:
+    def failed(self, record: FailureRecord, turn: int | None = None) -> None:
         """A question without an answer: its record in JSON mode. The error itself comes apart."""
         if self.json:
-            self.line(record.to_json())
+            self._record(record, turn)
+
+    def _record(self, record: AnswerRecord | FailureRecord, turn: int | None) -> None:
+        self.data(record.to_dict() if turn is None else {**record.to_dict(), "turn": turn})
 
     # stderr
 
@@ -181,6 +189,11 @@ class Output:
             yield
         finally:
             self._clear_status()
+
+    def clear(self) -> None:
+        """Take the moving line away, for who writes to the terminal next."""
+        self._clear_status()
+        self._end_line()
 
     def _print(self, text: Text) -> None:
         if self.quiet:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
-_ENDINGS = (".png", ".html", ".mp4")
+ENDINGS = (".png", ".html", ".mp4")
 _PAGE = ".html"  # the only one that is not drawn by matplotlib
 # Frames are drawn from pictures of at least this side; a small model's own are too coarse to see.
 _SIDE = 384
@@ -82,11 +82,11 @@ def show(options: ShowOptions, output: Output) -> None:
             "--compare is given twice, and a picture shows two profiles", "draw one for each"
         )
     names = [options.profile_name, *compared]
-    outputs = [OutputPath("-o", options.output, _ENDINGS, "a picture")]
+    outputs = [OutputPath("-o", options.output, ENDINGS, "a picture")]
     outputs += trace_outputs(options.trace, len(names))
     check_outputs(outputs, [video, *names], overwrite=options.overwrite)
     source, name = read_clip(video)
-    draw = _drawer(options.output)
+    draw = drawer(options.output)
     with output.running(), quiet_libraries(verbose=options.verbose):
         scene = _scene(source, name, asked, names, options, output)
         output.stage(f"drawing {options.output}")
@@ -142,7 +142,7 @@ def _scene(
             seconds = time.perf_counter() - started
             writer.know(video_info=video_facts(frames))
             output.note(*frames.notes, *session.remarks(frames))
-            pixels = _pixels(read, session.plan.resize, frames)
+            pixels = sharpest(read, session.plan.resize, frames)
         for run in runs:
             run.session.plan.check_questions(len(frames), [question])
         output.stage(f"vision: {plural(len(frames), 'frame')}")
@@ -161,7 +161,7 @@ def _scene(
     return Scene(pixels, panels)
 
 
-def _pixels(read: Callable[[Resize], Frames], resize: Resize, frames: Frames) -> Pixels:
+def sharpest(read: Callable[[Resize], Frames], resize: Resize, frames: Frames) -> Pixels:
     """The frames to draw: those that the model sees, sharper where it sees them coarsely."""
     if resize.size >= _SIDE or frames.pixels.shape[1:3] != (resize.size, resize.size):
         return frames.pixels
@@ -170,7 +170,7 @@ def _pixels(read: Callable[[Resize], Frames], resize: Resize, frames: Frames) ->
     return again.pixels if same else frames.pixels
 
 
-def _drawer(target: Path) -> Callable[[Scene, Path], None]:
+def drawer(target: Path) -> Callable[[Scene, Path], None]:
     """What draws the kind of picture that the target's name ends in; a stream gets a PNG."""
     ending = target.suffix.lower() or ".png"
     if ending == _PAGE:

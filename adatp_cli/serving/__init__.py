@@ -1,0 +1,1 @@
+"""Answers for programs and pages: one model behind HTTP."""
