@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -222,6 +223,29 @@ class RunContext:
         return FailureRecord(
             self.video, question, error, self.model, self.profile, self.video_info, self.versions
         )
+
+
+def read_answer(data: Mapping[str, Any]) -> AnswerRecord:
+    """The record of an answer from what its `to_dict` gave; else a KeyError or TypeError.
+
+    Keys that records do not have are passed over.
+    """
+    flops = data["flops"]
+    return AnswerRecord(
+        video=data["video"],
+        question=data["question"],
+        answer=data["answer"],
+        finish_reason=data["finish_reason"],
+        model=ModelInfo(**data["model"]),
+        profile=data["profile"],
+        video_info=VideoFacts(**data["video_info"]),
+        segments=[SegmentFacts(**one) for one in data["segments"]],
+        tokens=TokenCounts(**data["tokens"]),
+        flops=Flops(PaperFlops(**flops["paper"]), EndToEndFlops(**flops["end_to_end"])),
+        seconds=Seconds(**data["seconds"]),
+        peak_memory_bytes=data["peak_memory_bytes"],
+        versions=Versions(**data["versions"]),
+    )
 
 
 def _whole(known: dict[str, Any]) -> dict[str, Any]:

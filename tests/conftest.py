@@ -115,7 +115,7 @@ def adatp(
 ) -> Run:
     """`adatp("ask", ..., stdin=b"...")`: the program in this process, without its environment."""
     monkeypatch.setattr(isolated, "WORKER", decoders)
-    for name in ("ADATP_MODEL", "ADATP_PROFILE"):
+    for name in ("ADATP_MODEL", "ADATP_PROFILE", "ADATP_SERVER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import resource
 import shlex
@@ -86,6 +87,27 @@ def test_help_fits_80_columns_and_cuts_no_word(
 
 def words_of(text: str) -> list[str]:
     return text.translate(str.maketrans("│╭╮╰╯─", "      ")).split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("adatp as", "ask"),
+        ("adatp ask --media", ""),
+        ("adatp ask clip.mp4 what -p vid", "vidcom2"),
+        ("adatp eval shapes -p vid", "vidcom2"),
+        ("adatp batch . -m 0", "0.5b"),
+    ],
+)
+def test_a_shell_completes_commands_profiles_and_models(typed: str, offered: str) -> None:
+    words = typed.split()
+    env = {
+        **os.environ, "_ADATP_COMPLETE": "complete_bash", "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(words) - 1),
+    }  # fmt: skip
+    code = "from adatp_cli.cli.app import app; app(prog_name='adatp')"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == offered.split()
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

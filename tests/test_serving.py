@@ -217,6 +217,7 @@ REFUSED: dict[str, tuple[int, dict[str, Any]]] = {
     "pictures": (400, {"messages": [user({"type": "image_url", "image_url": {"url": "x"}})]}),
     "an unknown part": (400, {"messages": [user({"type": "sound", "sound": 1})]}),
     "the network": (400, {"messages": [user(clip("http://127.0.0.1/clip.mp4"))]}),
+    "a setting in the wrong place": (400, {"messages": [user(clip())], "num_frames": 4}),
     "an unknown setting": (400, {"messages": [user(clip(nframes=3))]}),
     "an unknown own setting": (400, {"messages": [user(clip())], "adatp": {"frame": 3}}),
     "two settings": (
@@ -357,17 +358,16 @@ def test_a_client_that_goes_away_frees_the_queue(server: Server) -> None:
 
 def test_sigterm_finishes_the_answer_that_runs() -> None:
     process, url = start("--media-root", HERE)
-    body = json.dumps({"messages": [user(clip("shapes.mp4"))]}).encode()
     got: list[int] = []
+    body = {"messages": [user(clip("shapes.mp4"))], "adatp": {"frames": 144}}  # takes seconds
 
     def ask() -> None:
-        headers = {"content-type": "application/json"}
-        answer = httpx2.post(f"{url}/v1/chat/completions", content=body, headers=headers)
-        got.append(answer.status_code)
+        got.append(Server(process, url, HERE).post(body).status_code)
 
     asking = threading.Thread(target=ask)
     asking.start()
     while "requests_waiting 1" not in httpx2.get(f"{url}/metrics").text:
+        assert not got
         time.sleep(0.005)
     time.sleep(0.1)  # taken up by now
     process.send_signal(signal.SIGTERM)

@@ -218,7 +218,7 @@ class _Stream:
         self,
         tokenizer: PreTrainedTokenizerBase,
         on_text: Callable[[str], None],
-        stop: Sequence[str],
+        stop: Sequence[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._on_text = on_text

@@ -134,7 +134,8 @@ class RunLoop:
                 source, questions, sampling, reader=reader, video_name=video_name, choose=choose
             )
             # Not where the file was replaced meanwhile.
-            if store is not None and key and key == clip_key(source, sampling, run.session):
+            same = isinstance(source, bytes) or key == clip_key(source, sampling, run.session)
+            if store is not None and key is not None and same:
                 store.put(key, clip)
         else:
             clip = dataclasses.replace(warm, name=video_name)

@@ -48,7 +48,7 @@ def _group(**about: Any) -> typer.Typer:
 
 app = _group(
     name="adatp",
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -26,6 +26,7 @@ from adatp_cli.cli.options import (
     trace_path,
 )
 from adatp_cli.cli.output import Output
+from adatp_cli.cli.remote import ask_server
 from adatp_cli.cli.streams import OutputClosedError
 from adatp_cli.errors import UsageError
 from adatp_cli.files import check_outputs, read_whole
@@ -62,6 +63,18 @@ class AskOptions(RunOptions):
         "--trace.",
     )
     stats: Stats = STATS
+    server: str | None = option(
+        "Server",
+        "--server URL",
+        "Ask a running `adatp serve`, which has its model loaded; model and profile are the "
+        "server's where none is named.",
+        envvar="ADATP_SERVER",
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.server is not None and self.prefill is not None:
+            raise UsageError("a server has its own way of prefills", "leave out --prefill")
 
 
 def ask(options: AskOptions, output: Output) -> None:
@@ -78,6 +91,9 @@ def ask(options: AskOptions, output: Output) -> None:
     traces = trace_outputs(options.trace, len(asked))
     check_outputs(traces, [video, options.profile_name], overwrite=options.overwrite)
     source, name = read_clip(video)
+    if options.server is not None:
+        ask_server(options.server, source, asked, options, output, video_name=name)
+        return
     ask_clip(source, asked, options, output, video_name=name, prefill=options.prefill)
 
 

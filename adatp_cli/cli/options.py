@@ -14,10 +14,10 @@ import typer
 from adatp_cli.answering.decoding import DEFAULT_NEW_TOKENS, GenerationSettings
 from adatp_cli.errors import UsageError
 from adatp_cli.files import OutputPath
-from adatp_cli.model.checkpoints import check_name
+from adatp_cli.model.checkpoints import ALIASES, AUTO, TINY, check_name
 from adatp_cli.model.device import check_device
 from adatp_cli.model.memory import check_address_space
-from adatp_cli.profiles import DEFAULT_PROFILE, read_share
+from adatp_cli.profiles import DEFAULT_PROFILE, builtin_names, read_share
 
 if TYPE_CHECKING:
     from adatp_cli.video.isolated import Limits
@@ -27,16 +27,8 @@ AUTO_FRAMES = "auto"
 
 # Of a command's own options, in the order in which its help shows them; the shared ones follow.
 OWN_PANELS = (
-    "Server",
-    "Batch",
-    "Pruning",
-    "Dataset",
-    "Measurement",
-    "Answer",
-    "Result",
-    "Results",
-    "Output",
-)
+    "Batch", "Pruning", "Dataset", "Measurement", "Answer", "Result", "Results", "Output", "Server",
+)  # fmt: skip
 
 
 Quantize = Literal["auto", "none", "int8", "nf4", "fp4"]
@@ -77,6 +69,15 @@ def _field(declared: object, default: Any) -> Any:
     return field(metadata=told) if default is ... else field(default=default, metadata=told)
 
 
+def _profiles_like(begun: str) -> list[str]:
+    """What a shell offers for a profile's name."""
+    return [name for name in builtin_names() if name.startswith(begun)]
+
+
+def _models_like(begun: str) -> list[str]:
+    return [name for name in (AUTO, TINY, *ALIASES) if name.startswith(begun)]
+
+
 # Fields that several classes have, under one name.
 JSON = flag(
     "Output",
@@ -100,6 +101,7 @@ PROFILE = option(
     "Name of a pruning profile (see `adatp profiles list`) or a YAML file. Default: "
     f"{DEFAULT_PROFILE}.",
     envvar="ADATP_PROFILE",
+    autocompletion=_profiles_like,
 )
 STATS = option(
     "Output",
@@ -114,7 +116,13 @@ RETRY_FAILED = flag("Results", "--retry-failed", "With --resume: ask again what 
 
 def profiles_option(help: str) -> Any:  # noqa: A002 - typer's name
     """Several profiles, in place of the one of `RunOptions`."""
-    return option("Pruning", "--profile --profiles -p NAME", help, envvar="ADATP_PROFILE")
+    return option(
+        "Pruning",
+        "--profile --profiles -p NAME",
+        help,
+        envvar="ADATP_PROFILE",
+        autocompletion=_profiles_like,
+    )
 
 
 COMPARED = ("vanilla", "adatp")
@@ -139,6 +147,7 @@ class RunOptions:
         "else.",
         default="auto",
         envvar="ADATP_MODEL",
+        autocompletion=_models_like,
     )
     quantize: Quantize = option(
         "Model",

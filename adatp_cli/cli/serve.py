@@ -134,12 +134,14 @@ def serve(options: ServeOptions, output: Output) -> None:
     def load() -> Engine:
         opened = open_model([profile], options, output)
         store = ClipStore(cache_for(options.clip_cache, opened.model.device))
-        shown = f"[{options.host}]" if ":" in options.host else options.host
         output.note(f"keeping up to {readable_bytes(store.limit)} of encoded clips")
-        output.note(f"ready on http://{shown}:{port}; Ctrl-C ends it")
         return Engine(
             opened.loaded, store, info_of, limits=options.limits(), most_waiting=options.queue
         )
+
+    def ready() -> None:
+        shown = f"[{options.host}]" if ":" in options.host else options.host
+        output.note(f"ready on http://{shown}:{port}; Ctrl-C ends it")
 
     serving = Serving(
         roots=roots,
@@ -152,7 +154,7 @@ def serve(options: ServeOptions, output: Output) -> None:
         max_tokens=options.max_new_tokens,
     )
     with listening, output.running(), quiet_libraries(verbose=options.verbose):
-        run(serving, listening, load)
+        run(serving, listening, load, ready)
     output.note("ended")
 
 

@@ -146,6 +146,7 @@ class _Handlers:
 
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
+        self._guard = threading.Lock()  # of `serving.sent`, which several threads use
 
     @property
     def engine(self) -> Engine:
@@ -256,20 +257,24 @@ class _Handlers:
         return asked
 
     def _source(self, clip: protocol.ClipPart) -> bytes | Source:
-        sent = self.serving.sent
         if clip.text and not clip.is_data:
             return self.serving.roots.open(clip.text)
-        if clip.text:
-            data = decoded_bytes(clip.text)
-            if clip.uuid is not None:
-                sent[clip.uuid] = data
-                sent.move_to_end(clip.uuid)
-                while len(sent) > 1 and sum(map(len, sent.values())) > self.serving.most_bytes:
-                    sent.popitem(last=False)
+        sent = self.serving.sent
+        data = decoded_bytes(clip.text) if clip.text else b""
+        with self._guard:
+            if clip.uuid is None:
+                return data
+            if not data:
+                if clip.uuid not in sent:
+                    raise protocol.RefusedError(
+                        "no clip is known by this uuid", "uuid", "send it again"
+                    )
+                return sent[clip.uuid]
+            sent[clip.uuid] = data
+            sent.move_to_end(clip.uuid)
+            while len(sent) > 1 and sum(map(len, sent.values())) > self.serving.most_bytes:
+                sent.popitem(last=False)
             return data
-        if clip.uuid is None or clip.uuid not in sent:
-            raise protocol.RefusedError("no clip is known by this uuid", "uuid", "send it again")
-        return sent[clip.uuid]
 
     async def _stream(
         self, answers: _Answers, answering: protocol.Answering, *, include_usage: bool

@@ -111,7 +111,6 @@ class Own(_Strict):
     fps: Rate | None = None
     start: NonNegativeFloat | None = None
     end: PositiveFloat | None = None
-    show: bool = False  # send back which patches were kept, to draw them
 
 
 class _StreamOptions(BaseModel):
@@ -146,6 +145,11 @@ class Completion(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     top_k: None = None
+    # Which frames are looked at is said elsewhere.
+    frames: None = None
+    fps: None = None
+    num_frames: None = None
+    max_frames: None = None
     repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
 
 

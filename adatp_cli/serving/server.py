@@ -31,8 +31,15 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def run(serving: Serving, listening: socket.socket, load: Callable[[], Engine]) -> None:
+def run(
+    serving: Serving,
+    listening: socket.socket,
+    load: Callable[[], Engine],
+    ready: Callable[[], None],
+) -> None:
     """Serve until SIGTERM or SIGINT, and finish the answer that runs; raises what `load` raises.
+
+    `ready` is called once requests are answered.
 
     A second signal does not wait for the answer.
     """
@@ -45,6 +52,7 @@ def run(serving: Serving, listening: socket.socket, load: Callable[[], Engine]) 
     def begin() -> None:
         try:
             serving.engine = load()
+            ready()
         except BaseException as error:
             failed.append(error)
             server.should_exit = True
