@@ -42,6 +42,7 @@ def test_every_command_and_option_that_is_named_exists(adatp: Run) -> None:
     known = "".join(
         adatp(*command, "--help").out
         for command in (
+            (),
             ("ask",),
             ("batch",),
             ("chat",),
