@@ -41,7 +41,8 @@ _modules_frozen = 0
 
 # Files that take long begin first, so that two workers end at the same time.
 _LONGEST = (
-    "test_goldens.py", "test_streams.py", "test_tiny_bundle.py", "test_batch_hostile.py",
+    "test_goldens.py", "test_streams.py", "test_tiny_bundle.py", "test_cli_chat.py",
+    "test_batch_hostile.py", "test_serving.py", "test_cli_server.py",
     "test_session_sharing.py", "test_cli_eval.py", "test_cli_show.py", "test_cli_batch.py",
     "test_cli_options.py", "test_pruning_methods.py", "test_batch_throughput.py",
     "test_model_relevance.py", "test_cli_ask.py", "test_bench.py", "test_cli_bench.py",
