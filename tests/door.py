@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.forked_decoders import ForkServer, end_as, fork_for_each
 from tests.streams import be_the_program, warm
 
 _COMMAND = """\
@@ -26,44 +25,12 @@ with socket.socket(socket.AF_UNIX) as door:
 """
 
 
-class Door:
-    """Starts the process that waits; `command` is what stands for `adatp`."""
+class Door(ForkServer):
+    """`command` is what stands for `adatp`."""
 
     def __init__(self, folder: Path, decoders: tuple[str, ...]) -> None:
-        script, path = folder / "adatp.py", folder / "door"
-        script.write_text(_COMMAND)
-        self.command = (sys.executable, "-S", "-E", str(script), str(path))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.door", str(path), *decoders],
-            cwd=Path(__file__).parent.parent,
-            env={name: value for name, value in os.environ.items() if name[:6] != "ADATP_"},
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"open\n"
-
-    def close(self) -> None:
-        """End the process that waits."""
-        self._process.kill()
-        self._process.communicate()
-
-
-def _wait(path: str) -> None:
-    """Fork for everybody who comes, until killed."""
-    warm(sys.argv[2:])
-    with socket.socket(socket.AF_UNIX) as door:
-        door.bind(path)
-        door.listen()
-        sys.stdout.write("open\n")
-        sys.stdout.flush()
-        while True:
-            client, _ = door.accept()
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for what serves a client
-            if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                door.close()
-                _run(client)
-            client.close()
+        env = {name: value for name, value in os.environ.items() if name[:6] != "ADATP_"}
+        super().__init__("tests.door", _COMMAND, folder, *decoders, env=env)
 
 
 def _run(client: socket.socket) -> None:
@@ -73,12 +40,9 @@ def _run(client: socket.socket) -> None:
     if child == 0:
         client.close()
         be_the_program(request, fds)
-    for fd in fds:
-        os.close(fd)
-    _, status = os.waitpid(child, 0)
-    client.send(str(os.waitstatus_to_exitcode(status)).encode())
-    os._exit(0)
+    end_as(child, fds, client)
 
 
 if __name__ == "__main__":
-    _wait(sys.argv[1])
+    warm(sys.argv[2:])
+    fork_for_each(sys.argv[1], _run)

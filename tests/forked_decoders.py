@@ -13,7 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 _COMMAND = """\
 import os, signal, socket, sys
@@ -29,34 +31,35 @@ os._exit(code)
 """
 
 
-class ForkedDecoders:
-    """Starts the process that waits, and ends it when closed."""
+class ForkServer:
+    """Starts a module of tests as a process that waits to be forked, and ends it when closed.
 
-    def __init__(self, folder: Path) -> None:
-        script, path = folder / "decoder.py", folder / "door"
-        script.write_text(_COMMAND)
-        self.command = (sys.executable, "-S", "-E", str(script), str(path))
+    `command` runs `script`, which asks for a fork at the path in its first argument.
+    """
+
+    def __init__(
+        self, module: str, script: str, folder: Path, *arguments: str, env: Mapping[str, str]
+    ) -> None:
+        written, path = folder / "program.py", folder / "door"
+        written.write_text(script)
+        self.command = (sys.executable, "-S", "-E", str(written), str(path))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forked_decoders", str(path)],
+            [sys.executable, "-m", module, str(path), *arguments],
             cwd=Path(__file__).parent.parent,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=env,
             stdout=subprocess.PIPE,
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"open\n"
 
     def close(self) -> None:
+        """End the process that waits."""
         self._process.kill()
         self._process.communicate()
 
 
-def _wait(path: str) -> None:
-    """Fork for everybody who comes, until killed."""
-    from adatp_cli.video import decord_decoder, worker
-
-    for name in worker._LIBRARIES:
-        importlib.import_module(name)
-    decord_decoder.installed()
+def fork_for_each(path: str, run: Callable[[socket.socket], None]) -> NoReturn:
+    """Fork for everybody who comes, until killed; `run` serves a client and ends the fork."""
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)
         door.listen(100)
@@ -68,8 +71,26 @@ def _wait(path: str) -> None:
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 door.close()
-                _decode(client)
+                run(client)
             client.close()
+
+
+def end_as(child: int, fds: Iterable[int], client: socket.socket) -> NoReturn:
+    """Wait for the child that has the descriptors, and tell the client how it ended."""
+    for fd in fds:
+        os.close(fd)
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(OSError):  # killed meanwhile
+        client.send(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+class ForkedDecoders(ForkServer):
+    """What `isolated.WORKER` is, without its imports."""
+
+    def __init__(self, folder: Path) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        super().__init__("tests.forked_decoders", _COMMAND, folder, env=env)
 
 
 def _decode(client: socket.socket) -> None:
@@ -89,13 +110,17 @@ def _decode(client: socket.socket) -> None:
             worker.serve(socket.socket(fileno=fds[1]))
         finally:
             os._exit(1)
-    for fd in fds:
-        os.close(fd)
-    _, status = os.waitpid(child, 0)
-    with contextlib.suppress(OSError):  # killed meanwhile
-        client.send(str(os.waitstatus_to_exitcode(status)).encode())
-    os._exit(0)
+    end_as(child, fds, client)
+
+
+def _main() -> None:
+    from adatp_cli.video import decord_decoder, worker
+
+    for name in worker._LIBRARIES:
+        importlib.import_module(name)
+    decord_decoder.installed()
+    fork_for_each(sys.argv[1], _decode)
 
 
 if __name__ == "__main__":
-    _wait(sys.argv[1])
+    _main()
