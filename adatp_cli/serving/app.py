@@ -32,7 +32,7 @@ from adatp_cli.serving import protocol
 from adatp_cli.serving.engine import Engine, QueueFullError, StoppingError, TooLateError
 from adatp_cli.serving.engine import Request as Work
 from adatp_cli.serving.media import MediaRoots, decoded_bytes
-from adatp_cli.text import plural, printable
+from adatp_cli.text import printable
 from adatp_cli.video.source import Source
 
 # A comment this often keeps proxies from taking a long prefill for a dead connection.
@@ -230,8 +230,7 @@ class _Handlers:
             profile = load_profile(asked.own.profile)
         if asked.own.budget is not None:
             profile = profile.with_budget(asked.own.budget)
-        engine.run_for(profile, asked.settings, trace=False)  # one that cannot be is told now
-        answers.whole = not asked.stream
+        engine.run_for(profile, asked.settings)  # one that cannot be is told now
         source = self._source(asked.clip)
         try:
             engine.submit(
@@ -388,7 +387,6 @@ class _Answers:
         self._record: AnswerRecord | None = None
         self.cancelled = threading.Event()
         self.error: Exception | None = None
-        self.whole = False
 
     def emit(self, event: object) -> None:
         """Called by the engine."""
@@ -409,10 +407,7 @@ class _Answers:
         elif isinstance(event, ClipReady):
             self._notes += event.notes
         elif isinstance(event, TurnsLeftOut):
-            self._notes.append(
-                f"{plural(event.messages, 'message')} of the beginning did not fit, "
-                "and were left out"
-            )
+            self._notes.append(event.note)
         elif isinstance(event, Row):
             if isinstance(event.record, AnswerRecord):
                 self._record = event.record

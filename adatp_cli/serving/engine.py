@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from adatp_cli.answering.clips import ClipStore, clip_key
-from adatp_cli.answering.decoding import GenerationSettings, PrefillMode
+from adatp_cli.answering.decoding import GenerationSettings
 from adatp_cli.answering.run import Row, RunLoop
 from adatp_cli.answering.session import Session
 from adatp_cli.answering.tasks import ProfileRun
@@ -60,8 +60,6 @@ class Request:
     emit: Callable[[object], None]
     frames_auto: bool = False
     history: tuple[Message, ...] = ()
-    prefill: PrefillMode = "each"
-    keep_trace: bool = False
     whole: bool = False  # nobody reads pieces of text
     deadline: float = float("inf")  # by time.monotonic
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -133,15 +131,12 @@ class Engine:
         for thread in self._threads:
             thread.join()
 
-    def run_for(self, profile: Profile, settings: GenerationSettings, *, trace: bool) -> ProfileRun:
+    def run_for(self, profile: Profile, settings: GenerationSettings) -> ProfileRun:
         """The profile on this model; a ModelError or UsageError where it cannot be."""
-        return self._sessions(profile, settings, trace)
+        return self._sessions(profile, settings)
 
-    def _session(
-        self, profile: Profile, settings: GenerationSettings, keep_trace: bool
-    ) -> ProfileRun:
-        session = Session(self.loaded, profile, settings, keep_trace=keep_trace)
-        return ProfileRun.of(session, self.loaded)
+    def _session(self, profile: Profile, settings: GenerationSettings) -> ProfileRun:
+        return ProfileRun.of(Session(self.loaded, profile, settings), self.loaded)
 
     def _decode_all(self) -> None:
         with IsolatedReader(self._limits) as reader:
@@ -157,7 +152,7 @@ class Engine:
             if self._stopping:
                 raise StoppingError
             request.check()
-            run = self.run_for(request.profile, request.settings, trace=request.keep_trace)
+            run = self.run_for(request.profile, request.settings)
             sampling = self._sampling(request, run)
             key = clip_key(request.source, sampling, run.session)
             if key is not None and key in self.store:
@@ -191,10 +186,8 @@ class Engine:
     def _answer(self, request: Request, reader: _Decoded) -> None:
         if request.cancelled.is_set():
             return
-        run = self.run_for(request.profile, request.settings, trace=request.keep_trace)
+        run = self.run_for(request.profile, request.settings)
         loop = self._whole if request.whole else self._loop
-        if request.prefill != "each":
-            loop = dataclasses.replace(loop, share=True)
         events = loop.clip(
             run,
             request.source,
@@ -202,7 +195,7 @@ class Engine:
             self._sampling(request, run),
             reader=reader,
             video_name=request.name,
-            prefill=request.prefill,
+            prefill="each",
             history=request.history,
             store=self.store,
         )

@@ -6,7 +6,7 @@ import base64
 import binascii
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from adatp_cli.errors import UsageError, VideoError
@@ -46,17 +46,6 @@ class MediaRoots:
             "send the clip's bytes, or have its folder served with --media-root",
             kind="missing",
         )
-
-    def clips(self) -> Iterator[str]:
-        """Paths of files below the roots, relative to theirs, that are named like videos."""
-        from adatp_cli.batch.walk import is_video_name
-
-        for root in self.folders:
-            for folder, folders, names in os.walk(root):
-                folders.sort()
-                for name in sorted(names):
-                    if is_video_name(name):
-                        yield os.path.relpath(os.path.join(folder, name), root)
 
 
 def _open_below(root: str, path: str) -> int | None:
